@@ -1,0 +1,34 @@
+"""pytest for contrastive representations.
+
+What a plugin author imports lives here: ``matching``, ``Method``, ``DenseViews``, ``Match``, ``LossTerms`` and the
+losses. Names are resolved on first use, so that the parts that need no torch (store, claims, report) do not load it.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cl_bench.losses import alignment, info_nce, uniformity
+    from cl_bench.method import Method, matching
+    from cl_bench.types import DenseViews, LossTerms, Match
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "alignment": "cl_bench.losses",
+    "info_nce": "cl_bench.losses",
+    "uniformity": "cl_bench.losses",
+    "Method": "cl_bench.method",
+    "matching": "cl_bench.method",
+    "DenseViews": "cl_bench.types",
+    "LossTerms": "cl_bench.types",
+    "Match": "cl_bench.types",
+}
+
+__all__ = ["DenseViews", "LossTerms", "Match", "Method", "alignment", "info_nce", "matching", "uniformity"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'cl_bench' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

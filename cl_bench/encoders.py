@@ -1,0 +1,76 @@
+"""Encoders in two parts, as R18-C4 detection cuts them: a trunk (C4) and a last stage (res5). And projection heads."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+EncoderName = Literal["small_cnn", "resnet18"]
+
+
+class Encoder(nn.Module):
+    """A backbone cut where a C4 detector cuts it.
+
+    Attributes:
+        trunk: (B, 3, H, W) -> (B, trunk_channels, H / trunk_stride, W / trunk_stride).
+        last: The last stage, halving the resolution: -> (B, channels, H / (2 trunk_stride), ...).
+    """
+
+    def __init__(self, trunk: nn.Module, last: nn.Module, trunk_channels: int, channels: int, trunk_stride: int) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.last = last
+        self.trunk_channels = trunk_channels
+        self.channels = channels
+        self.trunk_stride = trunk_stride
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) normalised images -> (B, channels, h, w) feature map, before any pooling or head."""
+        out: Tensor = self.last(self.trunk(images))
+        return out
+
+
+def build_encoder(name: EncoderName) -> Encoder:
+    """An untrained encoder; its weights come from torch's global generator.
+
+    Args:
+        name: ``resnet18`` (torchvision's, C4 trunk of stride 16, 512 channels) or ``small_cnn`` (five convolutions of
+            the same shape, trunk of stride 4, 128 channels; ours, for two CPU cores).
+    """
+    if name == "resnet18":
+        net = torchvision.models.resnet18(weights=None)
+        trunk = nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool, net.layer1, net.layer2, net.layer3)
+        return Encoder(trunk, net.layer4, trunk_channels=256, channels=512, trunk_stride=16)
+    trunk = nn.Sequential(_conv(3, 32, 2), _conv(32, 64, 2), _conv(64, 64, 1))
+    return Encoder(trunk, nn.Sequential(_conv(64, 128, 2), _conv(128, 128, 1)), 64, 128, trunk_stride=4)
+
+
+def _conv(inputs: int, outputs: int, stride: int) -> nn.Sequential:
+    conv = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
+
+
+def pooled(feature_map: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, 1, C): global average pooling, one vector an image."""
+    return feature_map.mean((2, 3)).unsqueeze(1)
+
+
+def cells(feature_map: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, H W, C): one vector a cell, row by row."""
+    return feature_map.flatten(2).transpose(1, 2)
+
+
+class ProjectionHead(nn.Module):
+    """Two layers on each vector: fc -> ReLU -> fc, which on cells is DenseCL's pair of 1x1 convolutions."""
+
+    def __init__(self, inputs: int, hidden: int, outputs: int) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, outputs))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, P, C) -> (B, P, D) unit-norm projections."""
+        return torch.nn.functional.normalize(self.net(features), dim=-1)
