@@ -64,6 +64,13 @@ def cells(feature_map: Tensor) -> Tensor:
     return feature_map.flatten(2).transpose(1, 2)
 
 
+def unit(features: Tensor) -> Tensor:
+    """(..., C) -> unit vectors; features that are all 0 (dead cells) all take the one constant direction."""
+    norm = torch.linalg.vector_norm(features, dim=-1, keepdim=True)
+    constant = features.shape[-1] ** -0.5
+    return torch.where(norm > 0, features / norm.clamp_min(torch.finfo(features.dtype).tiny), constant)
+
+
 class ProjectionHead(nn.Module):
     """Two layers on each vector: fc -> ReLU -> fc, which on cells is DenseCL's pair of 1x1 convolutions."""
 

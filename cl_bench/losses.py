@@ -38,7 +38,8 @@ def alignment(z1: Tensor, z2: Tensor, match: Match | None = None) -> Tensor:
     """
     z1, z2 = _check_pair(z1, z2)
     _check_match(match, z1)
-    return -_mean_over_anchors(_positive_similarity(z1, z2, match), match)
+    with torch.autocast(z1.device.type, enabled=False):
+        return -_mean_over_anchors(_positive_similarity(z1, z2, match), match)
 
 
 def uniformity(z: Tensor, t: float = 1.0, scope: Scope = "same_index") -> Tensor:
@@ -119,11 +120,11 @@ def info_nce(
         raise ValueError(f"info_nce: one image of one cell has no negatives, got z1 of shape {tuple(z1.shape)}")
 
     scale = 1 / temperature
-    denominators = _denominators(z1, z2, (forth, back), scale, negatives, positive_in_denominator)
-    positives = _positive_similarity(z1, z2, forth), _positive_similarity(z2, z1, back)
+    with torch.autocast(z1.device.type, enabled=False):
+        denominators = _denominators(z1, z2, (forth, back), scale, negatives, positive_in_denominator)
+        positives = _positive_similarity(z1, z2, forth), _positive_similarity(z2, z1, back)
     anchors = torch.cat([_anchors(forth, z1), _anchors(back, z1)])
     count = anchors.sum().clamp_min(1)
-    # where(), not a product: an anchor that takes no part may have an empty (infinite) denominator.
     distribution = torch.where(anchors, denominators, 0.0)
     if not bool(torch.isfinite(distribution).all()):
         raise ValueError(f"info_nce: negatives {negatives!r} leave an anchor none, z1 of shape {tuple(z1.shape)}")
@@ -212,13 +213,18 @@ def _check_features(z: Tensor, name: str) -> Tensor:
             f"{name} must be unit-norm along its last dim, got norms from {float(norms.min()):.4g} to "
             f"{float(norms.max()):.4g}; normalise with torch.nn.functional.normalize({name}, dim=-1)"
         )
+    if z.dtype in (torch.float16, torch.bfloat16):
+        z = z.float()  # sums of half-precision terms are kept in float32; the gradient comes back in half
     return z if z.ndim == 3 else z.unsqueeze(1)
 
 
 def _check_pair(z1: Tensor, z2: Tensor) -> tuple[Tensor, Tensor]:
     if z1.shape != z2.shape:
         raise ValueError(f"z1 and z2 must have the same shape, got {tuple(z1.shape)} and {tuple(z2.shape)}")
-    return _check_features(z1, "z1"), _check_features(z2, "z2")
+    checked = _check_features(z1, "z1"), _check_features(z2, "z2")
+    if z1.dtype != z2.dtype:
+        raise ValueError(f"z1 and z2 must have the same dtype, got {z1.dtype} and {z2.dtype}")
+    return checked
 
 
 def _check_match(match: Match | None, z: Tensor) -> None:

@@ -48,8 +48,9 @@ class _LogSumExp(torch.autograd.Function):
         return out
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        if torch.is_grad_enabled():  # create_graph=True
+            raise RuntimeError("pairwise.logsumexp has no second derivative: differentiate it without create_graph")
         a, b, out = ctx.saved_tensors
         x = _accumulating(a)
         y = x if b is None else _accumulating(b)

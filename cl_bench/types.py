@@ -104,9 +104,11 @@ class Match:
         if not w.is_floating_point():
             raise ValueError(f"Match: weights must be floating point, got {w.dtype}")
         if w.requires_grad:
-            raise ValueError("Match: weights carry a gradient; matching is detached (compute it from views.h1, views.h2)")
+            raise ValueError(
+                f"Match: weights {tuple(w.shape)} carry a gradient; matching is detached (use views.h1 and views.h2)"
+            )
         if not bool(torch.isfinite(w).all()) or bool((w < 0).any()):
-            raise ValueError("Match: weights must be finite and non-negative")
+            raise ValueError(f"Match: weights {tuple(w.shape)} must be finite and non-negative")
         rows = w.sum(-1, dtype=torch.float32 if w.dtype != torch.float64 else None)
         tolerance = 1e-2 if w.dtype in (torch.float16, torch.bfloat16) else 1e-4
         bad = ((rows - 1).abs() > tolerance) & (rows != 0)
@@ -158,4 +160,4 @@ class Match:
         """The same correspondence seen from view 2: weights transposed, each row scaled to sum to 1 again."""
         w = self.dense(torch.float32 if self.weights is None else self.weights.dtype).mT
         rows = w.sum(-1, keepdim=True)
-        return Match(weights=torch.where(rows > 0, w / rows.clamp_min(torch.finfo(w.dtype).tiny), 0.0))
+        return Match(weights=w / torch.where(rows > 0, rows, 1.0))

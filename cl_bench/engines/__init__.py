@@ -1,0 +1,1 @@
+"""Who computes the records that are missing."""

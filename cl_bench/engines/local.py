@@ -1,0 +1,236 @@
+"""Records computed by worker processes on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from cl_bench.records import Record
+from cl_bench.runner import load_record
+from cl_bench.spec import RunSpec, SpecError
+from cl_bench.store import Store, StoreWarning
+
+if TYPE_CHECKING:
+    import torch
+
+POLL = 0.5  # seconds between two looks at a run that another process is at work on
+
+
+class ComputationError(RuntimeError):
+    """A record could not be computed; the message is one line."""
+
+
+class Watcher(Protocol):
+    """Who is told what the workers do. Called from several threads."""
+
+    def started(self, worker: int, spec: RunSpec) -> None:
+        """A worker took up a spec."""
+
+    def stepped(self, worker: int, stage: str, done: int, total: int) -> None:
+        """It got on."""
+
+    def finished(self, worker: int, spec: RunSpec, outcome: Record | str) -> None:
+        """It is through: with a record, or with what went wrong."""
+
+
+class LocalEngine:
+    """A queue of specs and the worker processes that empty it into the store.
+
+    Args:
+        store: Where records are kept.
+        folders: Where plugins are found.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:i``.
+        jobs: Worker processes at most; they start only when something is missing from the store.
+        watcher: Who is told.
+    """
+
+    def __init__(self, store: Store, folders: Sequence[Path], device: str, jobs: int, watcher: Watcher) -> None:
+        self.store = store
+        self.watcher = watcher
+        self._settings = {"store": str(store.root), "folders": [str(f) for f in folders], "device": device}
+        self.jobs = jobs
+        self._queue: deque[RunSpec] = deque()
+        self._known: set[str] = set()
+        self._results: dict[str, Record | ComputationError] = {}
+        self._warnings: deque[str] = deque()
+        self._changed = threading.Condition()
+        self._processes: list[subprocess.Popen[str]] = []
+        self._threads: list[threading.Thread] = []
+        self._closed = False
+
+    def submit(self, specs: Iterable[RunSpec]) -> int:
+        """Queue what the store lacks, in order; returns how many that is."""
+        missing = 0
+        for spec in specs:
+            if spec.key in self._known:
+                continue
+            self._known.add(spec.key)
+            found = load_record(spec, self.store)
+            with self._changed:
+                if found is not None:
+                    self._results[spec.key] = found
+                else:
+                    self._queue.append(spec)
+                    missing += 1
+        return missing
+
+    def has(self, spec: RunSpec) -> bool:
+        """Whether the outcome of a spec is known without waiting."""
+        return spec.key in self._results
+
+    def wait(self, specs: Sequence[RunSpec], meanwhile: Callable[[], None]) -> None:
+        """Until the outcome of each spec is known; ``meanwhile`` is called a few times a second."""
+        while not all(self.has(spec) for spec in specs):
+            self._start()
+            with self._changed:
+                self._changed.wait(0.1)
+            meanwhile()
+
+    def record(self, spec: RunSpec) -> Record:
+        """The record of a spec, computed if it must be.
+
+        Raises:
+            ComputationError: It could not be computed; asked again in this process, the answer is the same.
+        """
+        self.submit([spec])
+        self.wait([spec], lambda: None)
+        while self._warnings:
+            warnings.warn(self._warnings.popleft(), StoreWarning, stacklevel=2)
+        result = self._results[spec.key]
+        if isinstance(result, ComputationError):
+            raise result
+        return result
+
+    def close(self) -> None:
+        """Stop the workers where they are; what is in the store stays whole."""
+        self._closed = True
+        for process in self._processes:
+            process.kill()
+        for thread in self._threads:
+            thread.join()
+
+    def _start(self) -> None:
+        while len(self._threads) < min(self.jobs, len(self._queue) + len(self._threads)) and not self._closed:
+            thread = threading.Thread(target=self._work, args=(len(self._threads),), daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def _work(self, worker: int) -> None:
+        """Feed one worker process until the queue is empty for good."""
+        process: subprocess.Popen[str] | None = None
+        with tempfile.TemporaryFile("w+") as errors:
+            while not self._closed:
+                with self._changed:
+                    if not self._queue:
+                        self._changed.wait(POLL)
+                        continue
+                    spec = self._queue.popleft()
+                if process is None or process.poll() is not None:
+                    process = self._spawn(errors)
+                outcome = self._one(worker, process, spec, errors)
+                if outcome is None:  # another process is at work on it: look again when there is nothing else to do
+                    with self._changed:
+                        alone = not self._queue
+                        self._queue.append(spec)
+                    if alone:
+                        time.sleep(POLL)
+                    continue
+                if not self._closed:
+                    self.watcher.finished(worker, spec, outcome if isinstance(outcome, Record) else str(outcome))
+                with self._changed:
+                    self._results[spec.key] = outcome
+                    self._changed.notify_all()
+
+    def _spawn(self, errors: Any) -> subprocess.Popen[str]:
+        environment = dict(os.environ)
+        if self._settings["device"] == "cpu":
+            environment.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
+        process = subprocess.Popen(
+            [sys.executable, "-m", "cl_bench.engines.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            bufsize=1,
+            env=environment,
+            start_new_session=True,  # Ctrl-C reaches the process that asks, which then stops its workers
+        )
+        self._processes.append(process)
+        if self._closed:
+            process.kill()
+        assert process.stdin is not None
+        self._send(process, self._settings)
+        return process
+
+    @staticmethod
+    def _send(process: subprocess.Popen[str], message: Any) -> None:
+        assert process.stdin is not None
+        try:
+            process.stdin.write(json.dumps(message) + "\n")
+            process.stdin.flush()
+        except OSError:  # it died; reading its events will find out
+            pass
+
+    def _one(
+        self, worker: int, process: subprocess.Popen[str], spec: RunSpec, errors: Any
+    ) -> Record | ComputationError | None:
+        """Have a worker compute one spec; None when another process holds it."""
+        found = load_record(spec, self.store)
+        if found is not None:
+            return found
+        self.watcher.started(worker, spec)
+        self._send(process, spec.model_dump(mode="json"))
+        assert process.stdout is not None
+        for line in process.stdout:
+            event = json.loads(line)
+            if event["event"] == "step":
+                self.watcher.stepped(worker, event["stage"], event["done"], event["total"])
+            elif event["event"] == "warning":
+                self._warnings.append(event["text"])
+            elif event["event"] == "busy":
+                return None
+            elif event["event"] == "failed":
+                return ComputationError(f"{spec.case}: {event['error']}")
+            else:
+                found = load_record(spec, self.store)
+                return found or ComputationError(f"{spec.case}: computed, but the store does not hold it")
+        errors.seek(0)
+        said = errors.read().strip().splitlines()
+        code = process.wait()
+        why = f"killed by signal {-code}" if code < 0 else f"exit status {code}"
+        return ComputationError(f"{spec.case}: its worker process ended ({why}){': ' + said[-1] if said else ''}")
+
+
+def default_jobs(device: str) -> int:
+    """Workers to start: one a core on a CPU, one on a GPU or inside a pytest-xdist worker."""
+    if device.startswith("cuda") or "PYTEST_XDIST_WORKER" in os.environ:
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def torch_device(name: str) -> torch.device:
+    """The device of that name, proved to work by using it.
+
+    Raises:
+        SpecError: No such device, or it does not work.
+    """
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.ones(1, device=device).item()
+    except (RuntimeError, AssertionError) as error:
+        raise SpecError(f"--device {name}: {str(error).splitlines()[0]}") from None
+    return device

@@ -1,0 +1,93 @@
+"""A worker process: specs in on standard input, events out on standard output, one JSON object a line.
+
+It ends when its standard input does, so it never outlives the process that started it, however that one ended.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import sys
+import threading
+import time
+import traceback
+import warnings
+from pathlib import Path
+from typing import Any
+
+from cl_bench.errors import MethodError
+
+STEP_EVERY = 0.2  # seconds between two progress events
+
+
+def main() -> None:
+    """Compute specs until standard input ends."""
+    tasks: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+    events = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # what a plugin prints must not mix with the events
+
+    def read() -> None:
+        for line in sys.stdin:
+            tasks.put(json.loads(line))
+        os._exit(0)
+
+    def send(**event: Any) -> None:
+        try:
+            events.write(json.dumps(event) + "\n")
+        except OSError:  # nobody listens any more
+            os._exit(0)
+
+    settings = json.loads(sys.stdin.readline())
+    threading.Thread(target=read, daemon=True).start()
+
+    import torch
+
+    from cl_bench.engines.local import torch_device
+    from cl_bench.registry import Registry
+    from cl_bench.runner import compute
+    from cl_bench.spec import RunSpec
+    from cl_bench.store import Store
+
+    device = torch_device(settings["device"])
+    if device.type == "cpu":
+        # One thread a process: faster on small nets, and the order of sums, so the result, is the same everywhere.
+        torch.set_num_threads(1)
+        torch.use_deterministic_algorithms(True)
+    store, registry = Store(Path(settings["store"])), Registry([Path(f) for f in settings["folders"]])
+    warnings.showwarning = lambda message, category, *_, **__: send(
+        event="warning", category=category.__name__, text=str(message)
+    )
+    last = 0.0
+
+    def on_step(stage: str, done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last > STEP_EVERY:
+            last = time.monotonic()
+            send(event="step", stage=stage, done=done, total=total)
+
+    while True:
+        spec = RunSpec.model_validate(tasks.get())
+        try:
+            mine = compute(spec, store, registry, device, on_step)
+            send(event="done" if mine else "busy")
+        except Exception as error:  # whatever a plugin or the machine does, the other records must go on
+            send(event="failed", error=_one_line(error, store.run(spec.pretrain.key).path / "output.txt"))
+
+
+def _one_line(error: Exception, log: Path) -> str:
+    """What went wrong; for what nobody foresaw, the traceback is kept beside what the run printed."""
+    text = str(error).strip().splitlines()
+    line = text[0] if text else "no message"
+    if isinstance(error, MethodError):
+        return line
+    try:
+        with log.open("a") as file:
+            traceback.print_exception(error, file=file)
+    except OSError:  # a full disk is likely what went wrong
+        return f"{type(error).__name__}: {line}"
+    return f"{type(error).__name__}: {line} (traceback in {log})"
+
+
+if __name__ == "__main__":
+    main()

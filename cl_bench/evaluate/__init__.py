@@ -1,0 +1,1 @@
+"""What is measured downstream of an encoder: linear evaluation, detection, and average precision."""

@@ -1,0 +1,173 @@
+"""What a plugin is: a matching strategy (a function), or a Method (a class) when it is more than a matching."""
+
+from __future__ import annotations
+
+import inspect
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from cl_bench.encoders import Encoder, ProjectionHead
+from cl_bench.errors import Diverged, MethodError
+from cl_bench.losses import alignment, info_nce, uniformity
+from cl_bench.records import Level
+from cl_bench.spec import AlignUniform, EncoderSpec, InfoNCE, nearest
+from cl_bench.types import DenseViews, LossTerms, Match
+
+Strategy = Callable[..., Match]
+Option = bool | int | float | str
+
+REGISTERED: dict[str, type[Method]] = {}
+"""Every method whose plugin has been imported, by name."""
+
+
+class Method:
+    """How positives are chosen and the loss is built from them.
+
+    A plain matching strategy needs only the ``@matching`` decorator. Subclass when the head or the objective differ::
+
+        class Mine(Method, name="mine", level="dense"):
+            def loss(self, views, objective): ...
+
+    Attributes:
+        name: What a person types after ``--method``.
+        level: ``dense`` (one vector a cell) or ``instance`` (one pooled vector an image).
+        origin: ``file:line`` of the plugin.
+    """
+
+    name: ClassVar[str]
+    level: ClassVar[Level]
+    origin: ClassVar[str]
+
+    def __init__(self, **options: Option) -> None:
+        known = self.defaults()
+        for key, value in options.items():
+            if key not in known:
+                raise MethodError(
+                    f"method {self.name!r} has no option {key!r}{nearest(key, list(known))}; "
+                    f"options: {', '.join(known) or 'none'}"
+                )
+            options[key] = _as(type(known[key]), value, f"method {self.name!r}: option {key!r}")
+        self.options: dict[str, Option] = {**known, **options}
+
+    def __init_subclass__(cls, *, name: str, level: Level = "dense", origin: str | None = None) -> None:
+        cls.name, cls.level = name, level
+        cls.origin = origin or f"{inspect.getfile(cls)}:{inspect.getsourcelines(cls)[1]}"
+        if name in REGISTERED and REGISTERED[name].origin != cls.origin:
+            raise MethodError(f"two methods are named {name!r}: {REGISTERED[name].origin} and {cls.origin}")
+        if level not in ("instance", "dense"):
+            raise MethodError(f"method {name!r}: level must be 'instance' or 'dense', got {level!r} ({cls.origin})")
+        REGISTERED[name] = cls
+
+    @classmethod
+    def defaults(cls) -> dict[str, Option]:
+        """The options and their defaults."""
+        return {}
+
+    @property
+    def file(self) -> Path:
+        """The plugin's source file."""
+        return Path(self.origin.rpartition(":")[0])
+
+    def head(self, encoder: Encoder, spec: EncoderSpec) -> nn.Module:
+        """The projection head, (B, P, C) -> (B, P, D) unit-norm."""
+        return ProjectionHead(encoder.channels, spec.hidden, spec.projection)
+
+    def match(self, views: DenseViews) -> Match:
+        """The positives of view 1's cells in view 2."""
+        raise MethodError(f"method {self.name!r} must define match() or loss() ({self.origin})")
+
+    def loss(self, views: DenseViews, objective: InfoNCE | AlignUniform) -> LossTerms:
+        """The loss of a batch, in its two terms, symmetrised over the views."""
+        z1, z2 = views.z1, views.z2
+        forth, back = self.matches(views)
+        if isinstance(objective, InfoNCE):
+            return info_nce(
+                z1, z2, (forth, back), objective.temperature, objective.negatives, objective.positive_in_denominator
+            )
+        L_a = (alignment(z1, z2, forth) + alignment(z2, z1, back)) / 2
+        L_u = (uniformity(z1, objective.t, objective.scope) + uniformity(z2, objective.t, objective.scope)) / 2
+        return LossTerms(alignment=objective.w_a * L_a, distribution=objective.w_u * L_u)
+
+    def matches(self, views: DenseViews) -> tuple[Match, Match]:
+        """Positives from view 1 to view 2 and back, checked."""
+        return self._checked_match(views), self._checked_match(views.swapped())
+
+    def _checked_match(self, views: DenseViews) -> Match:
+        try:
+            with torch.no_grad():
+                match = self.match(views)
+        except (Diverged, MethodError):
+            raise
+        except Exception as error:  # a plugin may raise anything; the user is told where
+            raise MethodError(f"method {self.name!r} ({_where(error, self.file)}): {_first_line(error)}") from error
+        shape = tuple(views.z1.shape[:2])
+        if not isinstance(match, Match):
+            raise MethodError(f"method {self.name!r} ({self.origin}) must return a Match, got {type(match).__name__}")
+        if match.shape != shape:
+            raise MethodError(f"method {self.name!r} ({self.origin}): match is for (B, P) = {match.shape}, not {shape}")
+        return match
+
+
+def matching(name: str, level: Level = "dense") -> Callable[[Strategy], Strategy]:
+    """Register a function as the matching strategy ``name``.
+
+    The function takes ``DenseViews`` and returns a ``Match``; its keyword-only arguments with defaults are the method's
+    options. The function itself is returned unchanged.
+    """
+
+    def register(strategy: Strategy) -> Strategy:
+        code = strategy.__code__
+        origin = f"{code.co_filename}:{code.co_firstlineno}"
+        defaults: dict[str, Option] = {}
+        for parameter in inspect.signature(strategy).parameters.values():
+            if parameter.kind is not parameter.KEYWORD_ONLY:
+                continue
+            if not isinstance(parameter.default, bool | int | float | str):
+                raise MethodError(
+                    f"method {name!r} ({origin}): option {parameter.name!r} needs a default that is a bool, number or text"
+                )
+            defaults[parameter.name] = parameter.default
+
+        def match(self: Method, views: DenseViews) -> Match:
+            return strategy(views, **self.options)
+
+        body: dict[str, Any] = {
+            "__doc__": strategy.__doc__,
+            "defaults": classmethod(lambda cls: dict(defaults)),
+            "match": match,
+        }
+        type(name, (Method,), body, name=name, level=level, origin=origin)
+        return strategy
+
+    return register
+
+
+def _as(kind: type, value: Option, what: str) -> Option:
+    """Text from the command line as the type of the option's default."""
+    if kind is bool and str(value).lower() in ("true", "false", "1", "0"):
+        return str(value).lower() in ("true", "1")
+    if kind is not bool:
+        try:
+            converted: Option = kind(value)
+            return converted
+        except ValueError:
+            pass
+    raise MethodError(f"{what} takes {kind.__name__}, got {value!r}")
+
+
+def _where(error: BaseException, file: Path) -> str:
+    """``file:line`` of the plugin's innermost frame, else of the innermost frame."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if Path(f.filename) == file]
+    frame = (own or list(frames))[-1]
+    return f"{frame.filename}:{frame.lineno}"
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__

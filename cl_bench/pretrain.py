@@ -1,0 +1,155 @@
+"""The one training loop, for every method and objective."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from cl_bench.data import Dataset
+from cl_bench.decomposition import whole_loss
+from cl_bench.encoders import Encoder, build_encoder, cells, pooled, unit
+from cl_bench.errors import Diverged
+from cl_bench.method import Method
+from cl_bench.spec import OptimiserSpec, PretrainSpec, RandomInit
+from cl_bench.types import DenseViews, LossTerms
+from cl_bench.views import Geometry, two_views
+
+OnStep = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A pre-trained encoder and how it got there.
+
+    Attributes:
+        encoder: In eval mode, on the device it was trained on.
+        history: One entry a logged step: step, loss, alignment, distribution, lr.
+        decomposition_error: Largest |loss in one piece - sum of its terms| / max(1, |loss|) over the logged steps.
+    """
+
+    encoder: Encoder
+    history: tuple[dict[str, float], ...]
+    decomposition_error: float
+
+
+def pretrain(
+    spec: PretrainSpec, method: Method | None, data: Dataset, device: torch.device, on_step: OnStep | None = None
+) -> Pretrained:
+    """Pre-train an encoder; on a CPU the same spec gives the same weights bit for bit.
+
+    Args:
+        spec: What to train.
+        method: Its method; None only for the objective ``random_init``, which trains nothing.
+        data: The images.
+        device: Where.
+        on_step: Called after each step with (steps done, steps in all).
+
+    Raises:
+        Diverged: A feature or a loss that is not finite, with the step.
+        MethodError: The plugin failed.
+        ValueError: Fewer images than a batch.
+    """
+    encoder = untrained(spec).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if isinstance(spec.objective, RandomInit) or method is None:
+        return Pretrained(encoder.eval(), (), 0.0)
+    with _seeded(spec.seed + 1):
+        head = method.head(encoder, spec.encoder).to(device)
+    plan = spec.optimiser
+    if len(data) < plan.batch:
+        raise ValueError(f"pre-training needs a batch of {plan.batch} images at least, the data set has {len(data)}")
+    steps = plan.epochs * (len(data) // plan.batch)
+    optimiser = torch.optim.SGD(
+        [*encoder.parameters(), *head.parameters()], plan.lr, plan.momentum, weight_decay=plan.weight_decay
+    )
+    draws = torch.Generator().manual_seed(spec.seed)
+    history: list[dict[str, float]] = []
+    worst = 0.0
+    encoder.train()
+    for step, index in enumerate(_batches(len(data), plan, draws)):
+        for group in optimiser.param_groups:
+            group["lr"] = plan.lr * _rate(plan, step, steps)
+        images = data.images[index].to(device, non_blocking=True)
+        views = _forward(encoder, head, method, two_views(images, spec.augment, spec.views, draws))
+        if not bool(torch.isfinite(views.z1).all() & torch.isfinite(views.z2).all()):
+            raise Diverged(f"features not finite at step {step} of {steps}")
+        terms = method.loss(views, spec.objective)
+        loss = terms.total
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        if step % plan.log_every == 0 or step == steps - 1:
+            entry = _entry(step, terms, optimiser.param_groups[0]["lr"])
+            if not math.isfinite(entry["loss"]):
+                raise Diverged(f"loss {entry['loss']} at step {step} of {steps}")
+            detached = _detached(views)
+            reference = whole_loss(detached, method.matches(detached), spec.objective)
+            worst = max(worst, abs(reference - entry["loss"]) / max(1.0, abs(reference)))
+            history.append(entry)
+        if on_step:
+            on_step(step + 1, steps)
+    if not all(bool(torch.isfinite(p).all()) for p in encoder.state_dict().values()):
+        raise Diverged(f"weights not finite after {steps} steps")
+    return Pretrained(encoder.eval(), tuple(history), worst)
+
+
+def untrained(spec: PretrainSpec) -> Encoder:
+    """The encoder as initialised from the spec's seed, on the CPU."""
+    with _seeded(spec.seed):
+        return build_encoder(spec.encoder.name)
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Modules draw their weights from torch's global generator; borrow it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+def _batches(images: int, plan: OptimiserSpec, draws: torch.Generator) -> Iterator[Tensor]:
+    for _ in range(plan.epochs):
+        order = torch.randperm(images, generator=draws)
+        yield from order[: images // plan.batch * plan.batch].split(plan.batch)
+
+
+def _forward(
+    encoder: Encoder, head: nn.Module, method: Method, views: tuple[tuple[Tensor, Geometry], tuple[Tensor, Geometry]]
+) -> DenseViews:
+    """Both views through encoder and head in one batch, as a matching strategy sees them."""
+    (x1, g1), (x2, g2) = views
+    feature_map = encoder(torch.cat([x1, x2]).contiguous(memory_format=torch.channels_last))
+    features = pooled(feature_map) if method.level == "instance" else cells(feature_map)
+    grid = (1, 1) if method.level == "instance" else (feature_map.shape[2], feature_map.shape[3])
+    z1, z2 = head(features).chunk(2)
+    h1, h2 = unit(features.detach()).chunk(2)
+    (xy1, size1), (xy2, size2) = g1.cells(grid), g2.cells(grid)
+    return DenseViews(z1, z2, h1, h2, xy1, xy2, size1, size2, grid)
+
+
+def _detached(views: DenseViews) -> DenseViews:
+    v = views
+    return DenseViews(v.z1.detach(), v.z2.detach(), v.h1, v.h2, v.xy1, v.xy2, v.size1, v.size2, v.grid)
+
+
+def _rate(plan: OptimiserSpec, step: int, steps: int) -> float:
+    """The learning rate at a step, as a share of its peak."""
+    if step < plan.warmup:
+        return (step + 1) / plan.warmup
+    if plan.schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * (step - plan.warmup) / max(1, steps - plan.warmup)))
+    return math.prod(0.1 for m in plan.milestones if step >= m * steps)
+
+
+def _entry(step: int, terms: LossTerms, lr: float) -> dict[str, float]:
+    return {
+        "step": step,
+        "loss": terms.total.item(),
+        "alignment": terms.alignment.item(),
+        "distribution": terms.distribution.item(),
+        "lr": lr,
+    }

@@ -1,0 +1,100 @@
+"""The report as files: text, CSV, JSON and figures, each written whole or not at all."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from cl_bench.claims import holm
+from cl_bench.records import LEVELS, Record
+from cl_bench.report.tables import RowResult, summary_table
+
+_PLAIN = ("key", "case", "method", "data", "views", "family", "config", "seed", "status", "detail")
+_BY_LEVEL = ("alignment", "uniformity", "performance")
+
+
+def write_report(rows: Sequence[RowResult], directory: str | os.PathLike[str]) -> list[Path]:
+    """Writes ``summary.txt``, ``records.csv``, ``claims.json`` and a PNG a row.
+
+    Args:
+        rows: The run.
+        directory: Made if it is not there; files of the same names are replaced, each in one step.
+
+    Returns:
+        The files, in the order above.
+
+    Raises:
+        OSError: As the system raised it: no room, no permission. Files written before stay.
+        ValueError: If two rows would share a figure's file name.
+    """
+    from cl_bench.report.figures import row_figure  # matplotlib is slow to load, and only files need it
+
+    names = [f"{re.sub(r'[^A-Za-z0-9._-]+', '_', row.name)}.png" for row in rows]
+    if len({name.lower() for name in names}) < len(names):
+        raise ValueError(f"rows would share a figure: {sorted(names)}")
+    folder = Path(directory)
+    folder.mkdir(parents=True, exist_ok=True)
+    contents = {"summary.txt": _summary(rows), "records.csv": _csv(rows), "claims.json": _claims(rows)}
+    written = [_write(folder / name, text.encode()) for name, text in contents.items()]
+    for name, row in zip(names, rows, strict=True):
+        image = io.BytesIO()
+        row_figure(row, image)
+        written.append(_write(folder / name, image.getvalue()))
+    return written
+
+
+def _write(path: Path, content: bytes) -> Path:
+    """Writes beside the target, then renames over it, so that a reader never sees half a file."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def _summary(rows: Sequence[RowResult]) -> str:
+    console = Console(file=io.StringIO(), width=120, color_system=None, force_terminal=False, legacy_windows=False)
+    console.print(summary_table(rows))
+    assert isinstance(console.file, io.StringIO)
+    return "".join(f"{line.rstrip()}\n" for line in console.file.getvalue().splitlines())
+
+
+def _csv(rows: Sequence[RowResult]) -> str:
+    """One line a record, randomly initialised ones among them; a cell is empty where nothing was measured."""
+    lines = [{"row": row.name, **_flat(record)} for row in rows for record in (*row.records, *row.random_init)]
+    fixed = ["row", *_PLAIN, *(f"{name}_{level}" for name in _BY_LEVEL for level in LEVELS), "decomposition_error"]
+    others = sorted({name for line in lines for name in line} - set(fixed))
+    out = io.StringIO()
+    writer = csv.DictWriter(out, [*fixed, *others], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return out.getvalue()
+
+
+def _flat(record: Record) -> dict[str, Any]:
+    flat = {name: getattr(record, name) for name in (*_PLAIN, "decomposition_error")}
+    for name in _BY_LEVEL:
+        flat |= {f"{name}_{level}": value for level, value in getattr(record, name).items()}
+    for name in ("extra", "seconds"):
+        flat |= {f"{name}.{key}": value for key, value in getattr(record, name).items()}
+    return flat
+
+
+def _claims(rows: Sequence[RowResult]) -> str:
+    judgements = [j for row in rows for j in row.judgements]
+    adjusted = (None if p != p else p for p in holm(judgements))
+    claims = [{**json.loads(j.to_json()), "p_holm": p} for j, p in zip(judgements, adjusted, strict=True)]
+    return json.dumps(claims, indent=2) + "\n"

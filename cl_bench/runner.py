@@ -1,0 +1,215 @@
+"""record(spec): each stage is a memoised function of its spec, kept in the store."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from cl_bench import __version__
+from cl_bench.errors import Diverged
+from cl_bench.records import RANDOM_INIT, Record
+from cl_bench.spec import RunSpec
+from cl_bench.store import Run, Store
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import torch
+
+    from cl_bench.encoders import Encoder
+    from cl_bench.registry import Registry
+
+OnStep = Callable[[str, int, int], None]
+"""Called with (stage, steps done, steps in all)."""
+
+STAGES = ("measure", "linear", "detection")
+
+
+def load_record(spec: RunSpec, store: Store) -> Record | None:
+    """What the store knows of an encoder; None unless every stage is there."""
+    run = store.run(spec.pretrain.key)
+    status = run.read("status")
+    if status is None:
+        return None
+    evals: dict[str, dict[str, Any]] = {}
+    if status["status"] == "complete":
+        for stage in STAGES:
+            found = run.read(_eval_name(spec, stage))
+            if found is None:
+                return None
+            evals[stage] = found
+    troubles = [status["detail"], *(f"{stage}: {e['diverged']}" for stage, e in evals.items() if "diverged" in e)]
+    detail = "; ".join(t for t in troubles if t)
+    whole = status["status"] == "complete" and not detail
+    pretrain = spec.pretrain
+    return Record(
+        key=pretrain.key,
+        case=spec.case,
+        method=str(pretrain.method),
+        data=pretrain.data.kind,
+        views=pretrain.views,
+        family=pretrain.objective.family,
+        config=pretrain.objective.config,
+        seed=pretrain.seed,
+        status="complete" if whole else "diverged",
+        detail=detail,
+        alignment=evals.get("measure", {}).get("alignment", {}),
+        uniformity=evals.get("measure", {}).get("uniformity", {}),
+        performance={"instance": evals["linear"]["accuracy"], "dense": evals["detection"]["coco_ap"]} if whole else {},
+        extra={"coco_ap50": evals["detection"]["coco_ap50"]} if whole else {},
+        decomposition_error=status["decomposition_error"],
+        seconds={"pretrain": status["seconds"], **{stage: e["seconds"] for stage, e in evals.items()}},
+    )
+
+
+def compute(spec: RunSpec, store: Store, registry: Registry, device: torch.device, on_step: OnStep | None = None) -> bool:
+    """Compute what the store lacks of a run.
+
+    Returns:
+        False, having done nothing, when another process is at work on this run.
+
+    Raises:
+        MethodError: The plugin failed; nothing is stored, so that the next run tries again.
+        OSError: The store cannot be written; what it held before is whole.
+    """
+    run = store.run(spec.pretrain.key)
+    with run.locked() as mine:
+        if not mine:
+            return False
+        with _output_to(run):
+            encoder = _pretrained(spec, run, registry, device, on_step)
+            if encoder is not None:
+                for stage in STAGES:
+                    if run.read(_eval_name(spec, stage)) is None:
+                        _evaluate(stage, spec, run, encoder, device, on_step)
+        return True
+
+
+def _pretrained(
+    spec: RunSpec, run: Run, registry: Registry, device: torch.device, on_step: OnStep | None
+) -> Encoder | None:
+    """The pre-trained encoder, from the store or trained now; None when it diverged."""
+    import safetensors.torch
+    import torch
+
+    from cl_bench.data import load
+    from cl_bench.pretrain import pretrain, untrained
+
+    status = run.read("status")
+    if status is not None:
+        if status["status"] == "diverged":
+            return None
+        content = run.read_bytes("encoder.safetensors", status["encoder_sha256"])
+        if content is not None:
+            encoder = untrained(spec.pretrain)
+            encoder.load_state_dict(safetensors.torch.load(content))
+            return encoder.to(device=device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload,no-any-return]
+        # Without its encoder the run is as good as not trained; what was evaluated on the same weights stands.
+    method = None
+    if spec.pretrain.objective.family != RANDOM_INIT:
+        options = ",".join(f"{k}={v}" for k, v in spec.pretrain.method.options)
+        method = registry.resolve(f"{spec.pretrain.method.name}:{options}")
+    run.write("spec", spec.pretrain.model_dump(mode="json"))
+    begun, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
+    provenance = {"begun": begun, "device": str(device), **_versions()}
+    report = partial(on_step, "pre-training") if on_step else None
+    try:
+        done = pretrain(spec.pretrain, method, load(spec.pretrain.data), device, report)
+    except Diverged as error:
+        seconds = time.perf_counter() - clock
+        outcome = {"status": "diverged", "detail": f"pre-training: {error}", "decomposition_error": 0.0}
+        run.write("status", {**outcome, "seconds": seconds, "provenance": provenance})
+        return None
+    seconds = time.perf_counter() - clock
+    weights = {k: v.detach().cpu().contiguous() for k, v in done.encoder.state_dict().items()}
+    digest = run.write_bytes("encoder.safetensors", safetensors.torch.save(weights))
+    run.write_bytes("history.jsonl", "".join(json.dumps(entry) + "\n" for entry in done.history).encode())
+    run.write(
+        "status",
+        {
+            "status": "complete",
+            "detail": "",
+            "decomposition_error": done.decomposition_error,
+            "encoder_sha256": digest,
+            "seconds": seconds,
+            "provenance": provenance,
+        },
+    )
+    return done.encoder
+
+
+def _evaluate(
+    stage: str, spec: RunSpec, run: Run, encoder: Encoder, device: torch.device, on_step: OnStep | None
+) -> None:
+    """Run one evaluation and store it; one that diverges is stored as such."""
+    from cl_bench.data import load
+    from cl_bench.evaluate.detection import evaluate_detection
+    from cl_bench.evaluate.linear import evaluate_linear
+    from cl_bench.metrics import measure
+
+    augment = spec.pretrain.augment
+    report = partial(on_step, stage) if on_step else None
+    clock = time.perf_counter()
+    result: dict[str, Any]
+    try:
+        if stage == "measure":
+            held_out = load(spec.measure.data)
+            result = dict(measure(encoder, held_out, spec.measure, augment, spec.pretrain.views, device))
+        elif stage == "linear":
+            train, test = load(spec.linear.train), load(spec.linear.test)
+            accuracy = evaluate_linear(encoder, train, test, spec.linear, augment.mean, augment.std, device, report)
+            result = {"accuracy": accuracy}
+        else:
+            train, test = load(spec.detection.train), load(spec.detection.test)
+            result = dict(
+                evaluate_detection(encoder, train, test, spec.detection, augment.mean, augment.std, device, report)
+            )
+    except Diverged as error:
+        result = {"diverged": str(error)}
+    run.write(_eval_name(spec, stage), {**result, "seconds": time.perf_counter() - clock, "provenance": _versions()})
+
+
+def _eval_name(spec: RunSpec, stage: str) -> str:
+    """Where an evaluation lies. L_a and L_u depend on the run's own views, which its directory already stands for."""
+    return f"evals/{stage}-{getattr(spec, stage).key[:16]}"
+
+
+def _versions() -> dict[str, str]:
+    import torch
+    import torchvision
+
+    return {
+        "cl_bench": __version__,
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+    }
+
+
+@contextmanager
+def _output_to(run: Run) -> Iterator[None]:
+    """Whatever is printed meanwhile, also by compiled code, goes to the run's ``output.txt``."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = os.dup(1), os.dup(2)
+    target = os.open(run.path / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    try:
+        os.dup2(target, 1)
+        os.dup2(target, 2)
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for fd, old in zip((1, 2), kept, strict=True):
+            os.dup2(old, fd)
+            os.close(old)
+        os.close(target)

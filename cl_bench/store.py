@@ -1,0 +1,137 @@
+"""One directory a run, written atomically: what is in the store is whole, or it is not there. No torch, no pytest.
+
+``<root>/runs/<key>/`` holds ``spec.json``, ``status.json``, ``history.jsonl``, ``encoder.safetensors``, ``output.txt``
+(what the plugin printed), ``evals/<key>.json`` and ``lock``. JSON records carry the hash of their payload.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+class StoreWarning(UserWarning):
+    """Something in the store was not what was written there, and was set aside."""
+
+
+class Store:
+    """A directory of runs.
+
+    Raises:
+        OSError: The directory cannot be made or written.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+        (self.root / "runs").mkdir(parents=True, exist_ok=True)
+        ignore = self.root / ".gitignore"
+        if not ignore.exists():
+            write_atomically(ignore, b"*\n")
+
+    def run(self, key: str) -> Run:
+        """The run of that key, whether or not anything is stored of it."""
+        return Run(self, key)
+
+    def set_aside(self, path: Path, why: str) -> None:
+        """Move a file that cannot be trusted out of the way, and say so; it is computed again."""
+        kept = self.root / "set_aside" / f"{path.relative_to(self.root / 'runs')}-{time.time_ns()}".replace(os.sep, "-")
+        kept.parent.mkdir(exist_ok=True)
+        try:
+            path.rename(kept)
+        except FileNotFoundError:  # another process was faster
+            return
+        warnings.warn(f"{path}: {why}; set aside as {kept}, to be computed again", StoreWarning, stacklevel=3)
+
+
+class Run:
+    """The files of one run."""
+
+    def __init__(self, store: Store, key: str) -> None:
+        self.store = store
+        self.key = key
+        self.path = store.root / "runs" / key[:32]
+
+    def read(self, name: str) -> dict[str, Any] | None:
+        """The payload of a JSON record; None when it is not there or was garbled (then it is set aside)."""
+        path = self.path / f"{name}.json"
+        try:
+            text = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        try:
+            outer = json.loads(text)
+            payload: dict[str, Any] = outer["payload"]
+            intact = outer["sha256"] == _digest(payload) and isinstance(payload, dict)
+        except (ValueError, KeyError, TypeError):
+            intact = False
+        if not intact:
+            self.store.set_aside(path, "not a whole record")
+            return None
+        return payload
+
+    def write(self, name: str, payload: dict[str, Any]) -> None:
+        """Write a JSON record: all of it or, on an error, nothing."""
+        text = json.dumps({"payload": payload, "sha256": _digest(payload)}, indent=1, sort_keys=True)
+        write_atomically(self.path / f"{name}.json", text.encode())
+
+    def write_bytes(self, name: str, content: bytes) -> str:
+        """Write a file whole; returns its sha256."""
+        write_atomically(self.path / name, content)
+        return hashlib.sha256(content).hexdigest()
+
+    def read_bytes(self, name: str, sha256: str) -> bytes | None:
+        """A file whose hash is known; None when it is not there or its hash is off (then it is set aside)."""
+        path = self.path / name
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        if hashlib.sha256(content).hexdigest() != sha256:
+            self.store.set_aside(path, "hash is off")
+            return None
+        return content
+
+    @contextmanager
+    def locked(self) -> Iterator[bool]:
+        """Hold this run; yields False at once when another process holds it. Dies with the process."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / "lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+                return
+            yield True
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write to a temporary name, fsync, rename: the file is the old one or the new one, never half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def _digest(payload: Any) -> str:
+    return hashlib.sha256(json.dumps(payload, sort_keys=True).encode()).hexdigest()

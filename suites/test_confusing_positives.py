@@ -1,0 +1,35 @@
+"""Confusing positives (the paper's Table 3): two views that share no pixel. Does the correlation break?
+
+Table 3 is of dense schemes. On single-object data the two halves still show one object, and tau stays negative; on
+multi-object data they show different ones, detection falls to the level of random initialisation, and with it tau < 0.
+"""
+
+import pytest
+
+
+@pytest.mark.sweep(data="single_object", views="disjoint", schemes=("dense",))
+class TestSingleObject:
+    def test_model(self, case):
+        case.check()
+
+    @pytest.mark.claim("tau_negative", level="instance")
+    def test_tau_linear_evaluation(self, claim):
+        claim.check()
+
+    @pytest.mark.claim("tau_negative", level="dense")
+    def test_tau_detection(self, claim):
+        claim.check()
+
+
+@pytest.mark.sweep(data="multi_object", views="disjoint", schemes=("dense",))
+class TestMultiObject:
+    def test_model(self, case):
+        case.check()
+
+    @pytest.mark.claim("at_random_level", level="dense")
+    def test_detection_at_random_level(self, claim):
+        claim.check()
+
+    @pytest.mark.claim("tau_not_negative", level="dense")
+    def test_tau_detection_not_negative(self, claim):
+        claim.check()

@@ -1,0 +1,19 @@
+"""Single-object data (the paper's Table 1): do better aligned and more uniform features go with better performance?"""
+
+import pytest
+
+pytestmark = pytest.mark.sweep(data="single_object", views="overlapping")
+
+
+def test_model(case):
+    case.check()
+
+
+@pytest.mark.claim("tau_negative", level="instance")
+def test_tau_linear_evaluation(claim):
+    claim.check()
+
+
+@pytest.mark.claim("tau_negative", level="dense")
+def test_tau_detection(claim):
+    claim.check()

@@ -1,0 +1,118 @@
+"""What the losses should be: loops over float64 vectors, from the formulas, sharing no code with cl_bench.
+
+Every sum is a loop of scalar torch operations, so that autograd gives the gradient by a second route.
+A batch is ``z[image][cell]``, a vector each; ``weights[image][p][q]`` are floats.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import product
+
+import torch
+
+
+class NoNegativesError(Exception):
+    """An anchor is left with an empty denominator."""
+
+
+def as_lists(z):
+    """(B, P, D) or (B, D) as ``z[image][cell]``."""
+    return [[cell.double() for cell in image] if image.ndim == 2 else [image.double()] for image in z]
+
+
+def identity(B, P):
+    return [[[float(p == q) for q in range(P)] for p in range(P)] for _ in range(B)]
+
+
+def reversed_weights(weights):
+    """The correspondence seen from view 2: transposed, rows scaled to sum to 1, rows of zeros left alone."""
+    out = []
+    for image in weights:
+        columns = [[row[q] for row in image] for q in range(len(image))]
+        out.append([[x / sum(c) if sum(c) else 0.0 for x in c] for c in columns])
+    return out
+
+
+def _mean(terms):
+    return sum(terms) / len(terms) if terms else torch.zeros((), dtype=torch.float64)
+
+
+def alignment(z1, z2, weights):
+    """Minus the mean, over cells of view 1 that have a positive, of their weighted cosine to it."""
+    z1, z2 = as_lists(z1), as_lists(z2)
+    terms = []
+    for i, p in product(range(len(z1)), range(len(z1[0]))):
+        if any(w > 0 for w in weights[i][p]):
+            terms.append(sum(w * torch.dot(z1[i][p], z2[i][q]) for q, w in enumerate(weights[i][p])))
+    return -_mean(terms)
+
+
+def uniformity(z, t, scope):
+    """Log of the mean Gaussian potential over ordered pairs, squared distances taken literally."""
+    z = as_lists(z)
+    cells = list(product(range(len(z)), range(len(z[0]))))
+    potentials = []
+    for (i, p), (j, q) in product(cells, cells):
+        paired = {
+            "same_index": i != j and p == q,
+            "other_images": i != j,
+            "all_pairs": (i, p) != (j, q),
+        }[scope]
+        if paired:
+            difference = z[i][p] - z[j][q]
+            potentials.append(torch.exp(-t * torch.dot(difference, difference)))
+    return torch.log(_mean(potentials))
+
+
+def _anchors(z1, z2, forth, back, temperature, negatives, positive_in_denominator):
+    """For each anchor of both views with a positive: its [(weight, similarity)] and its list of denominator terms."""
+    views = as_lists(z1), as_lists(z2)
+    B, P = len(views[0]), len(views[0][0])
+    everyone = list(product(range(2), range(B), range(P)))
+    for v, i, p in everyone:
+        weights = (forth, back)[v][i][p]
+        positives = [(w, torch.dot(views[v][i][p], views[1 - v][i][q])) for q, w in enumerate(weights) if w > 0]
+        if not positives:
+            continue
+        denominator = []
+        for u, j, q in everyone:
+            if (u, j, q) == (v, i, p):
+                continue
+            if negatives == "cross_view" and u == v:
+                continue
+            if negatives == "both_views" and u == v and j == i:
+                continue
+            if not positive_in_denominator and u != v and j == i and weights[q] > 0:
+                continue
+            denominator.append(torch.exp(torch.dot(views[v][i][p], views[u][j][q]) / temperature))
+        if not denominator:
+            raise NoNegativesError
+        yield positives, denominator
+
+
+def info_nce_terms(z1, z2, forth, back, temperature=0.2, negatives="both_views", positive_in_denominator=True):
+    """(alignment, distribution), each a mean over the anchors of both views that have a positive."""
+    pull, spread = [], []
+    for positives, denominator in _anchors(z1, z2, forth, back, temperature, negatives, positive_in_denominator):
+        pull.append(sum(-w * s / temperature for w, s in positives))
+        spread.append(torch.log(sum(denominator)))
+    return _mean(pull), _mean(spread)
+
+
+def info_nce(z1, z2, forth, back, temperature=0.2, negatives="both_views", positive_in_denominator=True):
+    """The loss as it is usually written: the mean of ``-log(exp(positive) / sum exp)``, weighted over positives."""
+    losses = []
+    for positives, denominator in _anchors(z1, z2, forth, back, temperature, negatives, positive_in_denominator):
+        losses.append(sum(-w * torch.log(torch.exp(s / temperature) / sum(denominator)) for w, s in positives))
+    return _mean(losses)
+
+
+def row_logsumexp(a, b, scale, group):
+    """``log sum_c exp(scale <a_r, b_c>)``, where runs of ``group`` rows and columns do not see each other."""
+    rows = []
+    for r in range(len(a)):
+        seen = [c for c in range(len(b)) if not group or r // group != c // group]
+        total = sum(torch.exp(scale * torch.dot(a[r].double(), b[c].double())) for c in seen)
+        rows.append(torch.log(total) if seen else torch.tensor(-math.inf, dtype=torch.float64))
+    return torch.stack(rows)

@@ -1,0 +1,202 @@
+"""The report as a person meets it: rendered, written, opened again."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import io
+import json
+import os
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+from rich.console import Console
+
+from cl_bench.claims import Claim, IncompleteSweep, Judgement, judge
+from cl_bench.records import LEVELS, Record
+from cl_bench.report import RowResult, summary_table, write_report
+from cl_bench.report.figures import alignment_uniformity_figure, row_figure
+
+
+def encoder(
+    config: str, family: str, seed: int, place: np.ndarray, performance: float, method: str = "dense_index"
+) -> Record:
+    return Record(
+        key=f"{method}{config}{seed}",
+        case=f"{method}-{config}-s{seed}",
+        method=method,
+        data="single_object",
+        views="overlapping",
+        family=family,
+        config=config,
+        seed=seed,
+        status="complete",
+        alignment={level: float(-0.95 + 0.4 * place[0]) for level in LEVELS},
+        uniformity={level: float(-3 + 2 * place[1]) for level in LEVELS},
+        performance={"instance": performance, "dense": performance / 4},
+        extra={"coco_ap50": performance / 2},
+        seconds={"pretrain": 9.5},
+    )
+
+
+def make_row(name: str = "single_object-dense_index", models: tuple[int, int] = (8, 12)) -> RowResult:
+    rng = np.random.default_rng(3)
+    names = [("info_nce", f"t{k / 10:g}") for k in range(1, models[0] + 1)]
+    names += [("align_uniform", f"a{k % 4}-u{k // 4}") for k in range(models[1])]
+    records = []
+    for family, knobs in names:
+        place = rng.uniform(size=2)
+        records.append(encoder(f"{family}-{knobs}", family, 0, place, float(60 - 15 * place.sum() + rng.normal(0, 3))))
+    random = [encoder("random_init", "random_init", s, np.array([0, 1.4]), 28.0 + s, "random_init") for s in range(3)]
+    judgements = [
+        judge(Claim(kind, level), name, records, [r.case for r in records], random)
+        for kind in ("tau_negative", "at_random_level")
+        for level in LEVELS
+    ]
+    return RowResult(
+        name=name,
+        title="Single object: dense_index",
+        method="dense_index",
+        scheme="dense",
+        data="single_object",
+        views="overlapping",
+        records=tuple(records),
+        random_init=tuple(random),
+        judgements=tuple(judgements),
+        expected=len(records),
+        profile="smoke",
+        detection_protocol="Faster R-CNN R18-C4, 300 iterations, COCO's 101 points",
+        linear_protocol="frozen encoder, Adam, last epoch",
+    )
+
+
+@pytest.fixture(scope="module")
+def row() -> RowResult:
+    return make_row()
+
+
+def render(*rows: RowResult, width: int) -> str:
+    console = Console(file=io.StringIO(), width=width, color_system=None, force_terminal=False)
+    console.print(summary_table(rows))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def line_of(text: str, name: str, nth: int = 0) -> str:
+    return [line for line in text.splitlines() if line.startswith(name)][nth]
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_no_number_is_cut(row: RowResult, width: int) -> None:
+    text = render(row, width=width)
+    assert all(len(line) <= width for line in text.splitlines()) and "…" not in text
+    for nth, level in enumerate(LEVELS):
+        correlation = row.correlations[level, "total"]
+        total = line_of(text, "total", nth)
+        values = sorted((r.performance[level] for r in row.records), reverse=True)
+        for number in (values[0], np.mean(values), np.mean(values[:10])):
+            assert f" {number:.2f} " in total
+        assert f" {correlation} " in total and total.rstrip().endswith("SUPPORTED")
+        assert row.judgements[2 + nth].verdict.value in line_of(text, "untrained", nth)
+        assert line_of(text, "InfoNCE", nth).split()[1] == "8" and "(8)" in line_of(text, "InfoNCE", nth)
+        assert line_of(text, "L_a & L_u", nth).split()[3] == "12"
+    assert "-0.32" in line_of(text, "total", 0) and "-0.12" in line_of(text, "total", 1)
+    assert "sd 1.00 over 3 seeds" in text
+
+
+def test_every_claim_and_protocol_is_said(row: RowResult) -> None:
+    text = " ".join(render(row, width=100).split())
+    for judgement in row.judgements:
+        assert judgement.sentence.removeprefix(f"{row.name}: ") in text
+    for part in (row.detection_protocol, row.linear_protocol, "paper (another setting)", "IoU .50 to .95"):
+        assert part in text
+    assert "4 judged; of 2 on tau 2 supported by their own one-sided test, 2 after Holm's" in text
+    assert "20 of 20 runs complete" in text
+
+
+def test_long_numbers_and_undefined_taus_fit(row: RowResult) -> None:
+    full = tuple(replace(r, performance={"instance": 100.0, "dense": 0.0}) for r in row.records)
+    text = render(replace(row, records=full, judgements=()), width=80)
+    assert "…" not in text and "100.0 100.0" in line_of(text, "total") and "undefined" in line_of(text, "total")
+
+
+def test_what_was_left_out_or_is_missing_is_named(row: RowResult) -> None:
+    broken = replace(row.records[0], status="diverged", detail="loss is nan [at step 40]", performance={})
+    sibling = replace(row.records[0], case="sibling-s1", seed=1)
+    error = IncompleteSweep(row.name, ["case-a", "case-b"])
+    shown = Judgement.incomplete(Claim("tau_negative", "dense"), error)
+    changed = replace(row, records=(broken, sibling, *row.records[1:]), judgements=(shown,), expected=23)
+    text = " ".join(render(changed, width=120).split())
+    assert f"left out: {broken.case} (diverged: loss is nan [at step 40])" in text
+    assert "left out: sibling-s1 (its configuration is not complete)" in text
+    assert "20 of 23 runs complete, 1 diverged, 2 missing" in text
+    assert "INCONCLUSIVE: better aligned" in text and "missing: case-a, case-b" in text
+
+
+def test_a_level_that_was_not_measured_is_said_so(row: RowResult) -> None:
+    linear = tuple(replace(r, performance={"instance": r.performance["instance"]}) for r in row.records)
+    text = render(replace(row, records=linear, judgements=()), width=80)
+    assert "Detection (not measured)" in text and "left out" not in text
+
+
+def test_a_run_without_rows_or_records_has_a_summary(row: RowResult) -> None:
+    assert "0 judged" in render(width=80)
+    empty = replace(row, records=(), random_init=(), judgements=())
+    assert "0 of 20 runs complete, 20 missing" in " ".join(render(empty, width=80).split())
+
+
+@pytest.mark.parametrize("models", [(0, 0), (1, 0), (0, 5), (30, 40)])
+def test_figures_open_again(models: tuple[int, int], tmp_path: Path) -> None:
+    figure = make_row(models=models)
+    row_figure(figure, tmp_path / "row.png")
+    alignment_uniformity_figure(figure, "dense", tmp_path / "one.png")
+    both, one = imread(tmp_path / "row.png"), imread(tmp_path / "one.png")
+    assert both.shape[:2] == (810, 1860) and one.shape[:2] == (810, 930)
+    assert both.std() > 0.05 and one.std() > 0.05
+
+
+def test_the_report_is_written_and_read_back(row: RowResult, tmp_path: Path) -> None:
+    other = replace(row, name="a/b c", judgements=())
+    files = write_report([row, other], tmp_path / "new" / "report")
+    names = ["summary.txt", "records.csv", "claims.json", "single_object-dense_index.png", "a_b_c.png"]
+    assert [f.name for f in files] == names == sorted((f.name for f in files[0].parent.iterdir()), key=names.index)
+    assert files[0].read_text() == "".join(f"{line.rstrip()}\n" for line in render(row, other, width=120).splitlines())
+    with files[1].open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert len(lines) == 2 * (20 + 3)
+    assert float(lines[0]["performance_dense"]) == row.records[0].performance["dense"]
+    assert float(lines[0]["extra.coco_ap50"]) == row.records[0].extra["coco_ap50"]
+    claims = json.loads(files[2].read_text())
+    assert [c["verdict"] for c in claims] == [j.verdict.value for j in row.judgements]
+    assert claims[0]["p_holm"] >= claims[0]["correlation"]["p_negative"] and claims[2]["p_holm"] is None
+    assert re.match(rb"\x89PNG", files[3].read_bytes())
+    assert write_report([row, other], files[0].parent) == files
+
+
+def test_rows_that_would_share_a_figure_are_refused(row: RowResult, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="share a figure"):
+        write_report([row, row], tmp_path)
+
+
+def test_a_full_disk_is_passed_on_and_leaves_the_old_file(
+    row: RowResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "summary.txt").write_text("old")
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_report([row], tmp_path)
+    assert [f.name for f in tmp_path.iterdir()] == ["summary.txt"] and (tmp_path / "summary.txt").read_text() == "old"
+
+
+def test_a_directory_that_cannot_be_made_is_passed_on(row: RowResult, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError):
+        write_report([row], tmp_path / "file" / "report")
