@@ -19,12 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from cl_bench.power import POWER, needed_for
 from cl_bench.records import LEVELS, RANDOM_INIT, Level, Record
 
 Family = Literal["align_uniform", "info_nce", "total"]
 FAMILIES: tuple[Family, Family, Family] = ("align_uniform", "info_nce", "total")
 EVALUATIONS: Mapping[Level, str] = {"instance": "linear evaluation", "dense": "detection"}
-PERMUTATIONS, RESAMPLES, POWER = 9999, 2000, 0.8
+PERMUTATIONS, RESAMPLES = 9999, 2000
 FEWEST = 4  # below four points no order is rarer than 1 in 20
 _SEED, _CHUNK = 20220, 2_000_000  # of resampling; pairwise signs held at once
 _TEXTS = {
@@ -43,7 +44,7 @@ class Verdict(StrEnum):
     INCONCLUSIVE = "INCONCLUSIVE"
 
 
-class IncompleteSweep(Exception):  # noqa: N818 - a state of the sweep
+class IncompleteSweep(Exception):
     """Records that the claim's grid asks for are not there; ``row``, and ``missing``: the case ids."""
 
     def __init__(self, row: str, missing: Sequence[str]) -> None:
@@ -263,19 +264,6 @@ def _one_sided(x: Array, y: Array) -> tuple[float, float, Literal["exact", "perm
     return less, greater, "permutation"
 
 
-def needed_for(tau: float, alpha: float = 0.05) -> int | None:
-    """Configurations that a one-sided test needs to show ``tau`` (in its own direction) with power .8.
-
-    The smallest n with ``|tau| >= (z_alpha + z_power) sd0(n)``, ``sd0^2 = 2 (2n + 5) / (9 n (n - 1))``: Kendall's
-    normal approximation, with the variance of no association under both hypotheses. None where tau is 0 or nan.
-    """
-    if math.isnan(tau) or tau == 0:
-        return None
-    k = (tau / float(stats.norm.isf(alpha) + stats.norm.ppf(POWER))) ** 2
-    b = 9 * k + 4
-    return math.ceil((b + math.sqrt(b * b + 360 * k)) / (18 * k) - 1e-9)  # the root of 9 k n (n - 1) = 2 (2n + 5)
-
-
 def correlate(records: Sequence[Record], level: Level, family: Family = "total", alpha: float = 0.05) -> Correlation:
     """Kendall's tau-b of a row (the paper's statistic), with what is needed to believe it.
 
@@ -397,11 +385,3 @@ def holm(judgements: Sequence[Judgement]) -> list[float]:
         worst = max(worst, min(1.0, (len(p) - rank) * p[i]))
         adjusted[i] = worst
     return adjusted
-
-
-def power(n: int, tau: float, alpha: float = 0.05) -> float:
-    """Chance that n configurations show a true ``tau`` in its own direction, by ``needed_for``'s approximation."""
-    if n < 2:
-        return 0.0
-    spread = math.sqrt(2 * (2 * n + 5) / (9 * n * (n - 1)))
-    return float(stats.norm.sf(stats.norm.isf(alpha) - abs(tau) / spread))

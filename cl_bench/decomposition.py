@@ -20,9 +20,14 @@ def whole_loss(views: DenseViews, matches: tuple[Match, Match], objective: InfoN
     """
     z1, z2 = views.z1.double(), views.z2.double()
     if isinstance(objective, InfoNCE):
-        total, anchors = (sum(part) for part in zip(
-            _negative_log_p(z1, z2, matches[0], objective), _negative_log_p(z2, z1, matches[1], objective), strict=True
-        ))
+        total, anchors = (
+            sum(part)
+            for part in zip(
+                _negative_log_p(z1, z2, matches[0], objective),
+                _negative_log_p(z2, z1, matches[1], objective),
+                strict=True,
+            )
+        )
         return total / max(1, anchors)
     L_a = (_half_squared_distance(z1, z2, matches[0]) + _half_squared_distance(z2, z1, matches[1])) / 2
     L_u = (_log_kernel_mean(z1, objective) + _log_kernel_mean(z2, objective)) / 2

@@ -19,7 +19,9 @@ class Encoder(nn.Module):
         last: The last stage, halving the resolution: -> (B, channels, H / (2 trunk_stride), ...).
     """
 
-    def __init__(self, trunk: nn.Module, last: nn.Module, trunk_channels: int, channels: int, trunk_stride: int) -> None:
+    def __init__(
+        self, trunk: nn.Module, last: nn.Module, trunk_channels: int, channels: int, trunk_stride: int
+    ) -> None:
         super().__init__()
         self.trunk = trunk
         self.last = last

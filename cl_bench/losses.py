@@ -204,7 +204,9 @@ def _check_features(z: Tensor, name: str) -> Tensor:
         raise ValueError(f"{name} must be (B, P, D) or (B, D) and not empty, got {tuple(z.shape)}")
     if not z.is_floating_point():
         raise ValueError(f"{name} must be floating point, got {z.dtype}")
-    norms = torch.linalg.vector_norm(z.detach(), dim=-1, dtype=torch.float64 if z.dtype == torch.float64 else torch.float32)
+    norms = torch.linalg.vector_norm(
+        z.detach(), dim=-1, dtype=torch.float64 if z.dtype == torch.float64 else torch.float32
+    )
     off = float((norms - 1).abs().max())
     if not math.isfinite(off):
         raise ValueError(f"{name} of shape {tuple(z.shape)} holds values that are not finite")

@@ -41,7 +41,7 @@ def measure(
     """
     draws = torch.Generator().manual_seed(spec.seed)
     maps: tuple[list[torch.Tensor], list[torch.Tensor]] = ([], [])
-    for images in data.images.split(BATCH):
+    for images in torch.split(data.images, BATCH):
         for kept, (view, _) in zip(maps, two_views(images.to(device), augment, policy, draws), strict=True):
             kept.append(encoder(view.contiguous(memory_format=torch.channels_last)))
     first, second = (torch.cat(kept) for kept in maps)

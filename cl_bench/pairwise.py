@@ -28,7 +28,7 @@ def logsumexp(a: Tensor, b: Tensor | None, scale: float, group: int = 0) -> Tens
     """
     rows = a.flatten(0, -3) if a.ndim > 2 else a.unsqueeze(0)
     columns = None if b is None else (b.flatten(0, -3) if b.ndim > 2 else b.unsqueeze(0))
-    out: Tensor = _LogSumExp.apply(rows, columns, float(scale), int(group))  # type: ignore[no-untyped-call]
+    out: Tensor = _LogSumExp.apply(rows, columns, float(scale), int(group))
     return out.reshape(a.shape[:-1])
 
 

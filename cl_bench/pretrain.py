@@ -114,7 +114,7 @@ def _seeded(seed: int) -> Iterator[None]:
 def _batches(images: int, plan: OptimiserSpec, draws: torch.Generator) -> Iterator[Tensor]:
     for _ in range(plan.epochs):
         order = torch.randperm(images, generator=draws)
-        yield from order[: images // plan.batch * plan.batch].split(plan.batch)
+        yield from torch.split(order[: images // plan.batch * plan.batch], plan.batch)
 
 
 def _forward(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 from rich.console import Console
@@ -24,7 +24,10 @@ from cl_bench.spec import MethodSpec, Profile, Row, RunSpec, SpecError, load_pro
 from cl_bench.store import Store
 
 if TYPE_CHECKING:
+    from _pytest.outcomes import Failed
     from _pytest.terminal import TerminalReporter
+else:
+    Failed = pytest.fail.Exception
 
 DECOMPOSITION_TOLERANCE = 1e-4  # relative; the losses are computed in float32
 PLAIN_WIDTH = 110  # columns of the summary where there is no terminal to ask
@@ -37,7 +40,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add = group.addoption
     add("--method", action="append", metavar="NAME[:k=v,..]", help="method to test, repeatable (default: dense_index)")
     add("--profile", default="smoke", metavar="NAME|FILE.toml", help="setting of the sweep (default: smoke)")
-    add("--set", action="append", default=[], metavar="key.path=value", help="change a value of the profile, repeatable")
+    add(
+        "--set", action="append", default=[], metavar="key.path=value", help="change a value of the profile, repeatable"
+    )
     add("--seeds", type=int, metavar="N", help="seeds a configuration (default: the profile's)")
     add("--device", default="auto", metavar="auto|cpu|cuda[:i]", help="where to train (default: auto)")
     add("--jobs", type=int, metavar="N", help="worker processes (default: one a core on a CPU, one on a GPU)")
@@ -49,7 +54,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Declare the markers and watch the session."""
-    config.addinivalue_line("markers", "sweep(data, views, schemes=...): the row of the paper's tables a suite is about")
+    config.addinivalue_line(
+        "markers", "sweep(data, views, schemes=...): the row of the paper's tables a suite is about"
+    )
     config.addinivalue_line("markers", "claim(kind, level): what a test claims of the sweep")
     config.pluginmanager.register(Session(config), Session.NAME)
 
@@ -67,7 +74,7 @@ def claim(request: pytest.FixtureRequest) -> ClaimTest:
     return ClaimTest(_session(request.config), request.node, request.param, _claim_of(request.node))
 
 
-class NotSupported(pytest.fail.Exception):
+class NotSupported(Failed):
     """A judged claim that is not supported: all that a declared known failure may raise."""
 
     def __init__(self, sentence: str) -> None:
@@ -134,10 +141,14 @@ class ClaimTest:
             tell(self.node, JUDGEMENT, Judgement.incomplete(self.claim, error).to_json())
             pytest.fail("\n".join([str(error), *failures]), pytrace=False)
         tell(self.node, JUDGEMENT, judgement.to_json())
-        if judgement.verdict is Verdict.INCONCLUSIVE and not self.session.config.option.strict_claims:
+        if judgement.verdict is Verdict.SUPPORTED:
+            return
+        strict = self.session.config.option.strict_claims
+        if not settings.asserted and not strict:
+            pytest.xfail(f"reported, not asserted, by profile {profile.name}: {judgement.sentence}")
+        if judgement.verdict is Verdict.INCONCLUSIVE and not strict:
             pytest.xfail(judgement.sentence)
-        if judgement.verdict is not Verdict.SUPPORTED:
-            raise NotSupported(judgement.sentence)
+        raise NotSupported(judgement.sentence)
 
 
 class Session:
@@ -270,7 +281,7 @@ class Session:
         """Specs by row."""
         wanted: dict[str, dict[RunSpec, None]] = {}
         for item in items:
-            parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+            parameters: dict[str, Any] = item.callspec.params if hasattr(item, "callspec") else {}
             if item.get_closest_marker("sweep") is None:
                 continue
             if "case" in parameters:
@@ -361,7 +372,9 @@ def _session(config: pytest.Config) -> Session:
 def _claim_of(node: Any) -> Claim:
     marker = node.get_closest_marker("claim")
     if marker is None:
-        raise pytest.UsageError(f"{node.nodeid}: a test with the claim fixture needs @pytest.mark.claim(kind, level=...)")
+        raise pytest.UsageError(
+            f"{node.nodeid}: a test with the claim fixture needs @pytest.mark.claim(kind, level=...)"
+        )
     return Claim(*marker.args, **marker.kwargs)
 
 
@@ -374,7 +387,10 @@ def _row_from_json(text: str) -> Row:
     return Row(MethodSpec.model_validate(told["method"]), told["data"], told["views"])
 
 
-def _or_usage_error(make: Any, what: str = "") -> Any:
+T = TypeVar("T")
+
+
+def _or_usage_error(make: Callable[[], T], what: str = "") -> T:
     """What an option asks for; one that makes no sense ends the session before anything trains (exit status 4)."""
     try:
         return make()

@@ -70,7 +70,9 @@ def load_record(spec: RunSpec, store: Store) -> Record | None:
     )
 
 
-def compute(spec: RunSpec, store: Store, registry: Registry, device: torch.device, on_step: OnStep | None = None) -> bool:
+def compute(
+    spec: RunSpec, store: Store, registry: Registry, device: torch.device, on_step: OnStep | None = None
+) -> bool:
     """Compute what the store lacks of a run.
 
     Returns:

@@ -278,9 +278,7 @@ class Grid(_Frozen):
         """Every point, InfoNCE first."""
         return (
             *(
-                InfoNCE(
-                    temperature=t, negatives=self.negatives, positive_in_denominator=self.positive_in_denominator
-                )
+                InfoNCE(temperature=t, negatives=self.negatives, positive_in_denominator=self.positive_in_denominator)
                 for t in self.temperatures
             ),
             *(AlignUniform(w_a=a, w_u=u, t=self.t, scope=self.scope) for a, u in self.weightings),
@@ -288,8 +286,12 @@ class Grid(_Frozen):
 
 
 class ClaimsSpec(_Frozen):
-    """How a claim is judged: one-sided level, and the margin in points for 'falls to the level of random'."""
+    """How a claim is judged: one-sided level, and the margin in points for 'falls to the level of random'.
 
+    A profile too small to say anything reports its verdicts without asserting them: no verdict fails.
+    """
+
+    asserted: bool = True
     alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
     margin: Positive = 1.0
 
@@ -377,7 +379,9 @@ def load_profile(name: str, settings: Sequence[str] = ()) -> Profile:
     path = Path(name) if name.endswith(".toml") else PROFILES / f"{name}.toml"
     if not path.is_file():
         known = sorted(p.stem for p in PROFILES.glob("*.toml"))
-        raise SpecError(f"no profile {name!r}{nearest(name, known)}; profiles: {', '.join(known)}, or a TOML file's path")
+        raise SpecError(
+            f"no profile {name!r}{nearest(name, known)}; profiles: {', '.join(known)}, or a TOML file's path"
+        )
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

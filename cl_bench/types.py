@@ -98,7 +98,9 @@ class Match:
 
     def _check_weights(self, w: Tensor) -> None:
         if self.valid is not None:
-            raise ValueError("Match: valid= belongs to index=; with weights= a cell without positive has a row of zeros")
+            raise ValueError(
+                "Match: valid= belongs to index=; with weights= a cell without positive has a row of zeros"
+            )
         if w.ndim != 3 or w.shape[1] != w.shape[2]:
             raise ValueError(f"Match: weights must be (B, P, P), got {tuple(w.shape)}")
         if not w.is_floating_point():
@@ -120,7 +122,7 @@ class Match:
         if index.ndim != 2 or index.dtype != torch.int64:
             raise ValueError(f"Match: index must be (B, P) int64, got {tuple(index.shape)} {index.dtype}")
         P = index.shape[1]
-        if index.numel() and not (0 <= int(index.min()) and int(index.max()) < P):
+        if index.numel() and not (int(index.min()) >= 0 and int(index.max()) < P):
             raise ValueError(f"Match: index must lie in [0, {P - 1}], got {int(index.min())} to {int(index.max())}")
         if self.valid is not None and (self.valid.shape != index.shape or self.valid.dtype != torch.bool):
             raise ValueError(

@@ -42,7 +42,9 @@ class Geometry:
         unit = torch.tensor([self.width, self.height], dtype=torch.float32, device=self.boxes.device)
         corner, extent = self.boxes[:, :2] / unit, (self.boxes[:, 2:] - self.boxes[:, :2]) / unit
         v, u = torch.meshgrid(
-            (torch.arange(H, device=unit.device) + 0.5) / H, (torch.arange(W, device=unit.device) + 0.5) / W, indexing="ij"
+            (torch.arange(H, device=unit.device) + 0.5) / H,
+            (torch.arange(W, device=unit.device) + 0.5) / W,
+            indexing="ij",
         )
         u, v = u.flatten(), v.flatten()
         u = torch.where(self.flips[:, None], 1 - u, u)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,6 @@ from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import MultiScaleRoIAlign
 
-from cl_bench.data.dataset import Dataset
 from cl_bench.encoders import Encoder
 from cl_bench.errors import Diverged
 from cl_bench.evaluate.average_precision import Detections, Truth, coco_average_precision
@@ -82,36 +81,63 @@ class Detector(nn.Module):
 
 def evaluate_detection(encoder, train, test, spec, mean, std, device, on_step=None):
     import time
-    T0=time.time()
+
+    T0 = time.time()
     with torch.random.fork_rng():
         torch.manual_seed(spec.seed)
         det = Detector(encoder, len(train.classes), spec).to(device)
-        m = torch.tensor(mean).view(3,1,1); s=torch.tensor(std).view(3,1,1)
+        m = torch.tensor(mean).view(3, 1, 1)
+        s = torch.tensor(std).view(3, 1, 1)
+
         def maps(d):
             with torch.no_grad():
-                return torch.cat([det.trunk((c.float()/255-m)/s) for c in d.images.split(CHUNK)])
+                return torch.cat([det.trunk((c.float() / 255 - m) / s) for c in d.images.split(CHUNK)])
+
         det.train()
         size = tuple(train.images.shape[-2:])
         cache = maps(train)
-        targets=[{"boxes":b,"labels":l+1} for b,l in zip(train.boxes, train.box_labels)]
-        opt = torch.optim.SGD([p for p in det.parameters() if p.requires_grad], lr=spec.lr, momentum=spec.momentum, weight_decay=spec.weight_decay)
-        ms=[round(x*spec.iterations) for x in spec.milestones]
-        sch = torch.optim.lr_scheduler.LambdaLR(opt, lambda i: min(1,(i+1)/max(1,spec.warmup))*0.1**sum(i>=x for x in ms))
-        order=torch.cat([torch.randperm(len(train)) for _ in range(-(-spec.iterations*spec.batch//len(train)))])
-        T1=time.time()
+        targets = [{"boxes": b, "labels": l + 1} for b, l in zip(train.boxes, train.box_labels)]
+        opt = torch.optim.SGD(
+            [p for p in det.parameters() if p.requires_grad],
+            lr=spec.lr,
+            momentum=spec.momentum,
+            weight_decay=spec.weight_decay,
+        )
+        ms = [round(x * spec.iterations) for x in spec.milestones]
+        sch = torch.optim.lr_scheduler.LambdaLR(
+            opt, lambda i: min(1, (i + 1) / max(1, spec.warmup)) * 0.1 ** sum(i >= x for x in ms)
+        )
+        order = torch.cat([torch.randperm(len(train)) for _ in range(-(-spec.iterations * spec.batch // len(train)))])
+        T1 = time.time()
         for i in range(spec.iterations):
-            idx=order[i*spec.batch:(i+1)*spec.batch]
+            idx = order[i * spec.batch : (i + 1) * spec.batch]
             _, losses = det(cache[idx], size, [targets[j] for j in idx.tolist()])
-            loss=sum(losses.values())
-            if not math.isfinite(float(loss.detach())): raise Diverged(str(i))
-            opt.zero_grad(); loss.backward(); opt.step(); sch.step()
-        T2=time.time()
+            loss = sum(losses.values())
+            if not math.isfinite(float(loss.detach())):
+                raise Diverged(str(i))
+            opt.zero_grad()
+            loss.backward()
+            opt.step()
+            sch.step()
+        T2 = time.time()
         det.eval()
-        found=[]
+        found = []
         with torch.inference_mode():
             for c in maps(test).split(CHUNK):
                 found += det(c, size)[0]
-        T3=time.time()
-        r = coco_average_precision([Detections(f["boxes"],f["labels"]-1,f["scores"]) for f in found],[Truth(b,l) for b,l in zip(test.boxes,test.box_labels)],test.classes)
-        r.update(loss=float(loss), cache=T1-T0,train=T2-T1,test=T3-T2,ap=time.time()-T3, n=sum(len(f["boxes"]) for f in found)/len(found), **{k:float(v) for k,v in losses.items()})
+        T3 = time.time()
+        r = coco_average_precision(
+            [Detections(f["boxes"], f["labels"] - 1, f["scores"]) for f in found],
+            [Truth(b, l) for b, l in zip(test.boxes, test.box_labels)],
+            test.classes,
+        )
+        r.update(
+            loss=float(loss),
+            cache=T1 - T0,
+            train=T2 - T1,
+            test=T3 - T2,
+            ap=time.time() - T3,
+            n=sum(len(f["boxes"]) for f in found) / len(found),
+            **{k: float(v) for k, v in losses.items()},
+        )
         return r

@@ -61,7 +61,7 @@ def evaluate_linear(
     optimiser = torch.optim.Adam(classifier.parameters(), spec.lr, spec.betas)
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimiser, list(spec.milestones), spec.gamma)
     for epoch in range(spec.epochs):
-        for index in torch.randperm(len(x), generator=draws).to(device).split(spec.batch):
+        for index in torch.split(torch.randperm(len(x), generator=draws).to(device), spec.batch):
             loss = nn.functional.cross_entropy(classifier(x[index]), y[index])
             optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
@@ -88,7 +88,7 @@ def _features(
     """(N, C) pooled features."""
     m, s = (torch.tensor(v, device=device)[:, None, None] for v in (mean, std))
     out = []
-    for images in data.images.split(BATCH):
+    for images in torch.split(data.images, BATCH):
         normalised = (images.to(device).float() / 255 - m) / s
         out.append(pooled(encoder(normalised.contiguous(memory_format=torch.channels_last))).squeeze(1))
     features = torch.cat(out)

@@ -16,6 +16,7 @@ from rich.console import Console
 from cl_bench.claims import holm
 from cl_bench.records import LEVELS, Record
 from cl_bench.report.tables import RowResult, summary_table
+from cl_bench.store import write_atomically
 
 _PLAIN = ("key", "case", "method", "data", "views", "family", "config", "seed", "status", "detail")
 _BY_LEVEL = ("alignment", "uniformity", "performance")
@@ -52,16 +53,7 @@ def write_report(rows: Sequence[RowResult], directory: str | os.PathLike[str]) -
 
 
 def _write(path: Path, content: bytes) -> Path:
-    """Writes beside the target, then renames over it, so that a reader never sees half a file."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomically(path, content)
     return path
 
 

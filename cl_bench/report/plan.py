@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from cl_bench.claims import power
+from cl_bench.power import power
 from cl_bench.records import RANDOM_INIT, Record
 
 TAUS = (-0.3, -0.5, -0.7)
@@ -62,4 +62,4 @@ def _blocks(
             f"median of {statistics.median(known):.1f} s."
         )
     else:
-        yield Text(f"{len(missing)} encoders to compute, {jobs} at a time; none is in the store yet to take the time from.")
+        yield Text(f"{len(missing)} encoders to compute, {jobs} at a time; no stored one to take the time from yet.")

@@ -1,0 +1,30 @@
+"""How many configurations it takes to show a correlation: Kendall's normal approximation."""
+
+from __future__ import annotations
+
+import math
+
+from scipy import stats
+
+POWER = 0.8
+
+
+def needed_for(tau: float, alpha: float = 0.05) -> int | None:
+    """Configurations that a one-sided test needs to show ``tau`` (in its own direction) with power .8.
+
+    The smallest n with ``|tau| >= (z_alpha + z_power) sd0(n)``, ``sd0^2 = 2 (2n + 5) / (9 n (n - 1))``: Kendall's
+    normal approximation, with the variance of no association under both hypotheses. None where tau is 0 or nan.
+    """
+    if math.isnan(tau) or tau == 0:
+        return None
+    k = (tau / float(stats.norm.isf(alpha) + stats.norm.ppf(POWER))) ** 2
+    b = 9 * k + 4
+    return math.ceil((b + math.sqrt(b * b + 360 * k)) / (18 * k) - 1e-9)  # the root of 9 k n (n - 1) = 2 (2n + 5)
+
+
+def power(n: int, tau: float, alpha: float = 0.05) -> float:
+    """Chance that n configurations show a true ``tau`` in its own direction, by ``needed_for``'s approximation."""
+    if n < 2:
+        return 0.0
+    spread = math.sqrt(2 * (2 * n + 5) / (9 * n * (n - 1)))
+    return float(stats.norm.sf(stats.norm.isf(alpha) - abs(tau) / spread))
