@@ -364,7 +364,8 @@ def judge(
         verdict = Verdict.INCONCLUSIVE
         evidence += f"; too few: {len(kept)} of {asked} configurations remain"
     elif verdict is Verdict.INCONCLUSIVE and correlation and correlation.needed:
-        evidence += f"; at this tau it takes n = {correlation.needed} to tell with power {POWER}"
+        way = "support" if (correlation.tau < 0) == (side == "<") else "refute"
+        evidence += f"; were this tau true, n = {correlation.needed} would {way} it with power {POWER}"
     if left_out:
         more = f" and {len(left_out) - 5} more" if len(left_out) > 5 else ""
         evidence += f"; left out: {', '.join(left_out[:5])}{more}"

@@ -205,7 +205,11 @@ class LinearSpec(_Frozen):
 
 
 class DetectionSpec(_Frozen):
-    """Faster R-CNN C4. ``frozen``: the encoder's weights and batch-norm statistics stay; ``finetune``: all are trained."""
+    """Faster R-CNN C4. ``frozen``: the encoder's weights and batch-norm statistics stay; ``finetune``: all are trained.
+
+    ``anchors`` are in pixels (root of the area), ``aspect_ratios`` height over width; ``milestones`` are shares of
+    ``iterations``; samples and proposals are counted an image.
+    """
 
     train: DataSpec
     test: DataSpec
@@ -219,7 +223,6 @@ class DetectionSpec(_Frozen):
     milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.75, 0.92)
     anchors: tuple[Positive, ...]
     aspect_ratios: tuple[Positive, ...] = (0.5, 1.0, 2.0)
-    score_thresh: NonNegative = 0.05
     roi_size: Count
     rpn_samples: Count
     roi_samples: Count

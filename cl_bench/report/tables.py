@@ -144,6 +144,9 @@ def _level(row: RowResult, level: Level, *, header: bool) -> Table:
             _verdict(row, level, about_tau=True) if family == "total" else "",
             style="bold" if family == "total" else "",
         )
+    if level == "dense":
+        ap50 = [r.extra["coco_ap50"] for r in row.records if r.status == "complete" and "coco_ap50" in r.extra]
+        table.add_row("AP50", *_statistics(ap50), style="dim")
     untrained = row.untrained(level)
     spread = f"sd {statistics.stdev(untrained):.2f} over {len(untrained)} seeds" if len(untrained) > 1 else ""
     verdict = _verdict(row, level, about_tau=False)
@@ -178,7 +181,7 @@ def _notes(rows: Sequence[RowResult]) -> Iterator[Text]:
         f"best {BEST}: mean of the best ten; (k) is shown where there are only k. untrained: encoders as initialised.",
         *dict.fromkeys(f"linear evaluation: {row.linear_protocol}" for row in rows),
         *dict.fromkeys(f"detection: {row.detection_protocol}" for row in rows),
-        "AP: average precision, averaged over IoU .50 to .95 in steps of .05.",
+        "AP: average precision, averaged over IoU .50 to .95 in steps of .05; AP50: at .50 alone, run by run.",
         f"paper (another setting): tau in {paper.SOURCE}. {paper.NOTE}",
         _multiplicity([j for row in rows for j in row.judgements]),
     ]
