@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
 EncoderName = Literal["small_cnn", "resnet18"]
@@ -43,6 +42,8 @@ def build_encoder(name: EncoderName) -> Encoder:
             the same shape, trunk of stride 4, 128 channels; ours, for two CPU cores).
     """
     if name == "resnet18":
+        import torchvision  # slow to load, and only this encoder needs it
+
         net = torchvision.models.resnet18(weights=None)
         trunk = nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool, net.layer1, net.layer2, net.layer3)
         return Encoder(trunk, net.layer4, trunk_channels=256, channels=512, trunk_stride=16)
@@ -68,9 +69,12 @@ def cells(feature_map: Tensor) -> Tensor:
 
 def unit(features: Tensor) -> Tensor:
     """(..., C) -> unit vectors; features that are all 0 (dead cells) all take the one constant direction."""
-    norm = torch.linalg.vector_norm(features, dim=-1, keepdim=True)
-    constant = features.shape[-1] ** -0.5
-    return torch.where(norm > 0, features / norm.clamp_min(torch.finfo(features.dtype).tiny), constant)
+    # By the largest entry first: squares leave float32's range long before the features do.
+    peak = features.detach().abs().amax(-1, keepdim=True)
+    nothing = peak == 0
+    scaled = features / peak.masked_fill(nothing, 1.0)
+    norm = torch.linalg.vector_norm(scaled, dim=-1, keepdim=True).masked_fill(nothing, 1.0)
+    return torch.where(nothing, features.shape[-1] ** -0.5, scaled / norm)
 
 
 class ProjectionHead(nn.Module):
@@ -82,4 +86,4 @@ class ProjectionHead(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, P, C) -> (B, P, D) unit-norm projections."""
-        return torch.nn.functional.normalize(self.net(features), dim=-1)
+        return unit(self.net(features))

@@ -1,5 +1,8 @@
 """What can go wrong in a way the user is told about in one line."""
 
+import difflib
+from collections.abc import Sequence
+
 
 class Diverged(ArithmeticError):
     """A loss or a feature left the finite numbers; the run ends as ``diverged`` and is left out of tau by name."""
@@ -7,3 +10,21 @@ class Diverged(ArithmeticError):
 
 class MethodError(ValueError):
     """A method that cannot be found, loaded or used; the message names it, and its file and line where it has one."""
+
+
+class NameTakenError(MethodError):
+    """Two plugins want one name."""
+
+    def __init__(self, name: str, message: str) -> None:
+        super().__init__(message)
+        self.name = name
+
+
+class SpecError(ValueError):
+    """A profile, option or setting that makes no sense; its message is one line for the user."""
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """``"; did you mean 'x'?"`` when something is near, else nothing."""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""

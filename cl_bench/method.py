@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from cl_bench.encoders import Encoder, ProjectionHead
-from cl_bench.errors import Diverged, MethodError
+from cl_bench.errors import Diverged, MethodError, NameTakenError, nearest
 from cl_bench.losses import alignment, info_nce, uniformity
 from cl_bench.records import Level
-from cl_bench.spec import AlignUniform, EncoderSpec, InfoNCE, nearest
+from cl_bench.spec import AlignUniform, EncoderSpec, InfoNCE
 from cl_bench.types import DenseViews, LossTerms, Match
 
 Strategy = Callable[..., Match]
@@ -58,7 +58,7 @@ class Method:
         cls.name, cls.level = name, level
         cls.origin = origin or f"{inspect.getfile(cls)}:{inspect.getsourcelines(cls)[1]}"
         if name in REGISTERED and REGISTERED[name].origin != cls.origin:
-            raise MethodError(f"two methods are named {name!r}: {REGISTERED[name].origin} and {cls.origin}")
+            raise NameTakenError(name, f"two methods are named {name!r}: {REGISTERED[name].origin} and {cls.origin}")
         if level not in ("instance", "dense"):
             raise MethodError(f"method {name!r}: level must be 'instance' or 'dense', got {level!r} ({cls.origin})")
         REGISTERED[name] = cls
@@ -80,6 +80,21 @@ class Method:
     def match(self, views: DenseViews) -> Match:
         """The positives of view 1's cells in view 2."""
         raise MethodError(f"method {self.name!r} must define match() or loss() ({self.origin})")
+
+    def checked_loss(self, views: DenseViews, objective: InfoNCE | AlignUniform) -> LossTerms:
+        """``loss``; one of a plugin's own is told about as the plugin's when it fails."""
+        if type(self).loss is Method.loss:
+            return self.loss(views, objective)
+        try:
+            terms = self.loss(views, objective)
+        except (Diverged, MethodError):
+            raise
+        except Exception as error:  # a plugin may raise anything; the user is told where
+            raise MethodError(f"method {self.name!r} ({_where(error, self.file)}): {_first_line(error)}") from error
+        if not isinstance(terms, LossTerms):
+            found = type(terms).__name__
+            raise MethodError(f"method {self.name!r} ({self.origin}): loss() must return LossTerms, got {found}")
+        return terms
 
     def loss(self, views: DenseViews, objective: InfoNCE | AlignUniform) -> LossTerms:
         """The loss of a batch, in its two terms, symmetrised over the views."""
@@ -129,7 +144,7 @@ def matching(name: str, level: Level = "dense") -> Callable[[Strategy], Strategy
                 continue
             if not isinstance(parameter.default, bool | int | float | str):
                 raise MethodError(
-                    f"method {name!r} ({origin}): option {parameter.name!r} needs a default that is a bool, number or text"
+                    f"method {name!r} ({origin}): option {parameter.name!r} needs a bool, number or text as default"
                 )
             defaults[parameter.name] = parameter.default
 
@@ -153,8 +168,9 @@ def _as(kind: type, value: Option, what: str) -> Option:
         return str(value).lower() in ("true", "1")
     if kind is not bool:
         try:
-            converted: Option = kind(value)
-            return converted
+            converted: Option = kind(str(value))
+            if converted == converted:  # not NaN
+                return converted
         except ValueError:
             pass
     raise MethodError(f"{what} takes {kind.__name__}, got {value!r}")

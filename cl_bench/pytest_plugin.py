@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -15,12 +16,13 @@ from rich.console import Console
 
 from cl_bench.claims import Claim, IncompleteSweep, Judgement, Verdict, judge
 from cl_bench.engines.local import ComputationError, LocalEngine, default_jobs, torch_device
-from cl_bench.errors import MethodError
+from cl_bench.errors import MethodError, SpecError
+from cl_bench.profile import Profile, Row, load_profile
 from cl_bench.progress import Display
 from cl_bench.records import Record
 from cl_bench.report import RowResult, plan_table, summary_table, write_report
 from cl_bench.runner import load_record
-from cl_bench.spec import MethodSpec, Profile, Row, RunSpec, SpecError, load_profile
+from cl_bench.spec import MethodSpec, RunSpec
 from cl_bench.store import Store
 
 if TYPE_CHECKING:
@@ -101,7 +103,7 @@ class Case:
         figures = [*record.alignment.values(), *record.uniformity.values(), *record.performance.values()]
         if not all(math.isfinite(v) for v in figures):
             pytest.fail(f"{record.case}: a figure is not finite: {figures}", pytrace=False)
-        if record.decomposition_error > DECOMPOSITION_TOLERANCE:
+        if not record.decomposition_error <= DECOMPOSITION_TOLERANCE:
             pytest.fail(
                 f"{record.case}: alignment + distribution differs from the loss by {record.decomposition_error:.1e} "
                 f"(relative), more than {DECOMPOSITION_TOLERANCE:.0e}",
@@ -119,7 +121,7 @@ class ClaimTest:
     claim: Claim
 
     def check(self) -> None:
-        """Pull the sweep and judge it: SUPPORTED passes, REFUTED fails, INCONCLUSIVE is an xfail (or fails, if strict)."""
+        """Pull the sweep and judge it: SUPPORTED passes, REFUTED fails, INCONCLUSIVE xfails or, if strict, fails."""
         tell(self.node, ROW, _row_to_json(self.row))
         profile = self.session.profile
         sweep, untrained = profile.sweep(self.row), profile.random_init()
@@ -197,17 +199,23 @@ class Session:
     @cached_property
     def store(self) -> Store:
         """Where results are kept."""
-        path = self.config.rootpath / self.config.option.store
+        given = self.config.option.store
+        path = (self.config.rootpath if given == ".cl_bench" else self.config.invocation_params.dir) / given
         return _or_usage_error(lambda: Store(path), f"--store {path}")
 
     @cached_property
     def engine(self) -> LocalEngine:
         """Who computes what is missing."""
+        device = self.check_engine()
+        jobs = self.config.option.jobs or default_jobs(device)
+        return LocalEngine(self.store, self.folders, device, jobs, self.display)
+
+    def check_engine(self) -> str:
+        """The device, if it works and the number of workers makes sense."""
         option = self.config.option
         if option.jobs is not None and option.jobs < 1:
             raise pytest.UsageError(f"--jobs must be at least 1, got {option.jobs}")
-        device = str(_or_usage_error(lambda: torch_device(option.device)))
-        return LocalEngine(self.store, self.folders, device, option.jobs or default_jobs(device), self.display)
+        return str(_or_usage_error(lambda: torch_device(option.device)))
 
     @cached_property
     def display(self) -> Display:
@@ -242,9 +250,26 @@ class Session:
             return Console(quiet=True)
         reporter.ensure_newline()
         file = reporter._tw._file
+        if isinstance(file, io.TextIOWrapper) and not file.encoding.lower().startswith("utf"):
+            file.reconfigure(errors="replace")
         return Console(file=file, width=None if file.isatty() else PLAIN_WIDTH)
 
     # ---- hooks
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionstart(self) -> None:
+        """Refuse what makes no sense before anything is collected and, under pytest-xdist, before its workers start."""
+        option = self.config.option
+        if option.plan and getattr(option, "numprocesses", None):
+            raise pytest.UsageError("--plan runs nothing: leave out -n")
+        if option.set or option.seeds is not None or option.profile != "smoke":
+            _ = self.profile
+        if option.method:
+            _ = self.methods
+        if option.jobs is not None or option.device != "auto":
+            self.check_engine()
+        if option.store != ".cl_bench":
+            _ = self.store
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         """One case a model, one claim a row."""
@@ -284,10 +309,10 @@ class Session:
             parameters: dict[str, Any] = item.callspec.params if hasattr(item, "callspec") else {}
             if item.get_closest_marker("sweep") is None:
                 continue
-            if "case" in parameters:
+            if isinstance(parameters.get("case"), tuple):  # not so where no method is of the suite's scheme
                 row, spec = parameters["case"]
                 wanted.setdefault(row.name, {})[spec] = None
-            if "claim" in parameters:
+            if isinstance(parameters.get("claim"), Row):
                 row = parameters["claim"]
                 wanted.setdefault(row.name, {}).update(dict.fromkeys(self.profile.sweep(row)))
                 wanted.setdefault("random_init", {}).update(dict.fromkeys(self.profile.random_init()))
@@ -323,7 +348,7 @@ class Session:
         self._console().print(summary_table(results))
         directory = Path(self.config.option.report or self.store.root / "report")
         try:
-            written = write_report(results, self.config.rootpath / directory)
+            written = write_report(results, self.config.invocation_params.dir / directory)
         except OSError as error:
             terminalreporter.write_line(f"report: {error}; the records in {self.store.root} are whole", red=True)
         else:

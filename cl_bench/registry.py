@@ -8,9 +8,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cl_bench.errors import MethodError
+from cl_bench.errors import MethodError, NameTakenError, nearest
 from cl_bench.method import REGISTERED, Method, Option
-from cl_bench.spec import MethodSpec, nearest
+from cl_bench.spec import MethodSpec
 
 BUILT_IN = Path(__file__).resolve().parent.parent / "methods"
 
@@ -24,6 +24,7 @@ class Registry:
     def __init__(self, folders: Sequence[Path] = (BUILT_IN,)) -> None:
         self.folders = tuple(dict.fromkeys(folder.resolve() for folder in folders))
         self.broken: list[str] = []
+        self.taken: dict[str, NameTakenError] = {}
         for folder in self.folders:
             for file in sorted(folder.glob("*.py")):
                 if not file.name.startswith("_"):
@@ -39,6 +40,9 @@ class Registry:
         sys.modules[name] = module
         try:
             spec.loader.exec_module(module)
+        except NameTakenError as error:
+            del sys.modules[name]
+            self.taken[error.name] = error
         except Exception as error:  # a plugin may raise anything; the others must still load
             del sys.modules[name]
             self.broken.append(f"{file}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
@@ -59,6 +63,8 @@ class Registry:
                 to load.
         """
         name, _, rest = text.partition(":")
+        if name in self.taken:
+            raise self.taken[name]
         if name not in self.names:
             complaint = f"no method {name!r}{nearest(name, self.names)}; methods: {', '.join(self.names)}"
             raise MethodError("; ".join([complaint, *(f"failed to load {b}" for b in self.broken)]))

@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from cl_bench import __version__
-from cl_bench.errors import Diverged
+from cl_bench.errors import Diverged, MethodError
 from cl_bench.records import RANDOM_INIT, Record
 from cl_bench.spec import RunSpec
 from cl_bench.store import Run, Store
@@ -31,18 +31,23 @@ OnStep = Callable[[str, int, int], None]
 """Called with (stage, steps done, steps in all)."""
 
 STAGES = ("measure", "linear", "detection")
+FIELDS = {
+    "measure": {"alignment", "uniformity"},
+    "linear": {"accuracy"},
+    "detection": {"coco_ap", "coco_ap50"},
+}
 
 
 def load_record(spec: RunSpec, store: Store) -> Record | None:
     """What the store knows of an encoder; None unless every stage is there."""
     run = store.run(spec.pretrain.key)
-    status = run.read("status")
+    status = _read_status(run)
     if status is None:
         return None
     evals: dict[str, dict[str, Any]] = {}
     if status["status"] == "complete":
         for stage in STAGES:
-            found = run.read(_eval_name(spec, stage))
+            found = _read_evaluation(spec, run, stage)
             if found is None:
                 return None
             evals[stage] = found
@@ -90,7 +95,7 @@ def compute(
             encoder = _pretrained(spec, run, registry, device, on_step)
             if encoder is not None:
                 for stage in STAGES:
-                    if run.read(_eval_name(spec, stage)) is None:
+                    if _read_evaluation(spec, run, stage) is None:
                         _evaluate(stage, spec, run, encoder, device, on_step)
         return True
 
@@ -104,8 +109,9 @@ def _pretrained(
 
     from cl_bench.data import load
     from cl_bench.pretrain import pretrain, untrained
+    from cl_bench.registry import spec_of
 
-    status = run.read("status")
+    status = _read_status(run)
     if status is not None:
         if status["status"] == "diverged":
             return None
@@ -119,6 +125,8 @@ def _pretrained(
     if spec.pretrain.objective.family != RANDOM_INIT:
         options = ",".join(f"{k}={v}" for k, v in spec.pretrain.method.options)
         method = registry.resolve(f"{spec.pretrain.method.name}:{options}")
+        if spec_of(method) != spec.pretrain.method:
+            raise MethodError(f"method {method.name!r} ({method.origin}) was edited since this run began; run it again")
     run.write("spec", spec.pretrain.model_dump(mode="json"))
     begun, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
     provenance = {"begun": begun, "device": str(device), **_versions()}
@@ -133,6 +141,8 @@ def _pretrained(
     seconds = time.perf_counter() - clock
     weights = {k: v.detach().cpu().contiguous() for k, v in done.encoder.state_dict().items()}
     digest = run.write_bytes("encoder.safetensors", safetensors.torch.save(weights))
+    if status is not None and digest != status.get("encoder_sha256"):
+        run.remove("evals")  # they were of other weights: on a GPU, training again need not give the same bits
     run.write_bytes("history.jsonl", "".join(json.dumps(entry) + "\n" for entry in done.history).encode())
     run.write(
         "status",
@@ -179,6 +189,17 @@ def _evaluate(
     run.write(_eval_name(spec, stage), {**result, "seconds": time.perf_counter() - clock, "provenance": _versions()})
 
 
+def _read_status(run: Run) -> dict[str, Any] | None:
+    return run.read("status", ("status", "detail", "decomposition_error", "seconds"))
+
+
+def _read_evaluation(spec: RunSpec, run: Run, stage: str) -> dict[str, Any] | None:
+    found = run.read(_eval_name(spec, stage), ("seconds",))
+    if found is None or "diverged" in found:
+        return found
+    return run.read(_eval_name(spec, stage), FIELDS[stage])
+
+
 def _eval_name(spec: RunSpec, stage: str) -> str:
     """Where an evaluation lies. L_a and L_u depend on the run's own views, which its directory already stands for."""
     return f"evals/{stage}-{getattr(spec, stage).key[:16]}"
@@ -209,9 +230,11 @@ def _output_to(run: Run) -> Iterator[None]:
         os.dup2(target, 2)
         yield
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        for fd, old in zip((1, 2), kept, strict=True):
-            os.dup2(old, fd)
-            os.close(old)
-        os.close(target)
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:
+            for fd, old in zip((1, 2), kept, strict=True):
+                os.dup2(old, fd)
+                os.close(old)
+            os.close(target)

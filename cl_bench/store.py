@@ -10,10 +10,11 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,10 +33,10 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
+        mine = not self.root.exists() or not any(self.root.iterdir())  # git must not ignore what others put there
         (self.root / "runs").mkdir(parents=True, exist_ok=True)
-        ignore = self.root / ".gitignore"
-        if not ignore.exists():
-            write_atomically(ignore, b"*\n")
+        if mine:
+            write_atomically(self.root / ".gitignore", b"*\n")
 
     def run(self, key: str) -> Run:
         """The run of that key, whether or not anything is stored of it."""
@@ -60,18 +61,16 @@ class Run:
         self.key = key
         self.path = store.root / "runs" / key[:32]
 
-    def read(self, name: str) -> dict[str, Any] | None:
-        """The payload of a JSON record; None when it is not there or was garbled (then it is set aside)."""
+    def read(self, name: str, fields: Iterable[str] = ()) -> dict[str, Any] | None:
+        """The payload of a JSON record; None if it is not there, is garbled or lacks a field (then it is set aside)."""
         path = self.path / f"{name}.json"
         try:
-            text = path.read_bytes()
+            outer = json.loads(path.read_bytes())
+            payload: dict[str, Any] = outer["payload"]
+            intact = outer["sha256"] == _digest(payload) and isinstance(payload, dict) and set(fields) <= set(payload)
         except FileNotFoundError:
             return None
-        try:
-            outer = json.loads(text)
-            payload: dict[str, Any] = outer["payload"]
-            intact = outer["sha256"] == _digest(payload) and isinstance(payload, dict)
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError, IsADirectoryError):
             intact = False
         if not intact:
             self.store.set_aside(path, "not a whole record")
@@ -100,6 +99,10 @@ class Run:
             return None
         return content
 
+    def remove(self, name: str) -> None:
+        """Delete a directory of this run, if it is there."""
+        shutil.rmtree(self.path / name, ignore_errors=True)
+
     @contextmanager
     def locked(self) -> Iterator[bool]:
         """Hold this run; yields False at once when another process holds it. Dies with the process."""
@@ -118,6 +121,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
     try:
+        os.fchmod(handle, 0o666 & ~_umask())
         with os.fdopen(handle, "wb") as file:
             file.write(content)
             file.flush()
@@ -131,6 +135,12 @@ def write_atomically(path: Path, content: bytes) -> None:
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+def _umask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 def _digest(payload: Any) -> str:

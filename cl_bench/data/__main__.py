@@ -12,7 +12,9 @@ from torch.nn.functional import interpolate
 from torchvision.utils import draw_bounding_boxes, make_grid, save_image
 
 from cl_bench.data import Dataset, load
-from cl_bench.spec import AugmentSpec, SpecError, Views, load_profile
+from cl_bench.errors import SpecError
+from cl_bench.profile import load_profile
+from cl_bench.spec import AugmentSpec, Views
 from cl_bench.views import two_views
 
 COLUMNS, ROWS, TILE = 12, 6, 96

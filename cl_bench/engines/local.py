@@ -8,16 +8,16 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from cl_bench.errors import SpecError
 from cl_bench.records import Record
 from cl_bench.runner import load_record
-from cl_bench.spec import RunSpec, SpecError
+from cl_bench.spec import RunSpec
 from cl_bench.store import Store, StoreWarning
 
 if TYPE_CHECKING:
@@ -118,6 +118,9 @@ class LocalEngine:
             process.kill()
         for thread in self._threads:
             thread.join()
+        for process in self._processes:
+            process.communicate()  # reaps it and closes its pipes
+        self._processes.clear()
 
     def _start(self) -> None:
         while len(self._threads) < min(self.jobs, len(self._queue) + len(self._threads)) and not self._closed:
@@ -128,35 +131,51 @@ class LocalEngine:
     def _work(self, worker: int) -> None:
         """Feed one worker process until the queue is empty for good."""
         process: subprocess.Popen[str] | None = None
-        with tempfile.TemporaryFile("w+") as errors:
-            while not self._closed:
-                with self._changed:
-                    if not self._queue:
-                        self._changed.wait(POLL)
-                        continue
-                    spec = self._queue.popleft()
+        errors: Any = None
+        refused = 0
+        while not self._closed:
+            with self._changed:
+                if not self._queue:
+                    self._changed.wait(POLL)
+                    continue
+                spec = self._queue.popleft()
+            outcome: Record | ComputationError | None
+            try:
+                errors = errors or tempfile.TemporaryFile("w+")  # noqa: SIM115
                 if process is None or process.poll() is not None:
                     process = self._spawn(errors)
                 outcome = self._one(worker, process, spec, errors)
-                if outcome is None:  # another process is at work on it: look again when there is nothing else to do
-                    with self._changed:
-                        alone = not self._queue
-                        self._queue.append(spec)
-                    if alone:
-                        time.sleep(POLL)
-                    continue
-                if not self._closed:
-                    self.watcher.finished(worker, spec, outcome if isinstance(outcome, Record) else str(outcome))
+            except Exception as error:  # a thread that ends in silence would leave the others waiting for ever
+                outcome = ComputationError(f"{spec.case}: {type(error).__name__}: {error}")
+                if process is not None:
+                    process.kill()  # it may still be at work on this spec
+                    process.wait()
+            if outcome is None:  # another process is at work on it: look again when there is nothing else to do
                 with self._changed:
-                    self._results[spec.key] = outcome
-                    self._changed.notify_all()
+                    self._queue.append(spec)
+                    refused += 1
+                    if refused >= len(self._queue):
+                        refused = 0
+                        self._changed.wait(POLL)
+                continue
+            refused = 0
+            if not self._closed:
+                self.watcher.finished(worker, spec, outcome if isinstance(outcome, Record) else str(outcome))
+            with self._changed:
+                self._results[spec.key] = outcome
+                self._changed.notify_all()
+        if errors is not None:
+            errors.close()
 
     def _spawn(self, errors: Any) -> subprocess.Popen[str]:
-        environment = dict(os.environ)
+        here = str(Path(__file__).resolve().parents[2])
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (here, os.environ.get("PYTHONPATH"))))}
         if self._settings["device"] == "cpu":
             environment.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
+        errors.seek(0)
+        errors.truncate()
         process = subprocess.Popen(
-            [sys.executable, "-m", "cl_bench.engines.worker"],
+            [sys.executable, "-P", "-m", "cl_bench.engines.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
@@ -193,7 +212,10 @@ class LocalEngine:
         assert process.stdout is not None
         for line in process.stdout:
             event = json.loads(line)
-            if event["event"] == "step":
+            if event["event"] == "ready":  # what was said while it started matters only where the start failed
+                errors.seek(0)
+                errors.truncate()
+            elif event["event"] == "step":
                 self.watcher.stepped(worker, event["stage"], event["done"], event["total"])
             elif event["event"] == "warning":
                 self._warnings.append(event["text"])

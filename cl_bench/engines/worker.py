@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import queue
-import sys
 import threading
 import time
 import traceback
@@ -24,11 +23,12 @@ STEP_EVERY = 0.2  # seconds between two progress events
 def main() -> None:
     """Compute specs until standard input ends."""
     tasks: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-    events = os.fdopen(os.dup(1), "w", buffering=1)
+    requests, events = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what a plugin prints must not mix with the events
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # nor may it read the requests
 
     def read() -> None:
-        for line in sys.stdin:
+        for line in requests:
             tasks.put(json.loads(line))
         os._exit(0)
 
@@ -38,7 +38,7 @@ def main() -> None:
         except OSError:  # nobody listens any more
             os._exit(0)
 
-    settings = json.loads(sys.stdin.readline())
+    settings = json.loads(requests.readline())
     threading.Thread(target=read, daemon=True).start()
 
     import torch
@@ -47,7 +47,7 @@ def main() -> None:
     from cl_bench.registry import Registry
     from cl_bench.runner import compute
     from cl_bench.spec import RunSpec
-    from cl_bench.store import Store
+    from cl_bench.store import Store, StoreWarning
 
     device = torch_device(settings["device"])
     if device.type == "cpu":
@@ -55,10 +55,17 @@ def main() -> None:
         torch.set_num_threads(1)
         torch.use_deterministic_algorithms(True)
     store, registry = Store(Path(settings["store"])), Registry([Path(f) for f in settings["folders"]])
-    warnings.showwarning = lambda message, category, *_, **__: send(
-        event="warning", category=category.__name__, text=str(message)
-    )
+    show = warnings.showwarning
+
+    def pass_on(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if issubclass(category, StoreWarning):
+            send(event="warning", text=str(message))
+        else:  # a plugin's own, or torch's: to the run's output
+            show(message, category, *where, **more)
+
+    warnings.showwarning = pass_on
     last = 0.0
+    send(event="ready")
 
     def on_step(stage: str, done: int, total: int) -> None:
         nonlocal last

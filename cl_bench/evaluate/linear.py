@@ -53,7 +53,10 @@ def evaluate_linear(
         spread = spread.where(spread > 0, 1.0)
         x = (x - centre) / spread
     draws = torch.Generator().manual_seed(spec.seed)
-    classifier = nn.Linear(x.shape[1], len(train.classes), device=device)
+    # Not initialised by torch: that would draw from the global generator.
+    classifier: nn.Linear = nn.utils.skip_init(  # type: ignore[no-untyped-call]
+        nn.Linear, x.shape[1], len(train.classes), device=device
+    )
     bound = x.shape[1] ** -0.5  # torch's own initialisation, from our generator
     with torch.no_grad():
         for parameter in classifier.parameters():

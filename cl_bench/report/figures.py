@@ -16,7 +16,7 @@ from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 
 from cl_bench.claims import EVALUATIONS, Configuration, configurations
-from cl_bench.records import LEVELS, Level, Record
+from cl_bench.records import LEVELS, Level
 from cl_bench.report.tables import UNITS, RowResult
 
 MARKERS: Mapping[str, tuple[str, str]] = {"align_uniform": ("o", "$L_a$ & $L_u$"), "info_nce": ("^", "InfoNCE")}
@@ -72,7 +72,7 @@ def _panel(axes: Axes, row: RowResult, level: Level) -> list[Configuration]:
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.margins(0.1)
-    for x, y in _untrained(row.random_init, level):
+    for x, y in _untrained(row, level):
         axes.plot(x, y, marker="x", markersize=8, markeredgewidth=1.8, color="tab:red", linestyle="none")
     if not points:
         axes.text(0.5, 0.5, "nothing measured", transform=axes.transAxes, ha="center", va="center")
@@ -102,8 +102,10 @@ def _panel(axes: Axes, row: RowResult, level: Level) -> list[Configuration]:
     return points
 
 
-def _untrained(records: Sequence[Record], level: Level) -> list[tuple[float, float]]:
-    places = [(r.uniformity.get(level, math.nan), r.alignment.get(level, math.nan)) for r in records]
+def _untrained(row: RowResult, level: Level) -> list[tuple[float, float]]:
+    """(L_u, L_a) of the untrained encoders that were measured on this row's images and views."""
+    measured = [r for r in row.random_init if (r.data, r.views) == (row.data, row.views)]
+    places = [(r.uniformity.get(level, math.nan), r.alignment.get(level, math.nan)) for r in measured]
     return [place for place in places if all(map(math.isfinite, place))]
 
 
@@ -113,7 +115,7 @@ def _legend(row: RowResult) -> list[Line2D]:
         Line2D([], [], marker=marker, markerfacecolor="0.7", label=label, **look) for marker, label in MARKERS.values()
     ]
     cross = Line2D([], [], marker="x", color="tab:red", linestyle="none", markersize=8, label="random initialisation")
-    return [*families, cross] if row.random_init else families
+    return [*families, cross] if any(_untrained(row, level) for level in LEVELS) else families
 
 
 def _places(points: Sequence[Configuration]) -> NDArray[np.float64]:

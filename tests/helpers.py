@@ -1,0 +1,141 @@
+"""Small sweeps for tests: a profile that trains in a second an encoder, and records that were never trained."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from cl_bench.profile import PROFILES, Profile, Row, load_profile
+from cl_bench.runner import STAGES, _eval_name
+from cl_bench.spec import MethodSpec, RunSpec
+from cl_bench.store import Store
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY: dict[str, Any] = {
+    "about": "for tests: a second an encoder",
+    "seeds": 1,
+    "random_inits": 2,
+    "encoder.hidden": 16,
+    "encoder.projection": 8,
+    "optimiser.batch": 32,
+    "optimiser.epochs": 1,
+    "optimiser.warmup": 0,
+    "optimiser.log_every": 1,
+    "grid.temperatures": [0.2, 1.0],
+    "grid.weightings": [[1, 1], [0, 1]],
+    "linear.epochs": 2,
+    "detection.iterations": 2,
+    "detection.batch": 2,
+    **{f"{kind}.{part}.images": 64 for kind in ("single_object", "multi_object") for part in ("data", "heldout")},
+    **{f"linear.{part}.images": 64 for part in ("train", "test")},
+    **{f"detection.{part}.images": 8 for part in ("train", "test")},
+}
+"""Changes to the smoke profile, by dotted key; what is not named here follows it."""
+
+
+def tiny_profile(path: Path, **changes: Any) -> Path:
+    """Write the tiniest valid sweep (four configurations, two untrained encoders) as TOML; ``a__b=1`` sets ``a.b``."""
+    values = _flat(tomllib.loads((PROFILES / "smoke.toml").read_text()))
+    values |= TINY | {key.replace("__", "."): value for key, value in changes.items()}
+    path.write_text("".join(f"{key} = {_toml(value)}\n" for key, value in values.items()))
+    return path
+
+
+def tiny(path: Path, **changes: Any) -> Profile:
+    """That profile, loaded."""
+    return load_profile(str(tiny_profile(path / "tiny.toml", **changes)))
+
+
+def dense_row(data: str = "single_object", views: str = "overlapping", **method: Any) -> Row:
+    """A row of the built-in dense method, or of the one described."""
+    return Row(MethodSpec(**{"name": "dense_index", **method}), data, views)  # type: ignore[arg-type]
+
+
+def plant(
+    store: Store,
+    spec: RunSpec,
+    *,
+    L_a: float = -0.5,
+    L_u: float = -1.0,
+    performance: float = 50.0,
+    diverged: str = "",
+    decomposition_error: float = 0.0,
+) -> None:
+    """Store a record that nobody trained."""
+    run = store.run(spec.pretrain.key)
+    status = {"status": "complete", "detail": "", "encoder_sha256": "0" * 64}
+    if diverged:
+        status = {"status": "diverged", "detail": diverged}
+    run.write("status", {**status, "decomposition_error": decomposition_error, "seconds": 1.0, "provenance": {}})
+    levels = ("instance", "dense")
+    evals = {
+        "measure": {"alignment": dict.fromkeys(levels, L_a), "uniformity": dict.fromkeys(levels, L_u)},
+        "linear": {"accuracy": performance},
+        "detection": {"coco_ap": performance, "coco_ap50": performance},
+    }
+    for stage in () if diverged else STAGES:
+        run.write(_eval_name(spec, stage), {**evals[stage], "seconds": 1.0, "provenance": {}})
+
+
+def until(condition: Callable[[], Any], seconds: float = 60.0, what: str = "") -> Any:
+    """Wait for something to become true."""
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end, f"not within {seconds} s: {what}"
+        time.sleep(0.05)
+    return found
+
+
+def children(pid: int) -> list[int]:
+    """Processes whose parent is that one, and theirs."""
+    listed = Path(f"/proc/{pid}/task/{pid}/children")
+    own = [int(p) for task in Path(f"/proc/{pid}/task").glob("*/children") for p in _words(task)] if listed else []
+    return own + [p for child in own for p in children(child)]
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; a zombie does not."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state not in "ZX"
+
+
+def trained(store: Path) -> dict[str, int]:
+    """When each encoder and evaluation in a store was written (ns)."""
+    return {str(p.relative_to(store)): p.stat().st_mtime_ns for p in sorted((store / "runs").rglob("*.json"))} | {
+        str(p.relative_to(store)): p.stat().st_mtime_ns for p in sorted((store / "runs").rglob("*.safetensors"))
+    }
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """The surroundings of a subprocess, free of what a test runner adds."""
+    return {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")} | changes
+
+
+def _words(path: Path) -> list[str]:
+    try:
+        return path.read_text().split()
+    except OSError:
+        return []
+
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for key, value in table.items():
+        out |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return out
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{k} = {_toml(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return json.dumps(value)

@@ -1,0 +1,126 @@
+"""Encoders against torchvision's, heads against convolutions, unit vectors at every scale."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from cl_bench.encoders import ProjectionHead, build_encoder, cells, pooled, unit
+
+NAMES = ("small_cnn", "resnet18")
+
+
+def draw(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def built(name, seed=0):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build_encoder(name).eval()
+
+
+@pytest.mark.parametrize(
+    ("name", "stride", "channels"), [("small_cnn", 4, (64, 128)), ("resnet18", 16, (256, 512))], ids=NAMES
+)
+@pytest.mark.parametrize("shape", [(32, 64), (33, 47)])
+def test_shapes_and_strides(name, stride, channels, shape):
+    encoder = built(name)
+    assert (encoder.trunk_stride, encoder.trunk_channels, encoder.channels) == (stride, *channels)
+    images = draw(2, 3, *shape)
+    with torch.no_grad():
+        trunk, whole = encoder.trunk(images), encoder(images)
+        assert torch.equal(encoder.last(trunk), whole)
+    assert trunk.shape == (2, channels[0], *(-(-side // stride) for side in shape))
+    assert whole.shape == (2, channels[1], *(-(-side // (2 * stride)) for side in shape))
+
+
+def test_resnet18_is_torchvision_s_up_to_the_pooling():
+    encoder, images = built("resnet18"), draw(2, 3, 64, 64)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        reference = torchvision.models.resnet18(weights=None).eval()
+    names = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3")
+    for name, part in zip(names, encoder.trunk, strict=True):
+        for key, value in part.state_dict().items():
+            assert torch.equal(value, reference.state_dict()[f"{name}.{key}"])
+    with torch.no_grad():
+        expected = nn.Sequential(*list(reference.children())[:-2])(images)
+        torch.testing.assert_close(encoder(images), expected, rtol=0, atol=0)
+        reference.fc = nn.Identity()
+        torch.testing.assert_close(pooled(encoder(images))[:, 0], reference(images))
+
+
+def test_small_cnn_has_five_convolutions():
+    layers = list(built("small_cnn").modules())
+    assert [sum(isinstance(m, kind) for m in layers) for kind in (nn.Conv2d, nn.BatchNorm2d, nn.ReLU)] == [5, 5, 5]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_weights_come_from_the_global_generator(name):
+    first, again, other = (built(name, seed).state_dict() for seed in (0, 0, 1))
+    assert all(torch.equal(first[k], again[k]) for k in first)
+    assert not all(torch.equal(first[k], other[k]) for k in first)
+
+
+def test_pooled_and_cells_are_the_loops():
+    feature_map = draw(2, 5, 3, 4)
+    mean, vectors = pooled(feature_map), cells(feature_map)
+    assert mean.shape == (2, 1, 5) and vectors.shape == (2, 12, 5)
+    for b in range(2):
+        torch.testing.assert_close(mean[b, 0], torch.stack([feature_map[b, c].mean() for c in range(5)]))
+        for p in range(12):
+            assert torch.equal(vectors[b, p], feature_map[b, :, p // 4, p % 4])
+
+
+@pytest.mark.parametrize("exponent", [-35, -30, -22, -12, 0, 12, 18, 25, 37])
+def test_unit_keeps_directions_at_every_scale(exponent):
+    x = draw(4, 6, 8).clamp(-3, 3).double()
+    expected = x / x.norm(dim=-1, keepdim=True)
+    torch.testing.assert_close(unit((x * 10.0**exponent).float()).double(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_unit_of_nothing_is_one_constant_direction():
+    x = draw(3, 4, 9)
+    x[0, 1] = x[2, 3] = 0
+    result = unit(x)
+    assert torch.equal(result[0, 1], result[2, 3])
+    torch.testing.assert_close(result.norm(dim=-1), torch.ones(3, 4))
+    torch.testing.assert_close(result[0, 1], torch.full((9,), 1 / 3))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_unit_hides_nothing_that_is_not_finite(value):
+    x = draw(2, 5)
+    x[1, 2] = value
+    assert torch.isfinite(unit(x)).all(-1).tolist() == [True, False]
+
+
+def test_a_head_on_cells_is_two_1x1_convolutions():
+    head, feature_map = ProjectionHead(6, 7, 4), draw(2, 6, 3, 5)
+    first, _, second = head.net
+    convolutions = nn.Sequential(nn.Conv2d(6, 7, 1), nn.ReLU(), nn.Conv2d(7, 4, 1))
+    convolutions.load_state_dict(
+        {
+            "0.weight": first.weight[..., None, None],
+            "0.bias": first.bias,
+            "2.weight": second.weight[..., None, None],
+            "2.bias": second.bias,
+        }
+    )
+    expected = nn.functional.normalize(convolutions(feature_map), dim=1)
+    projections = head(cells(feature_map))
+    assert projections.shape == (2, 15, 4)
+    torch.testing.assert_close(projections, cells(expected))
+    torch.testing.assert_close(projections.norm(dim=-1), torch.ones(2, 15))
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_a_head_s_projections_are_unit_vectors_at_every_scale(scale):
+    head = ProjectionHead(6, 7, 4)
+    with torch.no_grad():
+        for parameter in head.net[-1].parameters():
+            parameter *= scale
+        torch.testing.assert_close(head(draw(2, 3, 6)).norm(dim=-1), torch.ones(2, 3))

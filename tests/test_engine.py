@@ -1,0 +1,416 @@
+"""Worker processes that print, raise, exit and are killed; engines that share a store; what is left behind."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from helpers import alive, children, dense_row, environment, plant, tiny, trained, until
+
+from cl_bench.engines import local
+from cl_bench.engines.local import ComputationError, LocalEngine, default_jobs, torch_device
+from cl_bench.errors import SpecError
+from cl_bench.records import Record
+from cl_bench.registry import BUILT_IN
+from cl_bench.runner import load_record
+from cl_bench.spec import RunSpec
+from cl_bench.store import Store, StoreWarning
+
+PLUGINS = """
+import os, sys, time, warnings
+from pathlib import Path
+from cl_bench import Match, matching
+
+HERE = Path(__file__).parent
+print("printed while it was imported")
+
+@matching("engine_raises")
+def raises(views):
+    raise RuntimeError("boom\\nand more of it")
+
+@matching("engine_exits")
+def exits(views):
+    os._exit(3)
+
+@matching("engine_dies_once")
+def dies_once(views):
+    if not (HERE / "died").exists():
+        (HERE / "died").touch()
+        os.kill(os.getpid(), 9)
+    return Match.identity(views)
+
+@matching("engine_prints")
+def prints(views):
+    print('{"event": "done"}')
+    sys.stdout.flush()
+    os.write(1, b'{"event": "failed", "error": "a lie"}\\n' + bytes(range(256)) + b'\\n')
+    os.system("echo from a child")
+    warnings.warn("a plugin's own affair")
+    return Match.identity(views)
+
+@matching("engine_asks")
+def asks(views):
+    try:
+        input("your name? ")
+    except EOFError:
+        pass
+    return Match.identity(views)
+
+@matching("engine_counts")
+def counts(views):
+    with open(HERE / "calls", "a") as file:
+        file.write(f"{views.z1.double().sum().item():.17g}\\n")
+    return Match.identity(views)
+
+@matching("engine_slow")
+def slow(views):
+    (HERE / f"slow-{os.getpid()}").touch()
+    time.sleep(0.1)
+    return Match.identity(views)
+"""
+
+
+class Notes:
+    """A watcher that remembers."""
+
+    def __init__(self) -> None:
+        self.begun: Counter[str] = Counter()
+        self.ended: dict[str, Record | str] = {}
+        self.steps: set[str] = set()
+
+    def started(self, worker: int, spec: RunSpec) -> None:
+        self.begun[spec.case] += 1
+
+    def stepped(self, worker: int, stage: str, done: int, total: int) -> None:
+        assert 0 < done <= total
+        self.steps.add(stage)
+
+    def finished(self, worker: int, spec: RunSpec, outcome: Record | str) -> None:
+        assert spec.case not in self.ended
+        self.ended[spec.case] = outcome
+
+
+class Bench:
+    """A folder with plugins and a store, and engines on them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.methods = folder / "methods"
+        self.methods.mkdir()
+        (self.methods / "plugins.py").write_text(PLUGINS)
+        self.store = Store(folder / "store")
+        self.notes = Notes()
+
+    def specs(self, name: str, **changes: object) -> tuple[RunSpec, ...]:
+        """The sweep of a method; its source is whatever the file says."""
+        source = BUILT_IN / f"{name}.py" if name == "dense_index" else self.methods / "plugins.py"
+        digest = hashlib.sha256(source.read_bytes()).hexdigest()
+        return tiny(self.folder, **changes).sweep(dense_row(name=name, source=digest))
+
+    def engine(self, jobs: int) -> LocalEngine:
+        self.notes = Notes()
+        return LocalEngine(self.store, [BUILT_IN, self.methods], "cpu", jobs, self.notes)
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+def within(seconds: float, call: Callable[[], object]) -> object:
+    """What a call returns or raises; an AssertionError if it hangs."""
+    outcome: list[object] = []
+
+    def run() -> None:
+        try:
+            outcome.append(call())
+        except BaseException as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return outcome[0] if outcome else AssertionError(f"hangs: no answer within {seconds} s")
+
+
+# ---- one engine, two workers, a quarrelsome lot of plugins; then another engine on what is left
+
+
+class Havoc:
+    def __init__(self, folder: Path) -> None:
+        self.bench = Bench(folder)
+        names = ["raises", "dies_once", "prints", "dense_index", "asks", "exits"]
+        self.spec = {n: self.bench.specs(n if n == "dense_index" else f"engine_{n}")[0] for n in names}
+        self.first, self.warnings = self.go(jobs=2)
+        self.notes = self.bench.notes
+        self.stored = trained(self.bench.store.root)
+        self.second, _ = self.go(jobs=1, only=["dies_once", "dense_index", "prints", "raises"])
+
+    def go(self, jobs: int, only: list[str] | None = None) -> tuple[dict[str, Record | str], list[str]]:
+        engine = self.bench.engine(jobs)
+        outcomes: dict[str, Record | str] = {}
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            try:
+                engine.submit([self.spec[name] for name in only or self.spec])
+                for name in only or self.spec:
+                    found = within(60, lambda: engine.record(self.spec[name]))  # noqa: B023
+                    outcomes[name] = found if isinstance(found, Record) else str(found)
+            finally:
+                self.pids = [p.pid for p in engine._processes]
+                engine.close()
+                self.left = [p for p in children(os.getpid()) if p in self.pids]
+        return outcomes, [str(w.message) for w in caught if issubclass(w.category, StoreWarning)]
+
+
+@pytest.fixture(scope="module")
+def havoc(tmp_path_factory: pytest.TempPathFactory) -> Havoc:
+    return Havoc(tmp_path_factory.mktemp("havoc"))
+
+
+@pytest.mark.parametrize("name", ["dense_index", "prints"])
+def test_the_others_go_on(havoc: Havoc, name: str) -> None:
+    record = havoc.first[name]
+    assert isinstance(record, Record)
+    assert (record.status, record.case) == ("complete", havoc.spec[name].case)
+    assert havoc.notes.ended[record.case] == record
+    assert havoc.second[name] == record
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("raises", r"plugins\.py:\d+\): RuntimeError: boom$"),
+        ("dies_once", r"worker process ended \(killed by signal 9\)"),
+        ("exits", r"worker process ended \(exit status 3\)"),
+    ],
+)
+def test_what_fails_is_named_in_one_line(havoc: Havoc, name: str, message: str) -> None:
+    said = havoc.first[name]
+    assert isinstance(said, str)
+    assert said.startswith(f"{havoc.spec[name].case}: ")
+    assert re.search(message, said)
+    assert "\n" not in said
+    assert havoc.notes.ended[havoc.spec[name].case] == said
+
+
+def test_a_dead_worker_does_not_speak_with_anothers_voice(havoc: Havoc) -> None:
+    assert not [said for said in havoc.first.values() if "printed while it was imported" in str(said)]
+
+
+def test_what_was_killed_is_computed_by_the_next(havoc: Havoc) -> None:
+    record = havoc.second["dies_once"]
+    assert isinstance(record, Record)
+    assert record.status == "complete"
+    assert isinstance(havoc.second["raises"], str)
+    after = trained(havoc.bench.store.root)
+    assert {k: after[k] for k in havoc.stored if "spec.json" not in k} == {
+        k: v for k, v in havoc.stored.items() if "spec.json" not in k
+    }
+
+
+def test_what_a_plugin_prints_is_kept_beside_its_run(havoc: Havoc) -> None:
+    path = havoc.bench.store.run(havoc.spec["prints"].pretrain.key).path / "output.txt"
+    said = path.read_bytes()
+    for part in (b'{"event": "done"}\n', b'"a lie"', b"from a child", b"a plugin's own affair"):
+        assert part in said
+
+
+def test_a_plugin_that_asks_on_standard_input_does_not_hang(havoc: Havoc) -> None:
+    assert "hangs" not in str(havoc.first["asks"])
+
+
+def test_a_plugins_warning_is_not_a_warning_about_the_store(havoc: Havoc) -> None:
+    assert havoc.warnings == []
+
+
+def test_closing_leaves_no_process_not_even_a_zombie(havoc: Havoc) -> None:
+    assert havoc.pids
+    assert havoc.left == []
+
+
+# ---- rivals
+
+
+def test_runs_that_another_process_holds_are_waited_for_without_spinning(bench: Bench) -> None:
+    first, second, third = bench.specs("dense_index")[:3]
+    engine = bench.engine(jobs=1)
+    try:
+        with (
+            bench.store.run(first.pretrain.key).locked() as one,
+            bench.store.run(second.pretrain.key).locked() as two,
+        ):
+            assert one and two
+            engine.submit([first, second, third])
+            assert isinstance(within(60, lambda: engine.record(third)), Record)
+            before = sum(bench.notes.begun.values())
+            time.sleep(1.5)
+            looks = sum(bench.notes.begun.values()) - before
+            plant(bench.store, first)  # as the other process would
+        assert within(30, lambda: engine.record(first)) == load_record(first, bench.store)
+        assert isinstance(within(30, lambda: engine.record(second)), Record)
+        assert not engine.has(bench.specs("dense_index")[3])
+    finally:
+        engine.close()
+    assert 1 <= looks <= 12, f"looked {looks} times in 1.5 s"
+
+
+SCRIPT = """
+import json, sys
+from pathlib import Path
+from cl_bench.engines.local import LocalEngine
+from cl_bench.progress import Display
+from cl_bench.spec import RunSpec
+from cl_bench.store import Store
+
+task = json.loads(sys.stdin.readline())
+engine = LocalEngine(Store(Path(task["store"])), [Path(f) for f in task["folders"]], "cpu", task["jobs"], Display())
+specs = [RunSpec.model_validate(s) for s in task["specs"]]
+engine.submit(specs)
+print("ready", flush=True)
+for spec in specs:
+    print(engine.record(spec).status, flush=True)
+engine.close()
+"""
+
+
+def start(bench: Bench, specs: tuple[RunSpec, ...], jobs: int) -> subprocess.Popen[str]:
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT], stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=environment()
+    )
+    assert process.stdin is not None
+    folders = [str(BUILT_IN), str(bench.methods)]
+    task = {"store": str(bench.store.root), "folders": folders, "jobs": jobs}
+    process.stdin.write(json.dumps({**task, "specs": [s.model_dump(mode="json") for s in specs]}) + "\n")
+    process.stdin.flush()
+    return process
+
+
+def test_two_processes_share_the_work_and_train_nothing_twice(bench: Bench) -> None:
+    specs = bench.specs("engine_counts", optimiser__epochs=2, optimiser__log_every=3)
+    both = [start(bench, specs, 1), start(bench, tuple(reversed(specs)), 1)]
+    for process in both:
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err
+        assert out.split() == ["ready", *["complete"] * len(specs)]
+    # Of four steps the first and last are logged, and matched once more to check the loss; the first is all specs'.
+    n, seen = len(specs), Counter((bench.methods / "calls").read_text().split())
+    assert Counter(seen.values()) == {1: 4 * n, 2: 2 * n, 2 * n: 2}
+
+
+def test_workers_end_when_the_process_that_started_them_is_killed(bench: Bench) -> None:
+    specs = bench.specs("engine_slow", optimiser__epochs=200)
+    process = start(bench, specs, jobs=1)
+    try:
+        until(lambda: list(bench.methods.glob("slow-*")), 60, "training begins")
+        workers = children(process.pid)
+        assert workers
+        process.kill()
+        process.wait(10)
+        until(lambda: not any(map(alive, workers)), 5, f"workers {workers} end")
+    finally:
+        process.kill()
+        process.communicate()
+    with bench.store.run(specs[0].pretrain.key).locked() as mine:
+        assert mine
+    assert load_record(specs[0], bench.store) is None
+
+
+# ---- nothing may hang
+
+
+@pytest.mark.parametrize("where", ["load_record", "watcher", "Popen", "TemporaryFile"])
+def test_an_error_in_the_thread_that_feeds_a_worker_is_reported(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    spec = bench.specs("dense_index")[0]
+    engine = bench.engine(jobs=1)
+    engine.submit([spec])
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("no room")
+
+    place = {
+        "load_record": (local, "load_record"),
+        "watcher": (engine.watcher, "started"),
+        "Popen": (subprocess, "Popen"),
+        "TemporaryFile": (local.tempfile, "TemporaryFile"),
+    }[where]
+    monkeypatch.setattr(*place, fail)
+    try:
+        outcome = within(3, lambda: engine.record(spec))
+    finally:
+        monkeypatch.undo()
+        engine.close()
+    assert isinstance(outcome, ComputationError)
+    assert str(outcome).startswith(spec.case)
+    assert "no room" in str(outcome)
+
+
+def test_closing_an_engine_that_never_worked(bench: Bench) -> None:
+    engine = bench.engine(jobs=2)
+    engine.submit(bench.specs("dense_index"))
+    engine.close()
+    engine.close()
+    assert engine._processes == []
+
+
+def test_what_is_in_the_store_starts_no_worker(bench: Bench) -> None:
+    specs = bench.specs("dense_index")
+    for spec in specs:
+        plant(bench.store, spec)
+    engine = bench.engine(jobs=2)
+    assert engine.submit([*specs, *specs]) == 0
+    assert [engine.record(spec).case for spec in specs] == [spec.case for spec in specs]
+    assert engine._processes == []
+    engine.close()
+
+
+def test_a_garbled_record_is_queued_and_told_of_once(bench: Bench) -> None:
+    specs = bench.specs("dense_index")
+    for spec in specs:
+        plant(bench.store, spec)
+    (bench.store.run(specs[0].pretrain.key).path / "status.json").write_bytes(b"\0\1")
+    engine = bench.engine(jobs=1)
+    with pytest.warns(StoreWarning) as caught:
+        assert engine.submit(specs) == 1
+    assert len(caught) == 1
+    engine.close()
+
+
+@pytest.mark.parametrize("name", ["nonsense", "cuda:77", "meta", "", "cpu:0:0", "cuda"])
+def test_a_device_that_does_not_work_is_refused(name: str) -> None:
+    import torch
+
+    if name == "cuda" and torch.cuda.is_available():
+        pytest.skip("there is one")
+    with pytest.raises(SpecError, match=f"^--device {name}: ") as caught:
+        torch_device(name)
+    assert "\n" not in str(caught.value)
+    assert torch_device("auto").type in ("cpu", "cuda")
+
+
+def test_workers_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
+    assert default_jobs("cpu") == len(os.sched_getaffinity(0))
+    assert default_jobs("cuda:1") == 1
+    monkeypatch.setenv("PYTEST_XDIST_WORKER", "gw3")
+    assert default_jobs("cpu") == 1
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_stray_workers() -> Iterator[None]:
+    yield
+    assert not [p for p in children(os.getpid()) if alive(p)]

@@ -1,0 +1,227 @@
+"""Linear evaluation reads what is there, nothing that is not, and leaves the encoder alone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from cl_bench.data import Dataset
+from cl_bench.encoders import Encoder, build_encoder
+from cl_bench.errors import Diverged
+from cl_bench.evaluate.linear import evaluate_linear
+from cl_bench.spec import DataSpec, LinearSpec
+
+CPU = torch.device("cpu")
+DATA = DataSpec(kind="single_object", split="train", images=8, size=16)
+COLOURS = torch.tensor([[200, 60, 60], [60, 200, 60], [60, 60, 200]])
+UNIT = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    """As the workers have: small nets gain nothing from more, and a busy machine loses much."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def spec(**changes):
+    return LinearSpec(**{"train": DATA, "test": DATA, "standardise": True, "epochs": 40, "lr": 0.02, **changes})
+
+
+def painted(labels, noise=40, seed=0):
+    """Images of one colour a class, with noise around it."""
+    generator = torch.Generator().manual_seed(seed)
+    shade = COLOURS[labels] + torch.randint(-noise, noise + 1, (len(labels), 3), generator=generator)
+    return Dataset(shade.clamp(0, 255).byte()[:, :, None, None].expand(-1, -1, 4, 4).contiguous(), tuple("abc"), labels)
+
+
+def balanced(n):
+    return torch.arange(n) % 3
+
+
+def colours(factor=1.0, last=None):
+    """An encoder whose feature is the image's colour, scaled."""
+
+    class Scale(nn.Module):
+        def forward(self, x):
+            return x * factor
+
+    return Encoder(Scale(), last or nn.Identity(), 3, 3, 1).eval()
+
+
+def accuracy(encoder=None, train=None, test=None, **changes):
+    train, test = train or painted(balanced(90)), test or painted(balanced(60), seed=1)
+    return evaluate_linear(encoder or colours(), train, test, spec(**changes), **UNIT, device=CPU)
+
+
+HARD = {"train": painted(balanced(120), noise=160), "test": painted(balanced(300), noise=160, seed=1)}
+
+
+@pytest.mark.parametrize("standardise", [True, False])
+def test_separable_features_are_read_entirely(standardise):
+    assert accuracy(standardise=standardise) == 100.0
+
+
+def test_labels_that_the_features_know_nothing_of_are_at_chance():
+    generator = torch.Generator().manual_seed(3)
+    test = painted(balanced(900), seed=1)
+    shuffled = Dataset(test.images, test.classes, test.labels[torch.randperm(900, generator=generator)])
+    assert abs(accuracy(test=shuffled) - 100 / 3) < 5
+    noise = torch.randint(256, (2, 300, 3, 4, 4), generator=generator, dtype=torch.uint8)
+    train, test = (Dataset(images, tuple("abc"), balanced(300)) for images in noise)
+    assert abs(accuracy(train=train, test=test) - 100 / 3) < 8
+
+
+def test_accuracy_is_a_share_in_percent():
+    # All of class 0 in training: every guess is class 0.
+    assert accuracy(train=painted(torch.zeros(30, dtype=torch.int64)), test=painted(balanced(60))) == pytest.approx(
+        100 / 3
+    )
+
+
+def test_the_test_set_is_scaled_by_the_training_set_s_figures():
+    for label in range(3):  # by its own, a test set of one class would lie around the origin
+        assert accuracy(test=painted(torch.full((40,), label), seed=1)) == 100.0
+
+
+def test_the_order_of_the_test_set_does_not_matter():
+    order = torch.randperm(300, generator=torch.Generator().manual_seed(0))
+    test = HARD["test"]
+    turned = Dataset(test.images[order], test.classes, test.labels[order])
+    assert accuracy(**HARD) == accuracy(**{**HARD, "test": turned})
+
+
+def test_pixels_are_normalised_by_the_mean_and_std_given():
+    seen = []
+
+    class Watch(nn.Module):
+        def forward(self, x):
+            seen.append(x)
+            return x
+
+    encoder = Encoder(Watch(), nn.Identity(), 3, 3, 1).eval()
+    data = painted(balanced(9))
+    mean, std = (0.1, 0.2, 0.3), (0.5, 0.25, 2.0)
+    evaluate_linear(encoder, data, data, spec(epochs=1), mean, std, CPU)
+    for c in range(3):
+        for x in seen:
+            torch.testing.assert_close(x[:, c], (data.images[:, c].float() / 255 - mean[c]) / std[c])
+
+
+# Scale
+
+
+@pytest.mark.parametrize("factor", [2.0**-12, 1024.0, 1000.0])
+def test_standardised_features_have_no_scale(factor):
+    assert accuracy(**HARD, encoder=colours(factor)) == pytest.approx(accuracy(**HARD), abs=0.4)
+
+
+def test_without_standardising_the_scale_counts():
+    small = {"encoder": colours(1e-5), "epochs": 20}
+    assert accuracy(**small) > 95
+    assert accuracy(**small, standardise=False) < 70
+
+
+@pytest.mark.parametrize("constant", [0.0, 0.1, 1e6])
+@pytest.mark.parametrize("standardise", [True, False])
+def test_a_constant_feature_does_no_harm(constant, standardise):
+    class Extra(nn.Module):
+        def forward(self, x):
+            return torch.cat([x, torch.full_like(x[:, :1], constant)], 1)
+
+    encoder = Encoder(nn.Identity(), Extra(), 3, 4, 1).eval()
+    if standardise or constant < 1:
+        assert accuracy(encoder, standardise=standardise) == 100.0
+    assert 0 <= accuracy(encoder, standardise=standardise) <= 100
+
+
+def test_features_that_are_all_constant_give_one_guess():
+    assert accuracy(colours(0.0)) == pytest.approx(100 / 3)
+
+
+@pytest.mark.filterwarnings("ignore:std_mean")
+def test_one_image_to_learn_from():
+    assert accuracy(train=painted(balanced(1))) == pytest.approx(100 / 3)
+
+
+# Repeatability
+
+
+def test_the_seed_decides_and_the_global_generator_neither_counts_nor_moves():
+    first = accuracy(**HARD, epochs=2)
+    torch.manual_seed(9)
+    state = torch.get_rng_state()
+    assert accuracy(**HARD, epochs=2) == first
+    assert torch.equal(torch.get_rng_state(), state)
+    assert any(accuracy(**HARD, epochs=2, seed=seed) != first for seed in (1, 2, 3))
+
+
+def test_the_encoder_stays_as_it_is():
+    encoder = build_encoder("small_cnn").eval()
+    before = {k: v.clone() for k, v in encoder.state_dict().items()}
+    data = painted(balanced(12))
+    data = Dataset(data.images.repeat(1, 1, 4, 4), data.classes, data.labels)
+    assert 0 <= accuracy(encoder, data, data, epochs=2) <= 100
+    assert not any(module.training for module in encoder.modules())
+    assert all(torch.equal(v, before[k]) for k, v in encoder.state_dict().items())
+    assert all(p.requires_grad and p.grad is None for p in encoder.parameters())
+
+
+# The schedule
+
+
+def test_the_protocol_is_wang_and_isola_s():
+    usual = LinearSpec(train=DATA, test=DATA, standardise=True)
+    assert (usual.epochs, usual.batch, usual.lr, usual.betas) == (100, 128, 1e-3, (0.5, 0.999))
+    assert (usual.milestones, usual.gamma) == ((60, 80), 0.2)
+
+
+def test_the_rate_falls_at_the_milestones():
+    stopped = accuracy(**HARD, epochs=30, milestones=(1,), gamma=1e-12)
+    assert stopped == accuracy(**HARD, epochs=1)
+    assert stopped != accuracy(**HARD, epochs=30)
+
+
+def test_progress_is_told_by_the_epoch():
+    seen = []
+    data = painted(balanced(9))
+    evaluate_linear(colours(), data, data, spec(epochs=3), **UNIT, device=CPU, on_step=lambda *step: seen.append(step))
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+
+
+# What is refused
+
+
+@pytest.mark.parametrize("which", ["train", "test"])
+def test_data_without_labels_is_refused(which):
+    bare = Dataset(painted(balanced(9)).images, tuple("abc"))
+    with pytest.raises(ValueError, match="labelled images"):
+        accuracy(**{which: bare})
+
+
+class Breaks(nn.Module):
+    def __init__(self, call, bad):
+        super().__init__()
+        self.call, self.bad, self.calls = call, bad, 0
+
+    def forward(self, x):
+        self.calls += 1
+        x = x.clone()
+        if self.calls == self.call:
+            x[-1, -1, -1, -1] = self.bad
+        return x
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("call", [1, 2], ids=["train", "test"])
+def test_features_that_are_not_finite_diverge(call, bad):
+    with pytest.raises(Diverged, match="not finite"):
+        accuracy(colours(last=Breaks(call, bad)), epochs=1)
+
+
+def test_a_classifier_that_is_not_finite_diverges():
+    with pytest.raises(Diverged, match="not finite"):
+        accuracy(colours(1e38), standardise=False, lr=1e30, epochs=2)

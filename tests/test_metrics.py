@@ -1,0 +1,145 @@
+"""L_a and L_u of an encoder's own features, against loops over the same views."""
+
+from __future__ import annotations
+
+import oracles
+import pytest
+import torch
+from torch import nn
+
+from cl_bench import metrics
+from cl_bench.data import Dataset
+from cl_bench.encoders import Encoder, build_encoder
+from cl_bench.errors import Diverged
+from cl_bench.metrics import measure
+from cl_bench.spec import AugmentSpec, DataSpec, MeasureSpec
+from cl_bench.views import two_views
+
+CPU = torch.device("cpu")
+AUGMENT = AugmentSpec(size=8, flip=0.5)
+POLICIES = ("overlapping", "disjoint")
+
+
+def spec(**changes):
+    data = DataSpec(kind="single_object", split="test", images=6, size=16)
+    return MeasureSpec(data=data, **changes)
+
+
+def images(n=6, side=16, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return Dataset(torch.randint(256, (n, 3, side, side), generator=generator, dtype=torch.uint8), ("0",))
+
+
+def fake(channels=5, last=None):
+    """Maps of 2 x 2 cells from one fixed convolution."""
+    convolution = nn.Conv2d(3, channels, 4, stride=4)
+    with torch.no_grad():
+        for parameter in convolution.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    return Encoder(convolution, last or nn.Identity(), channels, channels, 4).eval()
+
+
+def value(measured):
+    return [measured[name][level] for name in ("alignment", "uniformity") for level in ("instance", "dense")]
+
+
+@torch.no_grad()
+def by_hand(encoder, data, spec, policy, batch):
+    draws = torch.Generator().manual_seed(spec.seed)
+    maps = []
+    for start in range(0, len(data), batch):
+        pair = two_views(data.images[start : start + batch], AUGMENT, policy, draws)
+        maps.append([encoder(view).double() for view, _ in pair])
+    out = {"alignment": {}, "uniformity": {}}
+    for level in ("instance", "dense"):
+        h = []
+        for side in zip(*maps, strict=True):
+            features = torch.cat(side)
+            features = features.mean((2, 3))[:, None] if level == "instance" else features.flatten(2).mT
+            h.append(features / features.norm(dim=-1, keepdim=True))
+        identity = oracles.identity(len(data), h[0].shape[1])
+        out["alignment"][level] = float(oracles.alignment(*h, identity))
+        out["uniformity"][level] = float(sum(oracles.uniformity(x, spec.t, spec.scope) for x in h) / 2)
+    return out
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("scope", ["same_index", "other_images", "all_pairs"])
+@pytest.mark.parametrize(("t", "batch"), [(1.0, 256), (2.5, 4)])
+def test_measures_are_the_oracle_s_on_the_same_views(policy, scope, t, batch, monkeypatch):
+    monkeypatch.setattr(metrics, "BATCH", batch)
+    asked, encoder, data = spec(t=t, scope=scope, seed=3), fake(), images()
+    measured = measure(encoder, data, asked, AUGMENT, policy, CPU)
+    assert {name: set(levels) for name, levels in measured.items()} == {
+        "alignment": {"instance", "dense"},
+        "uniformity": {"instance", "dense"},
+    }
+    assert value(measured) == pytest.approx(value(by_hand(encoder, data, asked, policy, batch)), rel=1e-5)
+
+
+def test_the_seed_and_the_policy_decide_the_views():
+    first, again, seed, policy = (
+        value(measure(fake(), images(), spec(seed=s), AUGMENT, p, CPU))
+        for s, p in ((0, "overlapping"), (0, "overlapping"), (1, "overlapping"), (0, "disjoint"))
+    )
+    assert first == again and first != seed and first != policy
+
+
+def test_without_augmentation_the_views_agree_and_the_order_of_images_does_not_matter():
+    still = AugmentSpec(size=16, scale=(1, 1), ratio=(1, 1), jitter=0, grayscale=0)
+    data = images()
+    measured = measure(fake(), data, spec(), still, "overlapping", CPU)
+    assert measured["alignment"] == pytest.approx({"instance": -1, "dense": -1})
+    turned = Dataset(data.images[torch.tensor([3, 0, 5, 1, 4, 2])], data.classes)
+    assert value(measure(fake(), turned, spec(), still, "overlapping", CPU)) == pytest.approx(value(measured))
+
+
+def test_features_that_say_nothing_are_aligned_and_not_uniform():
+    encoder = fake()
+    with torch.no_grad():
+        encoder.trunk.weight.zero_()
+    measured = measure(encoder, images(), spec(), AUGMENT, "overlapping", CPU)
+    assert value(measured) == pytest.approx([-1, -1, 0, 0], abs=1e-5)
+
+
+def test_the_encoder_and_the_global_generator_stay_as_they_are():
+    encoder = build_encoder("small_cnn").eval()
+    before = {k: v.clone() for k, v in encoder.state_dict().items()}
+    state = torch.get_rng_state()
+    measured = measure(encoder, images(), spec(), AUGMENT, "overlapping", CPU)
+    assert not any(module.training for module in encoder.modules())
+    assert all(torch.equal(v, before[k]) for k, v in encoder.state_dict().items())
+    assert all(p.requires_grad and p.grad is None for p in encoder.parameters())
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(isinstance(v, float) for v in value(measured))
+
+
+class Breaks(nn.Module):
+    """One value of one image's features of the second view."""
+
+    def __init__(self, bad):
+        super().__init__()
+        self.bad, self.calls = bad, 0
+
+    def forward(self, feature_map):
+        self.calls += 1
+        if self.calls == 2:
+            feature_map = feature_map.clone()
+            feature_map[-1, -1, -1, -1] = self.bad
+        return feature_map
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_features_that_are_not_finite_diverge(bad):
+    with pytest.raises(Diverged, match="not finite"):
+        measure(fake(last=Breaks(bad)), images(), spec(), AUGMENT, "overlapping", CPU)
+
+
+@pytest.mark.parametrize("exponent", [-80, 80])
+def test_the_scale_of_the_features_does_not_matter(exponent):
+    encoder, scaled = fake(), fake()
+    with torch.no_grad():
+        for parameter in scaled.parameters():
+            parameter *= 2.0**exponent
+    a, b = (value(measure(e, images(), spec(), AUGMENT, "overlapping", CPU)) for e in (encoder, scaled))
+    assert a == pytest.approx(b, rel=1e-5)

@@ -1,0 +1,426 @@
+"""The training loop: repeatable, decomposed at every step, honest about what went wrong."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, MultiStepLR, SequentialLR
+
+from cl_bench import LossTerms, Match, Method, method, pretrain
+from cl_bench.data import Dataset
+from cl_bench.data.scenes import draw_scenes
+from cl_bench.encoders import unit
+from cl_bench.errors import Diverged, MethodError
+from cl_bench.losses import alignment, info_nce, uniformity
+from cl_bench.method import REGISTERED, matching
+from cl_bench.registry import Registry, spec_of
+from cl_bench.spec import (
+    AlignUniform,
+    AugmentSpec,
+    DataSpec,
+    EncoderSpec,
+    InfoNCE,
+    OptimiserSpec,
+    PretrainSpec,
+    RandomInit,
+)
+
+CPU = torch.device("cpu")
+LEVELS = {"dense": "dense_index", "instance": "instance"}
+NCE, AU = InfoNCE(temperature=0.2), AlignUniform(w_a=1, w_u=1)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    """As the workers have: small nets gain nothing from more, and a busy machine loses much."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_stays_registered():
+    Registry()
+    before = dict(REGISTERED)
+    yield
+    REGISTERED.clear()
+    REGISTERED.update(before)
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    return draw_scenes("single_object", "train", 128, 16, 0)
+
+
+def noise(n=64, side=16):
+    return Dataset(
+        torch.randint(256, (n, 3, side, side), generator=torch.Generator().manual_seed(0), dtype=torch.uint8), ()
+    )
+
+
+def resolve(plugin):
+    return plugin() if isinstance(plugin, type) else Registry().resolve(plugin)
+
+
+def spec_for(plugin="dense_index", objective=NCE, seed=0, views="overlapping", augment=None, **plan):
+    return PretrainSpec(
+        method=spec_of(resolve(plugin)),
+        objective=objective,
+        data=DataSpec(kind="single_object", split="train", images=64, size=16),
+        views=views,
+        augment=AugmentSpec(**{"size": 16, "flip": 0.5, **(augment or {})}),
+        encoder=EncoderSpec(name="small_cnn", hidden=16, projection=8),
+        optimiser=OptimiserSpec(**{"batch": 16, "epochs": 1, "lr": 0.05, "log_every": 1, **plan}),
+        seed=seed,
+    )
+
+
+def train(plugin="dense_index", objective=NCE, data=None, on_step=None, **changes):
+    spec = spec_for(plugin, objective, **changes)
+    return pretrain.pretrain(spec, resolve(plugin), data or noise(), CPU, on_step)
+
+
+def weights(done):
+    return torch.cat([v.flatten().double() for v in done.encoder.state_dict().values()])
+
+
+# Repeatability
+
+
+@pytest.mark.parametrize("plugin", LEVELS.values())
+def test_the_same_spec_gives_the_same_bytes_whatever_the_global_generator(plugin):
+    torch.manual_seed(1)
+    first = train(plugin)
+    torch.manual_seed(2)
+    state = torch.get_rng_state()
+    again = train(plugin)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(weights(first), weights(again)) and first.history == again.history
+
+
+@pytest.mark.parametrize(
+    "change", [{"seed": 1}, {"views": "disjoint"}, {"lr": 0.06}, {"plugin": "instance"}, {"objective": AU}], ids=str
+)
+def test_what_the_spec_says_reaches_the_weights(change):
+    assert not torch.equal(weights(train()), weights(train(**change)))
+
+
+def test_the_seed_decides_the_initialisation():
+    first, again, other = (weights(SimpleNamespace(encoder=pretrain.untrained(spec_for(seed=s)))) for s in (0, 0, 1))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+# The decomposition
+
+
+@pytest.mark.parametrize("plugin", LEVELS.values(), ids=LEVELS)
+@pytest.mark.parametrize(
+    "objective",
+    [
+        *(InfoNCE(temperature=0.07, negatives=n) for n in ("both_views", "cross_view", "ntxent")),
+        *(
+            InfoNCE(temperature=0.5, negatives=n, positive_in_denominator=False)
+            for n in ("both_views", "cross_view", "ntxent")
+        ),
+        *(AlignUniform(w_a=0.5, w_u=2, t=3, scope=s) for s in ("same_index", "other_images", "all_pairs")),
+        AlignUniform(w_a=0, w_u=1),
+    ],
+    ids=lambda o: "-".join(str(v) for v in o.model_dump().values()),
+)
+def test_every_logged_loss_is_the_sum_of_its_terms_and_the_loss_in_one_piece(objective, plugin):
+    done = train(plugin, objective)
+    assert [entry["step"] for entry in done.history] == [0, 1, 2, 3]
+    for entry in done.history:
+        assert entry["alignment"] + entry["distribution"] == pytest.approx(entry["loss"], abs=1e-5)
+    assert done.decomposition_error < 1e-5
+
+
+def test_soft_matches_are_decomposed_too():
+    @matching("p_soft")
+    def soft(views):
+        return Match(weights=(views.h1 @ views.h2.mT / 0.1).softmax(-1))
+
+    assert train(REGISTERED["p_soft"]).decomposition_error < 1e-5
+
+
+@pytest.mark.parametrize("term", ["alignment", "distribution"])
+def test_a_term_that_is_off_is_noticed(term, monkeypatch):
+    def off(*args):
+        terms = info_nce(*args)
+        return LossTerms(**{**vars(terms), term: 1.001 * getattr(terms, term)})
+
+    monkeypatch.setattr(method, "info_nce", off)
+    assert train().decomposition_error > 1e-4
+
+
+def test_the_history_holds_the_first_the_last_and_every_nth_step():
+    done = train(epochs=2, log_every=3)
+    assert [entry["step"] for entry in done.history] == [0, 3, 6, 7]
+    whole = train(epochs=2).history
+    assert done.history == tuple(whole[i] for i in (0, 3, 6, 7))
+    assert all(set(e) == {"step", "loss", "alignment", "distribution", "lr"} for e in whole)
+
+
+# What goes in
+
+
+def record_views(plugin="p_watch", level="dense"):
+    seen = []
+
+    @matching(plugin, level=level)
+    def watch(views):
+        seen.append(views)
+        return Match.identity(views)
+
+    return REGISTERED[plugin], seen
+
+
+@pytest.mark.parametrize(("level", "grid"), [("dense", (2, 2)), ("instance", (1, 1))])
+def test_a_strategy_sees_unit_features_and_their_places(level, grid):
+    plugin, seen = record_views(level=level)
+    train(plugin)
+    P = grid[0] * grid[1]
+    for v in seen:
+        assert v.grid == grid
+        assert v.z1.shape == v.z2.shape == (16, P, 8) and v.h1.shape == v.h2.shape == (16, P, 128)
+        assert v.xy1.shape == v.xy2.shape == (16, P, 2) and v.size1.shape == v.size2.shape == (16, 2)
+        for x in (v.z1, v.z2, v.h1, v.h2):
+            torch.testing.assert_close(x.norm(dim=-1), torch.ones(16, P))
+        assert not v.h1.requires_grad and not v.h2.requires_grad
+        for xy, size in ((v.xy1, v.size1), (v.xy2, v.size2)):
+            assert (xy - size[:, None] / 2 >= -1e-6).all() and (xy + size[:, None] / 2 <= 1 + 1e-6).all()
+    first, back = seen[0], seen[1]
+    assert first.z1.requires_grad and back.h1 is first.h2 and not torch.equal(first.h1, first.h2)
+
+
+def test_each_projection_belongs_to_its_own_feature_cell_and_view(monkeypatch):
+    calls = []
+    monkeypatch.setattr(pretrain, "two_views", lambda *a, make=pretrain.two_views: calls.append(make(*a)) or calls[-1])
+
+    class Bare(Method, name="p_bare"):
+        def head(self, encoder, spec):
+            encoder.eval()  # so that the features below can be had again
+            return type("Unit", (nn.Module,), {"forward": lambda _, x: unit(x)})()
+
+        def match(self, views):
+            seen.append(views)
+            return Match.identity(views)
+
+    seen = []
+    spec = spec_for(Bare, lr=1e-30, weight_decay=0, momentum=0)
+    done = pretrain.pretrain(spec, Bare(), noise(16), CPU)
+    before = pretrain.untrained(spec).train()
+    with torch.no_grad():
+        maps = before(torch.cat([view for view, _ in calls[0]])).chunk(2)
+    assert len(calls) == 1 and done.encoder
+    for view, features in ((1, maps[0]), (2, maps[1])):
+        expected = unit(features.flatten(2).mT)
+        torch.testing.assert_close(getattr(seen[0], f"h{view}"), expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(getattr(seen[0], f"z{view}").detach(), expected, rtol=1e-4, atol=1e-4)
+        geometry = calls[0][view - 1][1]
+        assert torch.equal(getattr(seen[0], f"xy{view}"), geometry.cells((2, 2))[0])
+        assert torch.equal(getattr(seen[0], f"size{view}"), geometry.cells((2, 2))[1])
+
+
+def test_each_epoch_takes_each_image_once_in_an_order_of_its_own(monkeypatch):
+    seen = []
+    real = pretrain.two_views
+    monkeypatch.setattr(pretrain, "two_views", lambda images, *rest: seen.append(images) or real(images, *rest))
+    data = Dataset(torch.arange(70, dtype=torch.uint8)[:, None, None, None].expand(-1, 3, 16, 16).contiguous(), ())
+    for seed in (0, 1):
+        train(data=data, epochs=2, seed=seed)
+    assert [len(images) for images in seen] == [16] * 16
+    epochs = [[i for images in seen[k : k + 4] for i in images[:, 0, 0, 0].tolist()] for k in (0, 4, 8, 12)]
+    assert all(len(set(order)) == 64 for order in epochs)
+    assert len({tuple(order) for order in epochs}) == len({frozenset(order) for order in epochs}) == 4
+
+
+def test_progress_is_told_after_each_step():
+    seen = []
+    train(epochs=2, on_step=lambda *step: seen.append(step))
+    assert seen == [(k, 8) for k in range(1, 9)]
+
+
+# The learning rate
+
+
+def rates(**plan):
+    return [entry["lr"] for entry in train(**plan).history]
+
+
+def reference(schedule, steps, lr, warmup):
+    """The same schedule by torch's own schedulers."""
+    optimiser = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr)
+    schedulers, milestones = [schedule(optimiser)], []
+    if warmup:
+        schedulers.insert(0, LinearLR(optimiser, 1 / warmup, 1.0, max(1, warmup - 1)))
+        milestones = [warmup]
+    scheduler = SequentialLR(optimiser, schedulers, milestones) if warmup else schedulers[0]
+    out = []
+    for _ in range(steps):
+        out.append(optimiser.param_groups[0]["lr"])
+        optimiser.step()
+        scheduler.step()
+    return out
+
+
+@pytest.mark.filterwarnings("ignore:The epoch parameter")
+@pytest.mark.parametrize("warmup", [0, 3])
+def test_the_cosine_is_torch_s_after_the_warm_up(warmup):
+    got = rates(epochs=5, lr=0.1, warmup=warmup)
+    assert got == pytest.approx(reference(lambda o: CosineAnnealingLR(o, 20 - warmup), 20, 0.1, warmup), rel=1e-9)
+    assert max(got) == 0.1 == got[max(0, warmup - 1)]
+    assert 0 < got[-1] < 0.01 * 0.1
+
+
+@pytest.mark.filterwarnings("ignore:The epoch parameter")
+def test_the_steps_are_torch_s():
+    got = rates(epochs=5, lr=0.1, schedule="steps", milestones=[0.5, 0.75])
+    assert got == pytest.approx(reference(lambda o: MultiStepLR(o, [10, 15]), 20, 0.1, 0), rel=1e-9)
+    assert rates(epochs=1, schedule="steps") == [0.05] * 4
+    assert rates(epochs=5, lr=0.1, schedule="steps", milestones=[0.5], warmup=4) == pytest.approx(
+        [0.025, 0.05, 0.075] + [0.1] * 7 + [0.01] * 10
+    )
+
+
+def test_the_rate_is_the_one_that_is_used():
+    def moved(**plan):
+        spec = spec_for(momentum=0, weight_decay=0, **plan)
+        before = dict(pretrain.untrained(spec).named_parameters())
+        done = pretrain.pretrain(spec, resolve("dense_index"), noise(16), CPU)
+        return torch.cat([(p - before[k]).detach().flatten() for k, p in done.encoder.named_parameters()])
+
+    step = moved(lr=1e-2)
+    assert step.norm() > 0
+    torch.testing.assert_close(moved(lr=5e-3), step / 2, rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(moved(lr=1e-2, warmup=4), step / 4, rtol=1e-3, atol=1e-6)
+
+
+# Learning
+
+
+@pytest.mark.parametrize("plugin", LEVELS.values(), ids=LEVELS)
+@pytest.mark.parametrize("objective", [NCE, AU], ids=lambda o: o.family)
+def test_the_loss_falls(objective, plugin, scenes):
+    mild = {"scale": (0.7, 1.0), "jitter": 0, "grayscale": 0, "flip": 0}
+    losses = [entry["loss"] for entry in train(plugin, objective, scenes, epochs=4, batch=32, augment=mild).history]
+    assert sum(losses[-4:]) / 4 < sum(losses[:4]) / 4 - 0.2
+
+
+@pytest.mark.parametrize("objective", [AlignUniform(w_a=1, w_u=0), AlignUniform(w_a=0, w_u=1)], ids=lambda o: o.config)
+def test_each_term_alone_is_learned(objective):
+    history = train("instance", objective, epochs=6, lr=0.2).history
+    assert history[-1]["loss"] < history[0]["loss"] - 0.05
+    assert history[-1]["distribution" if objective.w_u == 0 else "alignment"] == 0
+
+
+def test_the_encoder_comes_back_in_eval_mode_and_moved():
+    done = train()
+    assert not any(module.training for module in done.encoder.modules())
+    before = pretrain.untrained(spec_for())
+    for (name, a), b in zip(done.encoder.named_parameters(), before.parameters(), strict=True):
+        assert not torch.equal(a, b), name
+    assert done.encoder.state_dict()["trunk.0.1.num_batches_tracked"] == 4
+
+
+# Untrained encoders
+
+
+@pytest.mark.parametrize("plugin", [None, "dense_index"])
+def test_random_init_is_the_untouched_initialisation(plugin):
+    spec = spec_for(objective=RandomInit(), seed=3)
+    done = pretrain.pretrain(spec, plugin and resolve(plugin), noise(2), CPU)
+    assert torch.equal(weights(done), weights(SimpleNamespace(encoder=pretrain.untrained(spec))))
+    assert done.history == () and done.decomposition_error == 0
+    assert not done.encoder.training
+
+
+def test_training_starts_from_the_same_weights_as_random_init():
+    spec = spec_for(objective=RandomInit(), seed=3)
+    trained = train(seed=3, lr=1e-30, weight_decay=0)
+    untouched = pretrain.pretrain(spec, None, noise(2), CPU)
+    for a, b in zip(trained.encoder.parameters(), untouched.encoder.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-20)
+
+
+# What goes wrong
+
+
+@pytest.mark.parametrize("objective", [NCE, AU], ids=lambda o: o.family)
+@pytest.mark.parametrize("lr", [1e6, 1e10, 1e20, 1e35])
+def test_a_rate_far_too_high_diverges(lr, objective):
+    with pytest.raises(Diverged, match=r"step \d+ of 16|after 16 steps"):
+        train(objective=objective, lr=lr, epochs=4)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize(
+    ("when", "log_every", "told"), [(0, 1, r"step 0 of 4"), (3, 1, r"step 3 of 4"), (1, 100, r"of 4")]
+)
+def test_a_loss_that_is_not_finite_diverges(bad, when, log_every, told):
+    class Broken(Method, name="p_broken"):
+        calls = 0
+
+        def match(self, views):
+            return Match.identity(views)
+
+        def loss(self, views, objective):
+            terms = super().loss(views, objective)
+            factor = bad if self.calls == when else 1.0
+            self.calls += 1
+            return LossTerms(terms.alignment * factor, terms.distribution)
+
+    with pytest.raises(Diverged, match=told):
+        train(Broken, log_every=log_every)
+
+
+def test_too_few_images_are_refused():
+    with pytest.raises(ValueError, match="batch of 16 images at least, the data set has 15"):
+        train(data=noise(15))
+    assert len(train(data=noise(16)).history) == 1
+
+
+def test_a_strategy_that_raises_stops_the_training():
+    @matching("p_raising")
+    def raising(views):
+        raise RuntimeError("no")
+
+    with pytest.raises(MethodError, match=r"p_raising.*test_pretrain\.py:\d+.*RuntimeError: no"):
+        train(REGISTERED["p_raising"])
+
+
+# Methods that are more than a matching
+
+
+def test_a_method_with_its_own_loss_and_no_match_trains():
+    class Own(Method, name="p_own", level="instance"):
+        def loss(self, views, objective):
+            z1, z2 = views.z1[:, 0], views.z2[:, 0]
+            return LossTerms(alignment(z1, z2), uniformity(torch.cat([z1, z2])))
+
+    done = train(Own)
+    assert done.history[-1]["loss"] < 0
+    assert done.decomposition_error < 1e-5  # its loss is not the objective's, and need not be
+
+
+def test_a_loss_of_a_plugin_that_raises_is_reported_as_the_plugin_s():
+    class Raising(Method, name="p_own_raising"):
+        def loss(self, views, objective):
+            raise RuntimeError("no")
+
+    with pytest.raises(MethodError, match=r"p_own_raising.*test_pretrain\.py:\d+.*RuntimeError: no"):
+        train(Raising)
+
+
+def test_a_loss_of_a_plugin_that_is_no_loss_is_reported_as_the_plugin_s():
+    class Number(Method, name="p_number"):
+        def loss(self, views, objective):
+            return views.z1.sum()
+
+    with pytest.raises(MethodError, match=r"p_number.*LossTerms.*Tensor"):
+        train(Number)
