@@ -1,0 +1,301 @@
+"""One pytest session over the suites: what it runs, how it pulls records, what it shows at the end."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import pytest
+from rich.console import Console
+
+from cl_bench.claims import Claim, Judgement
+from cl_bench.engines.local import ComputationError, LocalEngine, default_jobs, torch_device
+from cl_bench.errors import MethodError, SpecError
+from cl_bench.profile import Profile, Row, load_profile
+from cl_bench.progress import Display
+from cl_bench.records import Record
+from cl_bench.report import RowResult, plan_table, summary_table, write_report
+from cl_bench.runner import load_record
+from cl_bench.spec import MethodSpec, RunSpec
+from cl_bench.store import Store
+
+if TYPE_CHECKING:
+    from _pytest.outcomes import Failed
+    from _pytest.terminal import TerminalReporter
+else:
+    Failed = pytest.fail.Exception
+
+PLAIN_WIDTH = 110  # columns of the summary where there is no terminal to ask
+ROW, JUDGEMENT = "cl_bench.row", "cl_bench.judgement"  # what tests tell the summary, also from pytest-xdist workers
+T = TypeVar("T")
+
+
+class NotSupported(Failed):
+    """A judged claim that is not supported: all that a declared known failure may raise."""
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(sentence, pytrace=False)
+
+
+class Session:
+    """One pytest session: profile, methods, store and engine, made when the first suite asks for them."""
+
+    NAME = "cl_bench_session"
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+        self._rows: dict[str, Row] = {}
+        self._judgements: dict[str, dict[Claim, Judgement]] = {}
+
+    # ---- what to run
+
+    @cached_property
+    def profile(self) -> Profile:
+        """The validated profile."""
+        option = self.config.option
+        seeds = [] if option.seeds is None else [f"seeds={option.seeds}"]
+        return _or_usage_error(lambda: load_profile(option.profile, [*option.set, *seeds]))
+
+    @cached_property
+    def methods(self) -> list[MethodSpec]:
+        """What ``--method`` names."""
+        from cl_bench.registry import Registry, spec_of
+
+        registry = Registry(self.folders)
+        names = self.config.option.method or ["dense_index"]
+        return _or_usage_error(lambda: list(dict.fromkeys(spec_of(registry.resolve(name)) for name in names)))
+
+    @cached_property
+    def folders(self) -> list[Path]:
+        """Where plugins are found."""
+        from cl_bench.registry import BUILT_IN
+
+        return list(dict.fromkeys([BUILT_IN, self.config.rootpath / "methods"]))
+
+    def rows(self, item: Any) -> list[Row]:
+        """The rows a test is about, one a method whose scheme its suite covers."""
+        marker = item.get_closest_marker("sweep")
+        schemes = marker.kwargs.get("schemes", ("instance", "dense"))
+        return [Row(m, marker.kwargs["data"], marker.kwargs["views"]) for m in self.methods if m.level in schemes]
+
+    # ---- pulling records
+
+    @cached_property
+    def store(self) -> Store:
+        """Where results are kept."""
+        given = self.config.option.store
+        path = (self.config.rootpath if given == ".cl_bench" else self.config.invocation_params.dir) / given
+        return _or_usage_error(lambda: Store(path), f"--store {path}")
+
+    @cached_property
+    def engine(self) -> LocalEngine:
+        """Who computes what is missing."""
+        device = self.check_engine()
+        jobs = self.config.option.jobs or default_jobs(device)
+        return LocalEngine(self.store, self.folders, device, jobs, self.display)
+
+    def check_engine(self) -> str:
+        """The device, if it works and the number of workers makes sense."""
+        option = self.config.option
+        if option.jobs is not None and option.jobs < 1:
+            raise pytest.UsageError(f"--jobs must be at least 1, got {option.jobs}")
+        return str(_or_usage_error(lambda: torch_device(option.device)))
+
+    @cached_property
+    def display(self) -> Display:
+        """What a person sees meanwhile."""
+        return Display()
+
+    def pull(self, specs: Sequence[RunSpec]) -> tuple[list[Record | None], list[str]]:
+        """The records of some specs, computed if they must be; None where that failed, and a line for each failure."""
+        self.submit(specs)
+        if not all(self.engine.has(spec) for spec in specs):
+            capture = self.config.pluginmanager.getplugin("capturemanager")
+            with capture.global_and_fixture_disabled(), self.display.waiting(self._console()) as refresh:
+                self.engine.wait(specs, refresh)
+        records: list[Record | None] = []
+        failures = []
+        for spec in specs:
+            try:
+                records.append(self.engine.record(spec))
+            except ComputationError as error:
+                records.append(None)
+                failures.append(str(error))
+        return records, failures
+
+    def submit(self, specs: Sequence[RunSpec]) -> None:
+        """Queue what is missing."""
+        self.display.total += self.engine.submit(specs)
+
+    def _console(self) -> Console:
+        """Where pytest writes; silent in pytest-xdist workers, which have no terminal."""
+        reporter: TerminalReporter | None = self.config.pluginmanager.getplugin("terminalreporter")
+        if reporter is None or hasattr(self.config, "workerinput"):
+            return Console(quiet=True)
+        reporter.ensure_newline()
+        file = reporter._tw._file
+        if isinstance(file, io.TextIOWrapper) and not file.encoding.lower().startswith("utf"):
+            file.reconfigure(errors="replace")
+        return Console(file=file, width=None if file.isatty() else PLAIN_WIDTH)
+
+    # ---- hooks
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionstart(self) -> None:
+        """Refuse what makes no sense before anything is collected and, under pytest-xdist, before its workers start."""
+        option = self.config.option
+        if option.plan and getattr(option, "numprocesses", None):
+            raise pytest.UsageError("--plan runs nothing: leave out -n")
+        if option.set or option.seeds is not None or option.profile != "smoke":
+            _ = self.profile
+        if option.method:
+            _ = self.methods
+        if option.jobs is not None or option.device != "auto":
+            self.check_engine()
+        if option.store != ".cl_bench":
+            _ = self.store
+
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        """One case a model, one claim a row."""
+        if metafunc.definition.get_closest_marker("sweep") is None:
+            return
+        rows = self.rows(metafunc.definition)
+        if "case" in metafunc.fixturenames:
+            cases = [pytest.param((row, s), id=s.case) for row in rows for s in self.profile.sweep(row)]
+            metafunc.parametrize("case", cases, indirect=True)
+        if "claim" in metafunc.fixturenames:
+            about = claim_of(metafunc.definition)
+            claims = []
+            for row in rows:
+                reason = self.profile.known_failure(row, about.kind, about.level)
+                marks = [pytest.mark.xfail(strict=True, reason=reason, raises=NotSupported)] if reason else []
+                claims.append(pytest.param(row, id=str(row.method), marks=marks))
+            metafunc.parametrize("claim", claims, indirect=True)
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Queue all that the selected tests will pull, so that every worker has something to do."""
+        wanted = self._wanted(session.items)
+        if not wanted:
+            return
+        if self.config.option.plan:
+            state = {
+                name: [(s, s.pretrain.objective.config, load_record(s, self.store)) for s in specs]
+                for name, specs in wanted.items()
+            }
+            self._console().print(plan_table(state, self.profile.claims.alpha, self.engine.jobs))
+        else:
+            self.submit([spec for specs in wanted.values() for spec in specs])
+
+    def _wanted(self, items: Sequence[pytest.Item]) -> dict[str, list[RunSpec]]:
+        """Specs by row."""
+        wanted: dict[str, dict[RunSpec, None]] = {}
+        for item in items:
+            parameters: dict[str, Any] = item.callspec.params if hasattr(item, "callspec") else {}
+            if item.get_closest_marker("sweep") is None:
+                continue
+            if isinstance(parameters.get("case"), tuple):  # not so where no method is of the suite's scheme
+                row, spec = parameters["case"]
+                wanted.setdefault(row.name, {})[spec] = None
+            if isinstance(parameters.get("claim"), Row):
+                row = parameters["claim"]
+                wanted.setdefault(row.name, {}).update(dict.fromkeys(self.profile.sweep(row)))
+                wanted.setdefault("random_init", {}).update(dict.fromkeys(self.profile.random_init()))
+        return {name: list(specs) for name, specs in wanted.items()}
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self) -> bool | None:
+        """With ``--plan`` nothing runs."""
+        return True if self.config.option.plan else None
+
+    def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
+        """A model's line says more than a dot would."""
+        if report.when == "call" and report.passed and [k for k, _ in report.user_properties] == [ROW]:
+            return ("passed", "", "PASSED") if not hasattr(report, "wasxfail") else None
+        return None
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Note which rows were tested and what was judged."""
+        told = dict(report.user_properties)
+        if ROW in told:
+            row = _row_from_json(str(told[ROW]))
+            self._rows[row.name] = row
+            if JUDGEMENT in told:
+                judgement = Judgement.from_json(str(told[JUDGEMENT]))
+                self._judgements.setdefault(row.name, {})[judgement.claim] = judgement
+
+    def pytest_terminal_summary(self, terminalreporter: TerminalReporter) -> None:
+        """The table, and where the report is."""
+        if not self._rows:
+            return
+        results = [self._result(row) for row in self._rows.values()]
+        terminalreporter.section("cl-bench")
+        self._console().print(summary_table(results))
+        directory = Path(self.config.option.report or self.store.root / "report")
+        try:
+            written = write_report(results, self.config.invocation_params.dir / directory)
+        except OSError as error:
+            terminalreporter.write_line(f"report: {error}; the records in {self.store.root} are whole", red=True)
+        else:
+            terminalreporter.write_line(f"report: {written[0].parent} ({', '.join(p.name for p in written)})")
+
+    def _result(self, row: Row) -> RowResult:
+        profile = self.profile
+        sweep = profile.sweep(row)
+
+        def stored(specs: Sequence[RunSpec]) -> tuple[Record, ...]:
+            return tuple(r for r in (load_record(s, self.store) for s in specs) if r is not None)
+
+        return RowResult(
+            name=row.name,
+            title=f"{row.method}: {row.data.replace('_', '-')} data, {row.views} views",
+            method=str(row.method),
+            scheme=row.method.level,
+            data=row.data,
+            views=row.views,
+            records=stored(sweep),
+            random_init=stored(profile.random_init()),
+            judgements=tuple(self._judgements.get(row.name, {}).values()),
+            expected=len(sweep),
+            profile=profile.name,
+            detection_protocol=profile.detection.sentence,
+            linear_protocol=profile.linear.sentence,
+        )
+
+    def pytest_unconfigure(self) -> None:
+        """Stop the workers, however the session ends."""
+        if "engine" in self.__dict__:
+            self.engine.close()
+
+
+def claim_of(node: Any) -> Claim:
+    """What a test's ``claim`` marker says."""
+    marker = node.get_closest_marker("claim")
+    if marker is None:
+        raise pytest.UsageError(
+            f"{node.nodeid}: a test with the claim fixture needs @pytest.mark.claim(kind, level=...)"
+        )
+    return Claim(*marker.args, **marker.kwargs)
+
+
+def row_to_json(row: Row) -> str:
+    """A row as a test report can carry it."""
+    return json.dumps({"method": row.method.model_dump(mode="json"), "data": row.data, "views": row.views})
+
+
+def _row_from_json(text: str) -> Row:
+    told = json.loads(text)
+    return Row(MethodSpec.model_validate(told["method"]), told["data"], told["views"])
+
+
+def _or_usage_error(make: Callable[[], T], what: str = "") -> T:
+    """What an option asks for; one that makes no sense ends the session before anything trains (exit status 4)."""
+    try:
+        return make()
+    except (SpecError, MethodError) as error:
+        raise pytest.UsageError(str(error)) from None
+    except OSError as error:
+        raise pytest.UsageError(f"{what}: {error.strerror or error}") from None
