@@ -20,6 +20,7 @@ NOTE = (
 )
 SETTINGS = {"single_object": "stl10", "multi_object": "coco"}
 """Embedded data by the paper's data that plays its part: the same question in another setting."""
+SETTING_NAMES = {"stl10": "STL-10", "coco": "COCO"}
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,7 @@ def summary_table(rows: Sequence[RowResult]) -> Group:
     """What a run says, as a rich renderable that needs 80 columns and no colour.
 
     A table for each row and evaluation, one line a family: models, best, mean, mean of the best ten, tau with its
-    interval, the paper's tau and the verdict; beneath it what was left out and every claim in a sentence.
+    interval and the verdict; the paper's line and the untrained encoders; beneath it every claim in a sentence.
     """
     blocks = [block for row in rows for block in _row(row)]
     return Group(*blocks, *_notes(rows))
@@ -127,30 +127,34 @@ def _runs(row: RowResult) -> str:
 
 def _level(row: RowResult, level: Level, *, header: bool) -> Table:
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim", show_header=header)
-    table.add_column("", width=9, no_wrap=True)
+    table.add_column("", width=17, no_wrap=True)
     widths = {"models": 6, "max": 5, "avg": 5, f"best {BEST}": 9, "tau-b\n[95 % interval]": 20}
     for name, width in widths.items():
         table.add_column(name, width=width, justify="right", no_wrap=True, vertical="bottom")
-    table.add_column("paper:\nanother\nsetting", width=7, justify="right", no_wrap=True, style="dim")
     table.add_column("verdict", min_width=12, overflow="fold")
     for family in FAMILIES:
         kept, _ = configurations(row.records, level, family)
-        score = paper.lookup(row.data, row.views, row.scheme, family)
         table.add_row(
             NAMES[family],
             *_statistics([c.performance for c in kept]),
             str(row.correlations[level, family]),
-            f"{score.score(level).tau:.2f}" if score else "-",
             _verdict(row, level, about_tau=True) if family == "total" else "",
             style="bold" if family == "total" else "",
         )
     if level == "dense":
         ap50 = [r.extra["coco_ap50"] for r in row.records if r.status == "complete" and "coco_ap50" in r.extra]
         table.add_row("AP50", *_statistics(ap50), style="dim")
+    for family in FAMILIES:
+        printed = paper.lookup(row.data, row.views, row.scheme, family)
+        if printed is not None:
+            score = printed.score(level)
+            figures = (f"{v:.2f}" for v in (score.max, score.avg, score.top10, score.tau))
+            where = f"on {paper.SETTING_NAMES[printed.data]}*"
+            table.add_row(f"paper, {NAMES[family]}", str(score.models), *figures, where, style="dim")
     untrained = row.untrained(level)
     spread = f"sd {statistics.stdev(untrained):.2f} over {len(untrained)} seeds" if len(untrained) > 1 else ""
     verdict = _verdict(row, level, about_tau=False)
-    table.add_row("untrained", *_statistics(untrained), spread, "", verdict, style="dim")
+    table.add_row("untrained", *_statistics(untrained), spread, verdict, style="dim")
     return table
 
 
@@ -182,7 +186,7 @@ def _notes(rows: Sequence[RowResult]) -> Iterator[Text]:
         *dict.fromkeys(f"linear evaluation: {row.linear_protocol}" for row in rows),
         *dict.fromkeys(f"detection: {row.detection_protocol}" for row in rows),
         "AP: average precision, averaged over IoU .50 to .95 in steps of .05; AP50: at .50 alone, run by run.",
-        f"paper (another setting): tau in {paper.SOURCE}. {paper.NOTE}",
+        f"*: the paper's own numbers, of another setting ({paper.SOURCE}). {paper.NOTE}",
         _multiplicity([j for row in rows for j in row.judgements]),
     ]
     return (Text(note, style="dim") for note in notes)
