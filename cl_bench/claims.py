@@ -31,7 +31,7 @@ _SEED, _CHUNK = 20220, 2_000_000  # of resampling; pairwise signs held at once
 _TEXTS = {
     "tau_negative": "better aligned and more uniform features go with better {} (tau < 0)",
     "tau_not_negative": "better aligned and more uniform features no longer go with better {} (tau > 0)",
-    "at_random_level": "{} falls to the level of random initialisation",
+    "at_random_level": "on average {} falls to the level of random initialisation or below",
 }
 Array = NDArray[np.float64]
 
@@ -354,7 +354,8 @@ def judge(
         if claim.kind == "tau_not_negative":
             p, against, side = against, p, ">"
         supported, refuted = p < alpha, against < alpha
-        evidence = f"tau = {correlation}, n = {correlation.n}, p(tau {side} 0) = {p:.2g} ({correlation.method})"
+        shown, way = (against, "><"[side == ">"]) if refuted else (p, side)
+        evidence = f"tau = {correlation}, n = {correlation.n}, p(tau {way} 0) = {shown:.2g} ({correlation.method})"
     else:
         compared = contrast([c.performance for c in kept], random, alpha, margin)
         supported, refuted = compared.high < margin, compared.low > margin

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from cl_bench.claims import Claim
 from cl_bench.errors import SpecError, nearest
 from cl_bench.records import RANDOM_INIT, Level
 from cl_bench.spec import (
@@ -47,6 +48,11 @@ class Row(NamedTuple):
     def name(self) -> str:
         """As ``single_object-disjoint-dense_index``."""
         return f"{self.data}-{self.views}-{self.method}"
+
+    @property
+    def order(self) -> tuple[bool, bool]:
+        """The order of the paper's tables: overlapping views first, and among them single-object data."""
+        return self.views != "overlapping", self.data != "single_object"
 
 
 class Grid(Frozen):
@@ -145,12 +151,10 @@ class Profile(Frozen):
         row = Row(MethodSpec(name=RANDOM_INIT), "single_object", "overlapping")
         return tuple(self._run(row, RandomInit(), seed) for seed in range(self.random_inits))
 
-    def known_failure(self, row: Row, claim: str, level: Level) -> str | None:
-        """Why this profile is known not to reproduce a claim; None when it is not declared."""
-        for k in self.known:
-            if (k.method, k.data, k.views, k.claim, k.level) == (str(row.method), row.data, row.views, claim, level):
-                return k.reason
-        return None
+    def known_failures(self, row: Row) -> dict[Claim, str]:
+        """The claims about a row that this profile is known not to reproduce, and why."""
+        about = (str(row.method), row.data, row.views)
+        return {Claim(k.claim, k.level): k.reason for k in self.known if (k.method, k.data, k.views) == about}
 
     def _run(self, row: Row, objective: InfoNCE | AlignUniform | RandomInit, seed: int) -> RunSpec:
         sources: _Sources = getattr(self, row.data)

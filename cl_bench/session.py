@@ -171,7 +171,7 @@ class Session:
             about = claim_of(metafunc.definition)
             claims = []
             for row in rows:
-                reason = self.profile.known_failure(row, about.kind, about.level)
+                reason = self.profile.known_failures(row).get(about)
                 marks = [pytest.mark.xfail(strict=True, reason=reason, raises=NotSupported)] if reason else []
                 claims.append(pytest.param(row, id=str(row.method), marks=marks))
             metafunc.parametrize("claim", claims, indirect=True)
@@ -231,7 +231,7 @@ class Session:
         """The table, and where the report is."""
         if not self._rows:
             return
-        results = [self._result(row) for row in self._rows.values()]
+        results = [self._result(row) for row in sorted(self._rows.values(), key=lambda row: row.order)]
         terminalreporter.section("cl-bench")
         self._console().print(summary_table(results))
         directory = Path(self.config.option.report or self.store.root / "report")
@@ -263,6 +263,7 @@ class Session:
             profile=profile.name,
             detection_protocol=profile.detection.sentence,
             linear_protocol=profile.linear.sentence,
+            known=tuple(profile.known_failures(row).items()),
         )
 
     def pytest_unconfigure(self) -> None:

@@ -109,6 +109,12 @@ def test_no_number_is_cut(row: RowResult, width: int) -> None:
     assert "sd 1.00 over 3 seeds" in text
 
 
+def test_what_a_profile_is_known_not_to_reproduce_is_said(row: RowResult) -> None:
+    claim = row.judgements[0].claim
+    assert "known not to hold: too small" in " ".join(render(replace(row, known=((claim, "too small"),)), width=100).split())
+    assert "known not to hold" not in render(row, width=100)
+
+
 def test_every_claim_and_protocol_is_said(row: RowResult) -> None:
     text = " ".join(render(row, width=100).split())
     for judgement in row.judgements:

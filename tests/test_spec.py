@@ -10,6 +10,7 @@ from itertools import pairwise
 
 import pytest
 
+from cl_bench.claims import Claim
 from cl_bench.errors import SpecError, nearest
 from cl_bench.profile import PROFILES, Profile, Row, load_profile
 from cl_bench.spec import InfoNCE, MethodSpec, PretrainSpec, RandomInit, RunSpec
@@ -455,7 +456,7 @@ def test_a_known_failure_is_found_by_everything_that_names_it():
 
     def find(method=MethodSpec(name="m", options=(("k", 1),)), **changes):  # noqa: B008
         a = {**asked, **changes}
-        return profile.known_failure(Row(method, a["data"], a["views"]), a["claim"], a["level"])
+        return profile.known_failures(Row(method, a["data"], a["views"])).get(Claim(a["claim"], a["level"]))
 
     assert find() == reason
     assert find(method=MethodSpec(name="m")) is None
@@ -466,4 +467,4 @@ def test_a_known_failure_is_found_by_everything_that_names_it():
         {"level": "instance"},
     ):
         assert find(**change) is None
-    assert smoke().known_failure(DENSE, "tau_negative", "dense") is None
+    assert smoke().known_failures(DENSE) == {}

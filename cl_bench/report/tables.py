@@ -18,6 +18,7 @@ from cl_bench import paper
 from cl_bench.claims import (
     EVALUATIONS,
     FAMILIES,
+    Claim,
     Correlation,
     Family,
     Judgement,
@@ -52,6 +53,7 @@ class RowResult:
         profile: Name of the profile.
         detection_protocol: How detection was evaluated, in a sentence.
         linear_protocol: How linear evaluation was done, in a sentence.
+        known: Claims that the profile is known not to reproduce, each with its reason.
     """
 
     name: str
@@ -67,6 +69,7 @@ class RowResult:
     profile: str
     detection_protocol: str
     linear_protocol: str
+    known: tuple[tuple[Claim, str], ...] = ()
 
     @cached_property
     def correlations(self) -> dict[tuple[Level, Family], Correlation]:
@@ -114,6 +117,9 @@ def _row(row: RowResult) -> Iterator[RenderableType]:
         sentence = Text(f"- {judgement.sentence.removeprefix(f'{judgement.row}: ')}")
         sentence.highlight_words([judgement.verdict.value], style=f"bold {COLOURS[judgement.verdict]}")
         yield sentence
+        for claim, reason in row.known:
+            if claim == judgement.claim:
+                yield Text(f"  profile {row.profile} declares that this is known not to hold: {reason}", style="dim")
     yield Text()
 
 
