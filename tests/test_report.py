@@ -111,7 +111,9 @@ def test_no_number_is_cut(row: RowResult, width: int) -> None:
 
 def test_what_a_profile_is_known_not_to_reproduce_is_said(row: RowResult) -> None:
     claim = row.judgements[0].claim
-    assert "known not to hold: too small" in " ".join(render(replace(row, known=((claim, "too small"),)), width=100).split())
+    assert "known not to hold: too small" in " ".join(
+        render(replace(row, known=((claim, "too small"),)), width=100).split()
+    )
     assert "known not to hold" not in render(row, width=100)
 
 
