@@ -24,7 +24,7 @@ class Display:
         self.total = 0
         self.done = 0
         self._begun: float | None = None
-        self._lines: list[str] = []
+        self._lines: list[tuple[str, str]] = []
         self._lock = threading.Lock()
         self._at_work: dict[int, tuple[RunSpec, str, int, int]] = {}
 
@@ -47,9 +47,6 @@ class Display:
             self._lines.append(
                 f"[{self.done:>3}/{max(self.total, self.done)}] {_describe(spec, outcome)}{self._left()}"
             )
-
-    def _left(self) -> str:
-        return f"  about {_clock(self.seconds_left)} left" if self.done < self.total else ""
 
     @property
     def seconds_left(self) -> float:
@@ -84,8 +81,8 @@ class Display:
         """What finished since."""
         with self._lock:
             lines, self._lines = self._lines, []
-        for line in lines:
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
+        for line, left in lines:  # on a terminal the bars say what is left
+            console.print(line if console.is_terminal else line + left, highlight=False, markup=False, soft_wrap=True)
 
     def _move(self, bars: Progress, tasks: dict[int | str, TaskID]) -> None:
         """A bar for the whole and one for each worker."""

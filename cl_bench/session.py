@@ -136,7 +136,8 @@ class Session:
         reporter: TerminalReporter | None = self.config.pluginmanager.getplugin("terminalreporter")
         if reporter is None or hasattr(self.config, "workerinput"):
             return Console(quiet=True)
-        reporter.ensure_newline()
+        if reporter._tw.width_of_current_line:  # ensure_newline() would have pytest write the file's name again
+            reporter._tw.line()
         file = reporter._tw._file
         if isinstance(file, io.TextIOWrapper) and not file.encoding.lower().startswith("utf"):
             file.reconfigure(errors="replace")
