@@ -44,9 +44,8 @@ class Display:
         with self._lock:
             self.done += 1
             self._at_work.pop(worker, None)
-            self._lines.append(
-                f"[{self.done:>3}/{max(self.total, self.done)}] {_describe(spec, outcome)}{self._left()}"
-            )
+            line = f"[{self.done:>3}/{max(self.total, self.done)}] {_describe(spec, outcome)}"
+            self._lines.append((line, f"  about {_clock(self.seconds_left)} left" if self.done < self.total else ""))
 
     @property
     def seconds_left(self) -> float:
