@@ -523,7 +523,7 @@ def test_a_terminal_sees_progress(whole: Whole) -> None:
     # Each finished encoder once, in order. They are queued by row, the untrained ones with the first.
     numbers = [int(n) for n in re.findall(r"\[ *(\d+)/18\] ", plain)]
     assert numbers == list(range(1, 19))
-    assert re.search(r"\[ *5/18\] .*about \d+:\d\d left", plain)
+    assert re.search(r"encoders .* \d+/18 .*about \d+:\d\d left", plain)
 
 
 def test_the_second_run_trains_nothing(whole: Whole, pytester: pytest.Pytester, no_figures: None) -> None:

@@ -68,6 +68,8 @@ def test_each_finished_encoder_is_said_once_and_only_while_somebody_waits(
         assert said(where).count(text) == 1, text
     assert "later" not in said(where)
     assert terminal or "\x1b" not in said(where)
+    if not terminal:  # a line says how long the rest will take; on a terminal the bars do
+        assert [line.endswith(" left") for line in said(where).splitlines()] == [True, True, False]
     with display.waiting(where):
         pass
     assert said(where).count("FAILED later") == 1

@@ -208,9 +208,11 @@ def test_one_changed_byte_never_changes_what_is_read(run: Run, payload: dict, pl
 
 
 HOLD = """
+import signal
 import sys
 from pathlib import Path
 from cl_bench.store import Store
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit it ignored
 with Store(Path(sys.argv[1])).run(sys.argv[2]).locked() as mine:
     print(mine, flush=True)
     sys.stdin.readline()
