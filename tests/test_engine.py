@@ -402,15 +402,28 @@ def test_a_device_that_does_not_work_is_refused(name: str) -> None:
     assert torch_device("auto").type in ("cpu", "cuda")
 
 
-def test_workers_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
-    assert default_jobs("cpu") == len(os.sched_getaffinity(0))
-    assert default_jobs("cuda:1") == 1
-    monkeypatch.setenv("PYTEST_XDIST_WORKER", "gw3")
-    assert default_jobs("cpu") == 1
-
-
 @pytest.fixture(autouse=True, scope="module")
 def no_stray_workers() -> Iterator[None]:
     yield
     assert not [p for p in children(os.getpid()) if alive(p)]
+
+
+@pytest.mark.parametrize(
+    ("device", "xdist", "cores", "gibibytes", "jobs"),
+    [
+        ("cpu", False, 4, 16, 4),
+        ("cpu", False, 64, 12, 8),
+        ("cpu", False, 2, 1, 1),
+        ("cpu", True, 4, 16, 1),
+        ("cuda:1", False, 4, 16, 1),
+    ],
+)
+def test_workers_by_default(
+    monkeypatch: pytest.MonkeyPatch, device: str, xdist: bool, cores: int, gibibytes: int, jobs: int
+) -> None:
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
+    if xdist:
+        monkeypatch.setenv("PYTEST_XDIST_WORKER", "gw0")
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(cores), raising=False)
+    monkeypatch.setattr("os.sysconf", lambda name: 4096 if name == "SC_PAGE_SIZE" else gibibytes * 2**18)
+    assert default_jobs(device) == jobs

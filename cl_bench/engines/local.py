@@ -23,6 +23,7 @@ from cl_bench.store import Store, StoreWarning
 if TYPE_CHECKING:
     import torch
 
+WORKER_MEMORY = 3 * 2**29  # bytes to reckon with for a worker: torch and the data, 1.5 GiB
 POLL = 0.5  # seconds between two looks at a run that another process is at work on
 
 
@@ -234,10 +235,12 @@ class LocalEngine:
 
 
 def default_jobs(device: str) -> int:
-    """Workers to start: one a core on a CPU, one on a GPU or inside a pytest-xdist worker."""
+    """Workers to start: one a core on a CPU as memory allows, one on a GPU or inside a pytest-xdist worker."""
     if device.startswith("cuda") or "PYTEST_XDIST_WORKER" in os.environ:
         return 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return max(1, min(cores, memory // WORKER_MEMORY))
 
 
 def torch_device(name: str) -> torch.device:
