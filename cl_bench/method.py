@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -85,12 +86,8 @@ class Method:
         """``loss``; one of a plugin's own is told about as the plugin's when it fails."""
         if type(self).loss is Method.loss:
             return self.loss(views, objective)
-        try:
+        with self._telling_where():
             terms = self.loss(views, objective)
-        except (Diverged, MethodError):
-            raise
-        except Exception as error:  # a plugin may raise anything; the user is told where
-            raise MethodError(f"method {self.name!r} ({_where(error, self.file)}): {_first_line(error)}") from error
         if not isinstance(terms, LossTerms):
             found = type(terms).__name__
             raise MethodError(f"method {self.name!r} ({self.origin}): loss() must return LossTerms, got {found}")
@@ -112,14 +109,18 @@ class Method:
         """Positives from view 1 to view 2 and back, checked."""
         return self._checked_match(views), self._checked_match(views.swapped())
 
-    def _checked_match(self, views: DenseViews) -> Match:
+    @contextmanager
+    def _telling_where(self) -> Iterator[None]:
         try:
-            with torch.no_grad():
-                match = self.match(views)
+            yield
         except (Diverged, MethodError):
             raise
         except Exception as error:  # a plugin may raise anything; the user is told where
             raise MethodError(f"method {self.name!r} ({_where(error, self.file)}): {_first_line(error)}") from error
+
+    def _checked_match(self, views: DenseViews) -> Match:
+        with self._telling_where(), torch.no_grad():
+            match = self.match(views)
         shape = tuple(views.z1.shape[:2])
         if not isinstance(match, Match):
             raise MethodError(f"method {self.name!r} ({self.origin}) must return a Match, got {type(match).__name__}")
