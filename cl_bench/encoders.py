@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 
-EncoderName = Literal["small_cnn", "resnet18"]
+from cl_bench.spec import EncoderName
 
 
 class Encoder(nn.Module):

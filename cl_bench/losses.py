@@ -6,16 +6,15 @@ Features are unit vectors, (B, P, D) for P cells an image or (B, D) for one vect
 from __future__ import annotations
 
 import math
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
 
 from cl_bench import pairwise
+from cl_bench.spec import Negatives, Scope
 from cl_bench.types import LossTerms, Match
 
-Scope = Literal["same_index", "other_images", "all_pairs"]
-Negatives = Literal["both_views", "cross_view", "ntxent"]
 Matches = Match | tuple[Match, Match] | None
 
 

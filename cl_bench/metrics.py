@@ -9,15 +9,15 @@ from cl_bench.encoders import Encoder, cells, pooled, unit
 from cl_bench.errors import Diverged
 from cl_bench.losses import alignment, uniformity
 from cl_bench.records import LEVELS, Level
-from cl_bench.spec import AugmentSpec, MeasureSpec
-from cl_bench.views import Policy, two_views
+from cl_bench.spec import AugmentSpec, MeasureSpec, Views
+from cl_bench.views import two_views
 
 BATCH = 256
 
 
 @torch.no_grad()
 def measure(
-    encoder: Encoder, data: Dataset, spec: MeasureSpec, augment: AugmentSpec, policy: Policy, device: torch.device
+    encoder: Encoder, data: Dataset, spec: MeasureSpec, augment: AugmentSpec, policy: Views, device: torch.device
 ) -> dict[str, dict[Level, float]]:
     """L_a and L_u at both levels, whatever the pre-training scheme was.
 

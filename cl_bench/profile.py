@@ -25,12 +25,14 @@ from cl_bench.spec import (
     LinearSpec,
     MeasureSpec,
     MethodSpec,
+    Negatives,
     NonNegative,
     OptimiserSpec,
     Positive,
     PretrainSpec,
     RandomInit,
     RunSpec,
+    Scope,
     Views,
 )
 
@@ -60,10 +62,10 @@ class Grid(Frozen):
 
     temperatures: Annotated[tuple[Positive, ...], Field(min_length=1)]
     weightings: Annotated[tuple[tuple[NonNegative, NonNegative], ...], Field(min_length=1)]
-    negatives: Literal["both_views", "cross_view", "ntxent"] = "both_views"
+    negatives: Negatives = "both_views"
     positive_in_denominator: bool = True
     t: Positive = 2.0
-    scope: Literal["same_index", "other_images", "all_pairs"] = "same_index"
+    scope: Scope = "same_index"
 
     @model_validator(mode="after")
     def _distinct(self) -> Grid:
@@ -128,7 +130,7 @@ class Profile(Frozen):
     multi_object: _Sources
     grid: Grid
     measure_t: Positive = 1.0
-    measure_scope: Literal["same_index", "other_images", "all_pairs"] = "same_index"
+    measure_scope: Scope = "same_index"
     linear: LinearSpec
     detection: DetectionSpec
     claims: ClaimsSpec = ClaimsSpec()

@@ -195,9 +195,10 @@ def _read_status(run: Run) -> dict[str, Any] | None:
 
 def _read_evaluation(spec: RunSpec, run: Run, stage: str) -> dict[str, Any] | None:
     found = run.read(_eval_name(spec, stage), ("seconds",))
-    if found is None or "diverged" in found:
+    if found is None or "diverged" in found or FIELDS[stage] <= set(found):
         return found
-    return run.read(_eval_name(spec, stage), FIELDS[stage])
+    run.set_aside(_eval_name(spec, stage))
+    return None
 
 
 def _eval_name(spec: RunSpec, stage: str) -> str:

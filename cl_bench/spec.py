@@ -15,6 +15,9 @@ RECIPE = 1
 
 DataKind = Literal["single_object", "multi_object"]
 Views = Literal["overlapping", "disjoint"]
+EncoderName = Literal["small_cnn", "resnet18"]
+Scope = Literal["same_index", "other_images", "all_pairs"]
+Negatives = Literal["both_views", "cross_view", "ntxent"]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
@@ -71,7 +74,7 @@ class AugmentSpec(Frozen):
 class EncoderSpec(Frozen):
     """Backbone and projection head."""
 
-    name: Literal["small_cnn", "resnet18"]
+    name: EncoderName
     hidden: Count = 512
     projection: Count = 128
 
@@ -95,7 +98,7 @@ class InfoNCE(Frozen):
 
     family: Literal["info_nce"] = "info_nce"
     temperature: Positive
-    negatives: Literal["both_views", "cross_view", "ntxent"] = "both_views"
+    negatives: Negatives = "both_views"
     positive_in_denominator: bool = True
 
     @property
@@ -111,7 +114,7 @@ class AlignUniform(Frozen):
     w_a: NonNegative
     w_u: NonNegative
     t: Positive = 2.0
-    scope: Literal["same_index", "other_images", "all_pairs"] = "same_index"
+    scope: Scope = "same_index"
 
     @property
     def config(self) -> str:
@@ -165,7 +168,7 @@ class MeasureSpec(Frozen):
 
     data: DataSpec
     t: Positive = 1.0
-    scope: Literal["same_index", "other_images", "all_pairs"] = "same_index"
+    scope: Scope = "same_index"
     seed: int = 0
 
 

@@ -73,9 +73,13 @@ class Run:
         except (ValueError, KeyError, TypeError, RecursionError, IsADirectoryError):
             intact = False
         if not intact:
-            self.store.set_aside(path, "not a whole record")
+            self.set_aside(name)
             return None
         return payload
+
+    def set_aside(self, name: str) -> None:
+        """Put a JSON record that is not whole out of the way, to be computed again."""
+        self.store.set_aside(self.path / f"{name}.json", "not a whole record")
 
     def write(self, name: str, payload: dict[str, Any]) -> None:
         """Write a JSON record: all of it or, on an error, nothing."""

@@ -7,14 +7,11 @@ the images are.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from cl_bench.spec import AugmentSpec
-
-Policy = Literal["overlapping", "disjoint"]
+from cl_bench.spec import AugmentSpec, Views
 
 CUT = (0.3, 0.7)
 """Where ``disjoint`` views cut the image in two, as a share of its side (ours: the paper's rule is not printed)."""
@@ -53,7 +50,7 @@ class Geometry:
 
 
 def two_views(
-    images: Tensor, augment: AugmentSpec, policy: Policy, generator: torch.Generator
+    images: Tensor, augment: AugmentSpec, policy: Views, generator: torch.Generator
 ) -> tuple[tuple[Tensor, Geometry], tuple[Tensor, Geometry]]:
     """Two augmented views of each image.
 
@@ -81,7 +78,7 @@ def two_views(
 
 
 def crop_boxes(
-    n: int, height: int, width: int, augment: AugmentSpec, policy: Policy, generator: torch.Generator
+    n: int, height: int, width: int, augment: AugmentSpec, policy: Views, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Crops for two views of n images: two (n, 4) int64 of (x1, y1, x2, y2) in pixels, x2 and y2 exclusive."""
     whole = torch.tensor([0, 0, width, height]).expand(n, 4)

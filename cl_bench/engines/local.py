@@ -130,7 +130,7 @@ class LocalEngine:
             thread.start()
 
     def _work(self, worker: int) -> None:
-        """Feed one worker process until the queue is empty for good."""
+        """Feed one worker process, started when there is something to do, until the engine is closed."""
         process: subprocess.Popen[str] | None = None
         errors: Any = None
         refused = 0
