@@ -67,11 +67,11 @@ def uniformity(z: Tensor, t: float = 1.0, scope: Scope = "same_index") -> Tensor
         raise ValueError(f"uniformity: scope {scope!r} needs two images to pair, got z of shape {tuple(z.shape)}")
     # On unit vectors exp(-t |x - y|^2) = exp(2 t cos - 2 t): a log-sum-exp at temperature 1 / (2 t).
     if scope == "same_index":
-        rows, pairs = pairwise.logsumexp(z.transpose(0, 1), None, 2 * t, group=1), P * B * (B - 1)
+        rows, pairs = pairwise.logsumexp(z.transpose(0, 1), 2 * t, group=1), P * B * (B - 1)
     elif scope == "other_images":
-        rows, pairs = pairwise.logsumexp(z.flatten(0, 1), None, 2 * t, group=P), B * P * (B - 1) * P
+        rows, pairs = pairwise.logsumexp(z.flatten(0, 1), 2 * t, group=P), B * P * (B - 1) * P
     else:
-        rows, pairs = pairwise.logsumexp(z.flatten(0, 1), None, 2 * t, group=1), B * P * (B * P - 1)
+        rows, pairs = pairwise.logsumexp(z.flatten(0, 1), 2 * t, group=1), B * P * (B * P - 1)
     return torch.logsumexp(rows.flatten(), 0) - 2 * t - math.log(pairs)
 
 
@@ -145,20 +145,20 @@ def _denominators(
     B, P, _ = z1.shape
     if positive_in_denominator:
         if negatives == "cross_view":
-            a, b = z1.flatten(0, 1), z2.flatten(0, 1)
-            return torch.cat([pairwise.logsumexp(a, b, scale), pairwise.logsumexp(b, a, scale)]).view(2 * B, P)
+            ways = pairwise.logsumexp_between(z1.flatten(0, 1), z2.flatten(0, 1), scale)
+            return torch.cat(ways).view(2 * B, P)
         # Rows run over (view, image, cell): a run of P cells is one view of one image.
         both = torch.cat([z1, z2]).flatten(0, 1)
         group = P if negatives == "both_views" else 1
-        return pairwise.logsumexp(both, None, scale, group).view(2 * B, P)
+        return pairwise.logsumexp(both, scale, group).view(2 * B, P)
 
     # Without the positives: other images by streaming, the anchor's own image as one small (P, P) block a view.
     if negatives == "cross_view":
-        a, b = z1.flatten(0, 1), z2.flatten(0, 1)
-        others = torch.cat([pairwise.logsumexp(a, b, scale, P), pairwise.logsumexp(b, a, scale, P)]).view(2 * B, P)
+        ways = pairwise.logsumexp_between(z1.flatten(0, 1), z2.flatten(0, 1), scale, P)
+        others = torch.cat(ways).view(2 * B, P)
     else:
         images = torch.stack([z1, z2], dim=1).flatten(0, 2)  # (image, view, cell): a run of 2 P cells is one image
-        others = pairwise.logsumexp(images, None, scale, 2 * P).view(B, 2, P).transpose(0, 1).reshape(2 * B, P)
+        others = pairwise.logsumexp(images, scale, 2 * P).view(B, 2, P).transpose(0, 1).reshape(2 * B, P)
     eye = torch.eye(P, dtype=torch.bool, device=z1.device)
     own = []
     for anchor, other, match in ((z1, z2, matches[0]), (z2, z1, matches[1])):

@@ -1,7 +1,8 @@
-"""Log-sum-exp of scaled similarities over all pairs of two sets: the only O(n^2) place.
+"""Log-sum-exp of scaled similarities over all pairs of vectors: the only O(n^2) place.
 
-Rows are worked through in blocks that stay in a core's cache and are recomputed in the backward pass, so memory is
-O(n d) and a pair costs one exponential each way.
+Similarities are worked through in blocks of rows that stay in a core's cache and are recomputed in the backward pass,
+so memory is O(n d). A pair is computed once and serves both its vectors: within one set, forward and backward together
+cost two products of n x n x d and n^2 exponentials.
 """
 
 from __future__ import annotations
@@ -13,88 +14,121 @@ import torch
 from torch import Tensor
 
 BLOCK_ELEMENTS = 2**18  # similarities held at a time: 1 MB in float32, within a core's cache
+GPU_BLOCK_ELEMENTS = 2**22  # 16 MB, within the cache of a large GPU; by reckoning, not by measurement
 MIN_ROWS = 128  # with fewer rows a block, the matrix product is what takes the time
 SAFE_EXPONENT = 40.0  # exp(-2 * 40) is a normal float32
 
 
-def logsumexp(a: Tensor, b: Tensor | None, scale: float, group: int = 0) -> Tensor:
-    """``out[r] = log sum_c exp(scale * <a_r, b_c>)`` over the columns c that row r may see.
+def logsumexp(x: Tensor, scale: float, group: int = 0) -> Tensor:
+    """``out[r] = log sum_c exp(scale * <x_r, x_c>)`` over the vectors c that r may see.
 
     Args:
-        a: (..., n, D) rows.
-        b: (..., m, D) columns; None for the rows themselves, which takes one matrix product less.
+        x: (..., n, D).
         scale: Factor on the similarity (1 / temperature).
-        group: Consecutive rows and columns in runs of this length do not see each other: row r skips column c where
-            ``r // group == c // group``. 1 skips the row itself, 0 skips nothing.
+        group: Consecutive vectors in runs of this length do not see each other: r skips c where
+            ``r // group == c // group``. 1 skips the vector itself, 0 skips nothing.
 
     Returns:
-        (..., n), in at least float32; ``-inf`` for a row that sees nothing.
+        (..., n), in at least float32; ``-inf`` for a vector that sees nothing.
 
     Raises:
         RuntimeError: A second derivative is asked for.
     """
-    rows = a.flatten(0, -3) if a.ndim > 2 else a.unsqueeze(0)
-    columns = None if b is None else (b.flatten(0, -3) if b.ndim > 2 else b.unsqueeze(0))
-    out: Tensor = _LogSumExp.apply(rows, columns, float(scale), int(group))
-    return out.reshape(a.shape[:-1])
+    out: Tensor = _LogSumExp.apply(_flat(x), None, float(scale), int(group))
+    return out.reshape(x.shape[:-1])
+
+
+def logsumexp_between(x: Tensor, y: Tensor, scale: float, group: int = 0) -> tuple[Tensor, Tensor]:
+    """``log sum exp(scale * <x_r, y_c>)`` both ways: over the c that r sees, and over the r that c sees.
+
+    Args:
+        x: (..., n, D).
+        y: (..., m, D).
+        scale: As in ``logsumexp``.
+        group: As in ``logsumexp``: row r and column c do not see each other where ``r // group == c // group``.
+
+    Returns:
+        (..., n) for x and (..., m) for y.
+
+    Raises:
+        RuntimeError: As ``logsumexp``.
+    """
+    rows, columns = _LogSumExp.apply(_flat(x), _flat(y), float(scale), int(group))
+    return rows.reshape(x.shape[:-1]), columns.reshape(y.shape[:-1])
 
 
 class _LogSumExp(torch.autograd.Function):
-    """Streaming log-sum-exp over (G, n, D) x (G, m, D); the gradient recomputes the similarities."""
+    """Streaming log-sum-exp over (G, n, D) and, where given, (G, m, D); the gradient recomputes the similarities.
+
+    One set is the case y = x in which a block of rows holds only the columns from its own first row on: what it says of
+    the columns past its last row is said to them as rows.
+    """
 
     @staticmethod
-    def forward(ctx: Any, a: Tensor, b: Tensor | None, scale: float, group: int) -> Tensor:
-        x = _accumulating(a)
-        y = x if b is None else _accumulating(b)
-        out = x.new_empty(x.shape[:2])
+    def forward(ctx: Any, a: Tensor, b: Tensor | None, scale: float, group: int) -> Tensor | tuple[Tensor, Tensor]:
+        x, y = _accumulating(a), None if b is None else _accumulating(b)
         # Where every exponent is known to be small, one shift for all serves as well as each row's own largest.
-        bound = scale * float(_longest(x) * _longest(y)) if x.numel() and y.numel() else 0.0
+        bound = scale * _longest(x) * _longest(x if y is None else y)
         shift = bound if bound <= SAFE_EXPONENT else None
+        start = -torch.inf if shift is None else 0.0
+        out_x = x.new_full(x.shape[:2], start)
+        out_y = out_x if y is None else y.new_full(y.shape[:2], start)
         with torch.autocast(x.device.type, enabled=False):
-            for g, rows, s in _similarities(x, y, scale, shift, group):
+            for g, rows, columns, other, s in _blocks(x, y, scale, shift, group):
                 if shift is None:
-                    out[g, rows] = torch.logsumexp(s, dim=-1)
+                    out_x[g, rows] = torch.logaddexp(out_x[g, rows], torch.logsumexp(s, 1))
+                    mirrored = torch.logsumexp(s[:, other.start - columns.start :], 0)
+                    out_y[g, other] = torch.logaddexp(out_y[g, other], mirrored)
                 else:
-                    out[g, rows] = s.exp_().sum(-1).log_().add_(shift)
-        ctx.save_for_backward(a, b, out)
+                    s.exp_()
+                    out_x[g, rows] += s.sum(1)
+                    out_y[g, other] += s[:, other.start - columns.start :].sum(0)
+        outs = (out_x,) if y is None else (out_x, out_y)
+        if shift is not None:
+            for out in outs:
+                out.log_().add_(shift)
+        ctx.save_for_backward(a, b, *outs)
         ctx.scale, ctx.shift, ctx.group = scale, shift, group
-        return out
+        return out_x if y is None else (out_x, out_y)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         if torch.is_grad_enabled():  # create_graph=True
             raise RuntimeError("pairwise.logsumexp has no second derivative: differentiate it without create_graph")
-        a, b, out = ctx.saved_tensors
-        x = _accumulating(a)
-        y = x if b is None else _accumulating(b)
-        need_rows, need_columns = ctx.needs_input_grad[0], b is not None and ctx.needs_input_grad[1]
-        grad_x = torch.empty_like(x)
-        grad_y = torch.zeros_like(y) if need_columns else None
-        # A row that saw nothing has out = -inf; +inf in its place makes each of its weights exp(s - inf) = 0.
-        norm = torch.where(torch.isfinite(out), out, torch.inf)
-        grad = grad.to(x.dtype)
+        a, b, *outs = ctx.saved_tensors
+        x, y = _accumulating(a), None if b is None else _accumulating(b)
         shift = ctx.shift
-        # The gradient of the pair (r, c) is grad_r exp(s - out_r); where the columns are the rows it comes back as
-        # (c, r), since s_rc = s_cr. With a common shift both share one exponential.
-        factor = None if shift is None else grad * torch.exp(shift - norm)
+        # A vector that saw nothing has out = -inf; +inf in its place makes each of its weights exp(s - inf) = 0.
+        norms = [torch.where(torch.isfinite(out), out, torch.inf) for out in outs]
+        # The pair (r, c) weighs grad_r exp(s - out_r) + grad_c exp(s - out_c): one exponential with a common shift.
+        factors = [
+            grad.to(x.dtype) * (1.0 if shift is None else torch.exp(shift - norm))
+            for grad, norm in zip(grads, norms, strict=True)
+        ]
+        (norm_x, f_x), (norm_y, f_y) = (norms[0], factors[0]), (norms[-1], factors[-1])
+        grad_x = torch.zeros_like(x)
+        grad_y = grad_x if y is None else torch.zeros_like(y)
         with torch.autocast(x.device.type, enabled=False):
-            for g, rows, s in _similarities(x, y, ctx.scale, shift, ctx.group):
-                if factor is not None:
-                    w, f = s.exp_(), factor[g, rows, None]
-                    w *= f if b is not None else f + factor[g]
+            for g, rows, columns, other, s in _blocks(x, y, ctx.scale, shift, ctx.group):
+                if shift is None:
+                    w = torch.exp(s - norm_x[g, rows, None]).mul_(f_x[g, rows, None])
+                    w += torch.exp(s - norm_y[g, columns]).mul_(f_y[g, columns])
                 else:
-                    w = torch.exp(s - norm[g, rows, None]).mul_(grad[g, rows, None])
-                    if b is None:
-                        w += torch.exp(s - norm[g]).mul_(grad[g])
-                torch.mm(w, y[g], out=grad_x[g, rows])
-                if grad_y is not None:
-                    grad_y[g].addmm_(w.mT, x[g, rows])
+                    w = s.exp_().mul_(f_x[g, rows, None] + f_y[g, columns])
+                if ctx.needs_input_grad[0]:
+                    grad_x[g, rows].addmm_(w, (x if y is None else y)[g, columns])
+                if y is None or ctx.needs_input_grad[1]:
+                    grad_y[g, other].addmm_(w[:, other.start - columns.start :].mT, x[g, rows])
         return (
-            grad_x.mul_(ctx.scale).to(a.dtype) if need_rows else None,
-            grad_y.mul_(ctx.scale).to(b.dtype) if grad_y is not None else None,
+            grad_x.mul_(ctx.scale).to(a.dtype) if ctx.needs_input_grad[0] else None,
+            grad_y.mul_(ctx.scale).to(b.dtype) if b is not None and ctx.needs_input_grad[1] else None,
             None,
             None,
         )
+
+
+def _flat(x: Tensor) -> Tensor:
+    return x.flatten(0, -3) if x.ndim > 2 else x.unsqueeze(0)
 
 
 def _accumulating(x: Tensor) -> Tensor:
@@ -102,31 +136,35 @@ def _accumulating(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
-def _longest(x: Tensor) -> Tensor:
-    longest: Tensor = torch.linalg.vector_norm(x, dim=-1).max()
-    return longest
+def _longest(x: Tensor) -> float:
+    return float(torch.linalg.vector_norm(x, dim=-1).max()) if x.numel() else 0.0
 
 
-def _similarities(
-    x: Tensor, y: Tensor, scale: float, shift: float | None, group: int
-) -> Iterator[tuple[int, slice, Tensor]]:
-    """Blocks of rows of ``scale * x y^T - shift`` with ``-inf`` where a pair does not see each other.
+def _blocks(
+    x: Tensor, y: Tensor | None, scale: float, shift: float | None, group: int
+) -> Iterator[tuple[int, slice, slice, slice, Tensor]]:
+    """Blocks of ``scale * x y^T - shift``, ``-inf`` where a pair does not see each other.
 
-    Each block lives in the same buffer, for the caller to overwrite.
+    Each is (g, rows, columns, other, block), ``other`` the columns at the block's end that must still be told of its
+    rows. All live in one buffer, for the caller to overwrite.
     """
-    n, m = x.shape[1], y.shape[1]
-    step = min(n, max(MIN_ROWS, BLOCK_ELEMENTS // max(1, m)))
-    buffer = x.new_empty(step, m)
+    n, m = x.shape[1], (x if y is None else y).shape[1]
+    elements = GPU_BLOCK_ELEMENTS if x.is_cuda else BLOCK_ELEMENTS
+    buffer = x.new_empty(min(n * m, max(MIN_ROWS * m, elements)))
     offset = x.new_full((), -(shift or 0.0))
     for g in range(len(x)):
-        for start in range(0, n, step):
-            rows = slice(start, min(n, start + step))
-            s = buffer[: rows.stop - rows.start]
-            torch.addmm(offset, x[g, rows], y[g].mT, alpha=scale, out=s)
+        start = 0
+        while start < n:
+            first = start if y is None else 0
+            stop = min(n, start + max(MIN_ROWS, elements // max(1, m - first)))
+            rows, columns = slice(start, stop), slice(first, m)
+            s = buffer[: (stop - start) * (m - first)].view(stop - start, m - first)
+            torch.addmm(offset, x[g, rows], (x if y is None else y)[g, columns].mT, alpha=scale, out=s)
             if group == 1:
-                torch.diagonal(s, offset=start).fill_(-torch.inf)
+                torch.diagonal(s, offset=start - first).fill_(-torch.inf)
             elif group:
-                for r in range(rows.start // group, (rows.stop - 1) // group + 1):
-                    lo, hi = max(rows.start, r * group), min(rows.stop, (r + 1) * group)
-                    s[lo - rows.start : hi - rows.start, r * group : (r + 1) * group] = -torch.inf
-            yield g, rows, s
+                for r in range(start // group, (stop - 1) // group + 1):
+                    lo, hi = max(start, r * group), min(stop, (r + 1) * group)
+                    s[lo - start : hi - start, max(0, r * group - first) : (r + 1) * group - first] = -torch.inf
+            yield g, rows, columns, slice(stop if y is None else 0, m), s
+            start = stop

@@ -20,6 +20,9 @@ from cl_bench.types import DenseViews, LossTerms
 from cl_bench.views import Geometry, two_views
 
 OnStep = Callable[[int, int], None]
+PairOfViews = tuple[tuple[Tensor, Geometry], tuple[Tensor, Geometry]]
+KEPT_VIEWS = 2**28  # bytes of float32 views kept for the next encoder of a sweep
+_kept: list[tuple[Dataset, tuple[object, ...], list[PairOfViews]]] = []  # at most one data set's
 
 
 @dataclass(frozen=True)
@@ -66,15 +69,13 @@ def pretrain(
     optimiser = torch.optim.SGD(
         [*encoder.parameters(), *head.parameters()], plan.lr, plan.momentum, weight_decay=plan.weight_decay
     )
-    draws = torch.Generator().manual_seed(spec.seed)
     history: list[dict[str, float]] = []
     worst = 0.0
     encoder.train()
-    for step, index in enumerate(_batches(len(data), plan, draws)):
+    for step, pair in enumerate(_pairs_of_views(spec, data, device)):
         for group in optimiser.param_groups:
             group["lr"] = plan.lr * _rate(plan, step, steps)
-        images = data.images[index].to(device, non_blocking=True)
-        views = _forward(encoder, head, method, two_views(images, spec.augment, spec.views, draws))
+        views = _forward(encoder, head, method, pair)
         if not bool(torch.isfinite(views.z1).all() & torch.isfinite(views.z2).all()):
             raise Diverged(f"features not finite at step {step} of {steps}")
         terms = method.checked_loss(views, spec.objective)
@@ -113,15 +114,37 @@ def _seeded(seed: int) -> Iterator[None]:
         yield
 
 
+def _pairs_of_views(spec: PretrainSpec, data: Dataset, device: torch.device) -> Iterator[PairOfViews]:
+    """The two views of each step's batch.
+
+    They depend on neither method nor objective, so the encoders of a sweep share them: where all fit in ``KEPT_VIEWS``
+    they are kept for the next one.
+    """
+    plan = spec.optimiser
+    same = (spec.augment, spec.views, plan.batch, plan.epochs, spec.seed, device)
+    if _kept and _kept[0][0] is data and _kept[0][1] == same:
+        yield from _kept[0][2]
+        return
+    _kept.clear()
+    draws = torch.Generator().manual_seed(spec.seed)
+    made = []
+    small = plan.epochs * len(data) * 2 * 3 * spec.augment.size**2 * 4 <= KEPT_VIEWS
+    for index in _batches(len(data), plan, draws):
+        pair = two_views(data.images[index].to(device, non_blocking=True), spec.augment, spec.views, draws)
+        if small:
+            made.append(pair)
+        yield pair
+    if small:
+        _kept.append((data, same, made))
+
+
 def _batches(images: int, plan: OptimiserSpec, draws: torch.Generator) -> Iterator[Tensor]:
     for _ in range(plan.epochs):
         order = torch.randperm(images, generator=draws)
         yield from torch.split(order[: images // plan.batch * plan.batch], plan.batch)
 
 
-def _forward(
-    encoder: Encoder, head: nn.Module, method: Method, views: tuple[tuple[Tensor, Geometry], tuple[Tensor, Geometry]]
-) -> DenseViews:
+def _forward(encoder: Encoder, head: nn.Module, method: Method, views: PairOfViews) -> DenseViews:
     """Both views through encoder and head in one batch, as a matching strategy sees them."""
     (x1, g1), (x2, g2) = views
     feature_map = encoder(torch.cat([x1, x2]).contiguous(memory_format=torch.channels_last))

@@ -145,8 +145,8 @@ class Profile(Frozen):
         return self
 
     def sweep(self, row: Row) -> tuple[RunSpec, ...]:
-        """Every encoder of a row: the grid's objectives, each with every seed."""
-        return tuple(self._run(row, o, seed) for o in self.grid.objectives() for seed in range(self.seeds))
+        """Every encoder of a row: the grid's objectives, seed after seed, for those of one seed share their views."""
+        return tuple(self._run(row, o, seed) for seed in range(self.seeds) for o in self.grid.objectives())
 
     def random_init(self) -> tuple[RunSpec, ...]:
         """The untrained encoders of the reference row; shared by all rows."""

@@ -30,6 +30,22 @@ def dense(a, b, scale, group):
     return torch.logsumexp(s, -1)
 
 
+def dense_both(a, b, scale, group=0):
+    """One set (b None), or two sets both ways: rows, then columns."""
+    return (
+        dense(a, a, scale, group)
+        if b is None
+        else torch.cat([dense(a, b, scale, group), dense(b, a, scale, group)], -1)
+    )
+
+
+def streamed(a, b, scale, group=0):
+    """The same by streaming."""
+    if b is None:
+        return pairwise.logsumexp(a, scale, group)
+    return torch.cat(pairwise.logsumexp_between(a, b, scale, group), -1)
+
+
 def gradients(f, *leaves, seed=0):
     """Value and gradients of a random combination of the rows in sight: unequal weights tell rows from columns."""
     leaves = [x.detach().clone().requires_grad_() for x in leaves]
@@ -64,8 +80,12 @@ def test_two_sets_agree_with_loops_in_value_and_gradient(n, m, group, block, sca
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pairwise, "BLOCK_ELEMENTS", block)
         patch.setattr(pairwise, "MIN_ROWS", 1)
-        value, grads = gradients(lambda a, b: pairwise.logsumexp(a, b, scale, group), a, b)
-    expected, expected_grads = gradients(lambda a, b: oracles.row_logsumexp(a, b, scale, group), a, b)
+        value, grads = gradients(lambda a, b: streamed(a, b, scale, group), a, b)
+    expected, expected_grads = gradients(
+        lambda a, b: torch.cat([oracles.row_logsumexp(a, b, scale, group), oracles.row_logsumexp(b, a, scale, group)]),
+        a,
+        b,
+    )
     torch.testing.assert_close(value, expected, rtol=1e-10, atol=1e-10)
     for grad, reference in zip(grads, expected_grads, strict=True):
         torch.testing.assert_close(grad, reference)
@@ -84,7 +104,7 @@ def test_one_set_agrees_with_loops_in_value_and_gradient(n, group, block, scale,
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pairwise, "BLOCK_ELEMENTS", block)
         patch.setattr(pairwise, "MIN_ROWS", 1)
-        value, (grad,) = gradients(lambda a: pairwise.logsumexp(a, None, scale, group), a)
+        value, (grad,) = gradients(lambda a: pairwise.logsumexp(a, scale, group), a)
     expected, (reference,) = gradients(lambda a: oracles.row_logsumexp(a, a, scale, group), a)
     torch.testing.assert_close(value, expected, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(grad, reference)
@@ -94,18 +114,10 @@ def test_one_set_agrees_with_loops_in_value_and_gradient(n, group, block, scale,
 @pytest.mark.parametrize("shape", [(11, 4), (3, 11, 4), (2, 3, 7, 4)])
 def test_batches_agree_with_the_dense_reference(shape, group, block_elements):
     a, b = vectors(*shape, seed=1), vectors(*shape, seed=2)
-    pairs = (
-        (
-            gradients(lambda a: pairwise.logsumexp(a, None, 3.0, group), a),
-            gradients(lambda a: dense(a, a, 3.0, group), a),
-        ),
-        (
-            gradients(lambda a, b: pairwise.logsumexp(a, b, 3.0, group), a, b),
-            gradients(lambda a, b: dense(a, b, 3.0, group), a, b),
-        ),
-    )
-    for (value, grads), (expected, references) in pairs:
-        assert value.shape == shape[:-1]
+    for other in (None, b):
+        sets = (a,) if other is None else (a, b)
+        value, grads = gradients(lambda a, b=None: streamed(a, b, 3.0, group), *sets)
+        expected, references = gradients(lambda a, b=None: dense_both(a, b, 3.0, group), *sets)
         torch.testing.assert_close(value, expected, rtol=1e-10, atol=1e-10)
         for grad, reference in zip(grads, references, strict=True):
             torch.testing.assert_close(grad, reference, rtol=1e-10, atol=1e-10)
@@ -115,22 +127,22 @@ def test_batches_agree_with_the_dense_reference(shape, group, block_elements):
 @pytest.mark.parametrize("group", [0, 1, 2, 3])
 def test_more_rows_than_columns_and_the_reverse(n, m, group, block_elements):
     a, b = vectors(n, 4, seed=1), vectors(m, 4, seed=2)
-    torch.testing.assert_close(pairwise.logsumexp(a, b, 2.0, group), dense(a, b, 2.0, group))
+    torch.testing.assert_close(streamed(a, b, 2.0, group), dense_both(a, b, 2.0, group))
 
 
 @pytest.mark.parametrize("which", ["a", "b"])
 def test_only_one_of_the_sets_needs_a_gradient(which):
     a, b = vectors(5, 3, seed=1), vectors(4, 3, seed=2)
     leaf = {"a": a, "b": b}[which].requires_grad_()
-    (grad,) = torch.autograd.grad(pairwise.logsumexp(a, b, 2.0).sum(), leaf)
-    (reference,) = torch.autograd.grad(dense(a, b, 2.0, 0).sum(), leaf)
+    (grad,) = torch.autograd.grad(streamed(a, b, 2.0).sum(), leaf)
+    (reference,) = torch.autograd.grad(dense_both(a, b, 2.0).sum(), leaf)
     torch.testing.assert_close(grad, reference)
 
 
-def test_the_same_tensor_on_both_sides_equals_none():
+def test_a_set_against_itself_is_one_set_twice():
     a = vectors(6, 3)
-    value, (grad,) = gradients(lambda a: pairwise.logsumexp(a, a, 2.0, 2), a)
-    expected, (reference,) = gradients(lambda a: pairwise.logsumexp(a, None, 2.0, 2), a)
+    value, (grad,) = gradients(lambda a: streamed(a, a, 2.0, 2), a)
+    expected, (reference,) = gradients(lambda a: pairwise.logsumexp(a, 2.0, 2).repeat(2), a)
     torch.testing.assert_close(value, expected)
     torch.testing.assert_close(grad, reference)
 
@@ -138,8 +150,8 @@ def test_the_same_tensor_on_both_sides_equals_none():
 @pytest.mark.parametrize("group", [0, 1, 2])
 def test_gradcheck(group, block_elements):
     a, b = vectors(5, 3, seed=1).requires_grad_(), vectors(4, 3, seed=2).requires_grad_()
-    assert torch.autograd.gradcheck(lambda a, b: pairwise.logsumexp(a, b, 2.0, group), (a, b))
-    assert torch.autograd.gradcheck(lambda a: pairwise.logsumexp(a, None, 2.0, group), (a,))
+    assert torch.autograd.gradcheck(lambda a, b: streamed(a, b, 2.0, group), (a, b))
+    assert torch.autograd.gradcheck(lambda a: pairwise.logsumexp(a, 2.0, group), (a,))
 
 
 @pytest.mark.parametrize("other", [None, "b"])
@@ -147,7 +159,7 @@ def test_gradcheck(group, block_elements):
 def test_rows_that_see_nothing_are_minus_infinity_with_zero_gradient(other, upstream, block_elements):
     a = vectors(4, 3).requires_grad_()
     b = None if other is None else vectors(4, 3, seed=1).requires_grad_()
-    out = pairwise.logsumexp(a, b, 2.0, group=4)
+    out = streamed(a, b, 2.0, group=4)
     assert torch.isneginf(out).all()
     for grad in torch.autograd.grad(out, [x for x in (a, b) if x is not None], torch.full_like(out, upstream)):
         assert (grad == 0).all()
@@ -156,9 +168,9 @@ def test_rows_that_see_nothing_are_minus_infinity_with_zero_gradient(other, upst
 def test_a_row_that_sees_nothing_leaves_the_others_alone():
     # Groups of 3 over 4 rows and 3 columns: rows 0-2 see nothing, row 3 sees everything.
     a, b = vectors(4, 3), vectors(3, 3, seed=1)
-    value, grads = gradients(lambda a, b: pairwise.logsumexp(a, b, 2.0, 3), a, b)
+    value, grads = gradients(lambda a, b: streamed(a, b, 2.0, 3), a, b)
     assert torch.isneginf(value[:3]).all()
-    _, references = gradients(lambda a, b: torch.cat([a.new_zeros(3), dense(a[3:], b, 2.0, 0)]), a, b)
+    _, references = gradients(lambda a, b: torch.cat([a.new_zeros(3), dense_both(a[3:], b, 2.0)]), a, b)
     for grad, reference in zip(grads, references, strict=True):
         torch.testing.assert_close(grad, reference)
 
@@ -171,7 +183,7 @@ def test_a_row_that_sees_nothing_leaves_the_others_alone():
 def test_double_backward_is_refused(other, use, reduce):
     a = vectors(4, 3).requires_grad_()
     b = None if other is None else vectors(5, 3, seed=1)
-    out = reduce(pairwise.logsumexp(a, b, 2.0))
+    out = reduce(streamed(a, b, 2.0))
     with pytest.raises(RuntimeError):
         (grad,) = torch.autograd.grad(out, a, create_graph=True)
         use(grad, a).backward()
@@ -183,8 +195,8 @@ def test_half_precision_is_summed_in_float32(dtype, other):
     a = vectors(64, 16, seed=1, dtype=dtype).requires_grad_()
     b = None if other is None else vectors(48, 16, seed=2, dtype=dtype).requires_grad_()
     wide = [None if x is None else x.detach().double().requires_grad_() for x in (a, b)]
-    out = pairwise.logsumexp(a, b, 20.0, 1)
-    expected = dense(wide[0], wide[0] if b is None else wide[1], 20.0, 1)
+    out = streamed(a, b, 20.0, 1)
+    expected = dense_both(*wide, 20.0, 1)
     assert out.dtype == torch.float32
     torch.testing.assert_close(out.double(), expected, rtol=1e-5, atol=1e-5)
     out.sum().backward()
@@ -197,10 +209,10 @@ def test_half_precision_is_summed_in_float32(dtype, other):
 
 def test_autocast_does_not_lower_the_precision():
     a = vectors(32, 16, dtype=torch.float32).requires_grad_()
-    plain = pairwise.logsumexp(a, None, 100.0, 1)
+    plain = pairwise.logsumexp(a, 100.0, 1)
     (reference,) = torch.autograd.grad(plain.sum(), a)
     with torch.autocast("cpu", torch.bfloat16):
-        cast = pairwise.logsumexp(a, None, 100.0, 1)
+        cast = pairwise.logsumexp(a, 100.0, 1)
     (grad,) = torch.autograd.grad(cast.sum(), a)
     assert torch.equal(plain, cast)
     assert torch.equal(reference, grad)
@@ -209,7 +221,7 @@ def test_autocast_does_not_lower_the_precision():
 @pytest.mark.parametrize("scale", [1e-3, 1e4])
 def test_extreme_scales_stay_finite_in_float32(scale):
     a = vectors(12, 5, dtype=torch.float32).requires_grad_()
-    out = pairwise.logsumexp(a, None, scale, 1)
+    out = pairwise.logsumexp(a, scale, 1)
     out.sum().backward()
     assert torch.isfinite(out).all() and torch.isfinite(a.grad).all()
     torch.testing.assert_close(out.double(), dense(a.double(), a.double(), scale, 1), rtol=1e-5, atol=1e-5)
@@ -218,7 +230,7 @@ def test_extreme_scales_stay_finite_in_float32(scale):
 def test_layout_does_not_matter():
     a = vectors(5, 3, 4).transpose(0, 1)
     assert not a.is_contiguous()
-    value, (grad,) = gradients(lambda a: pairwise.logsumexp(a, None, 2.0, 1), a)
+    value, (grad,) = gradients(lambda a: pairwise.logsumexp(a, 2.0, 1), a)
     expected, (reference,) = gradients(lambda a: dense(a, a, 2.0, 1), a)
     torch.testing.assert_close(value, expected)
     torch.testing.assert_close(grad, reference)
@@ -228,5 +240,5 @@ def test_equal_vectors_count_the_columns_in_sight():
     a = vectors(1, 3).expand(12, 3)
     for group, seen in ((0, 12), (1, 11), (4, 8)):
         torch.testing.assert_close(
-            pairwise.logsumexp(a, None, 2.0, group), torch.full((12,), 2.0 + math.log(seen), dtype=torch.float64)
+            pairwise.logsumexp(a, 2.0, group), torch.full((12,), 2.0 + math.log(seen), dtype=torch.float64)
         )

@@ -407,8 +407,8 @@ def test_cases_are_what_a_person_types():
     profile = smoke("seeds=2", "grid.temperatures=[0.1]", "grid.weightings=[[1,0.5]]", "random_inits=2")
     assert [s.case for s in profile.sweep(DENSE)] == [
         "dense_index-info_nce-t0.1-s0",
-        "dense_index-info_nce-t0.1-s1",
         "dense_index-align_uniform-a1-u0.5-s0",
+        "dense_index-info_nce-t0.1-s1",
         "dense_index-align_uniform-a1-u0.5-s1",
     ]
     assert [s.case for s in profile.random_init()] == ["random_init-s0", "random_init-s1"]
@@ -421,7 +421,7 @@ def test_a_sweep_is_the_grid_times_the_seeds():
     profile = smoke("seeds=3", "grid.negatives=cross_view", "grid.t=3", "grid.scope=all_pairs")
     row = DENSE._replace(data="multi_object", views="disjoint")
     specs = profile.sweep(row)
-    points = [(o, s) for o in profile.grid.objectives() for s in range(3)]
+    points = [(o, s) for s in range(3) for o in profile.grid.objectives()]
     assert [(x.pretrain.objective, x.pretrain.seed) for x in specs] == points
     n, m = len(profile.grid.temperatures), len(profile.grid.weightings)
     assert [o.family for o in profile.grid.objectives()] == ["info_nce"] * n + ["align_uniform"] * m

@@ -1,0 +1,58 @@
+"""The benchmarks run, on sizes that say nothing about speed; the peers agree with us on values."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import pytest
+import torch
+from helpers import ROOT
+
+
+@pytest.fixture
+def benchmark_module(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    loaded = []
+
+    def load(name):
+        loaded.append(name)
+        return importlib.import_module(name)
+
+    yield load
+    for name in (*loaded, "timing"):
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is read from /proc")
+def test_losses_against_peers(benchmark_module, capsys):
+    pytest.importorskip("lightly", reason="lightly comes with the bench extra")
+    losses = benchmark_module("losses")
+    seconds = losses.compare(392, ["streaming", "lightly", "full_matrix"], 1)
+    losses.compare(256, ["streaming_uniformity", "pdist"], 1)
+    assert {"streaming", "lightly", "three products, whole"} <= set(seconds)
+    assert capsys.readouterr().out.count("| 392 |") == 5
+
+
+def test_a_peer_that_disagrees_is_noticed(benchmark_module, monkeypatch):
+    pytest.importorskip("lightly", reason="lightly comes with the bench extra")
+    losses = benchmark_module("losses")
+    monkeypatch.setitem(losses.LOSSES, "lightly", lambda z1, z2: losses.full_matrix(z1, z2) * 1.001)
+    with pytest.raises(AssertionError):
+        losses.compare(98, ["streaming", "lightly"], 1)
+
+
+def test_extra_memory_sees_what_is_allocated(benchmark_module):
+    timing = benchmark_module("timing")
+    extra = timing.extra_memory(lambda: torch.ones(10), lambda: torch.ones(2**24).sum())
+    assert 60 * 2**20 < extra < 90 * 2**20
+
+
+def test_the_parts_of_a_training_step(benchmark_module, monkeypatch, tmp_path):
+    from helpers import dense_row, tiny
+
+    training_step = benchmark_module("training_step")
+    monkeypatch.setattr(training_step, "STEPS", 2)
+    spec = tiny(tmp_path).sweep(dense_row())[0].pretrain
+    parts = training_step.shares(spec)
+    assert set(parts) == {"views", "encoder", "head", "loss", "optimiser"} and min(parts.values()) > 0
