@@ -95,7 +95,7 @@ def compare(n: int, names: list[str], rounds: int) -> dict[str, float]:
         value = abs(float(ours[0] - other[0])) / abs(float(other[0]))
         gradient = max(float((a - b).norm() / b.norm()) for a, b in zip(ours[1:], other[1:], strict=True))
         print(f"  {names[0]} and {name} differ by {value:.1e} in value, {gradient:.1e} in gradient (relative)")
-        assert value < 1e-5 and gradient < 1e-4
+        assert value < 1e-5 and gradient < 1e-3  # pdist's float32 gradient is itself off by about 1e-4
     del ours, others
     run: dict[str, Callable[[], object]] = {name: (lambda name=name: step(name, z)) for name in names}
     run["three products, whole"] = products(n, n)
