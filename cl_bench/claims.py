@@ -12,26 +12,24 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from itertools import groupby
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from cl_bench.power import POWER, needed_for
-from cl_bench.records import LEVELS, RANDOM_INIT, Level, Record
+from cl_bench.comparison import Comparison, compare
+from cl_bench.power import FEWEST, POWER, needed_for
+from cl_bench.records import LEVELS, RANDOM_INIT, Family, Level, Record, configurations, figures
 
-Family = Literal["align_uniform", "info_nce", "total"]
-FAMILIES: tuple[Family, Family, Family] = ("align_uniform", "info_nce", "total")
 EVALUATIONS: Mapping[Level, str] = {"instance": "linear evaluation", "dense": "detection"}
 PERMUTATIONS, RESAMPLES = 9999, 2000
-FEWEST = 4  # below four points no order is rarer than 1 in 20
 _SEED, _CHUNK = 20220, 2_000_000  # of resampling; pairwise signs held at once
 _TEXTS = {
     "tau_negative": "better aligned and more uniform features go with better {} (tau < 0)",
     "tau_not_negative": "better aligned and more uniform features no longer go with better {} (tau > 0)",
     "at_random_level": "on average {} falls to the level of random initialisation or below",
+    "no_worse_than": "on average the reference does no worse at {}",
 }
 Array = NDArray[np.float64]
 
@@ -53,17 +51,6 @@ class IncompleteSweep(Exception):
 
     def __str__(self) -> str:
         return f"{self.row}: {len(self.missing)} record(s) missing: {', '.join(self.missing)}"
-
-
-@dataclass(frozen=True)
-class Configuration:
-    """One point of a correlation: ``Record.config``, its L_a, L_u and performance (percent) averaged over seeds."""
-
-    name: str
-    family: str
-    alignment: float
-    uniformity: float
-    performance: float
 
 
 @dataclass(frozen=True)
@@ -132,7 +119,7 @@ class Claim:
         ValueError: If the kind or the level is not one of those named here.
     """
 
-    kind: Literal["tau_negative", "tau_not_negative", "at_random_level"]
+    kind: Literal["tau_negative", "tau_not_negative", "at_random_level", "no_worse_than"]
     level: Level
 
     def __post_init__(self) -> None:
@@ -144,13 +131,18 @@ class Claim:
         """The claim as a person would say it."""
         return _TEXTS[self.kind].format(EVALUATIONS[self.level])
 
+    @property
+    def about_tau(self) -> bool:
+        """Whether it is decided by a correlation."""
+        return self.kind in ("tau_negative", "tau_not_negative")
+
 
 @dataclass(frozen=True)
 class Judgement:
     """A claim about a row, its verdict and, in one ``sentence``, what that rests on.
 
-    ``correlation`` is the whole row's, None if the claim is not about tau; ``contrast`` belongs to ``at_random_level``;
-    ``missing`` names the cases without a record; ``alpha`` is the one-sided level.
+    ``correlation`` is the whole row's, None if the claim is not about tau; ``contrast`` belongs to ``at_random_level``,
+    ``comparison`` to ``no_worse_than``; ``missing`` names the cases without a record; ``alpha`` is the one-sided level.
     """
 
     claim: Claim
@@ -161,6 +153,14 @@ class Judgement:
     sentence: str
     missing: tuple[str, ...] = ()
     alpha: float = 0.05
+    comparison: Comparison | None = None
+
+    @property
+    def p(self) -> float:
+        """One-sided p of what is claimed; nan where nothing was judged, and of ``at_random_level``."""
+        if self.correlation is not None:
+            return self.correlation.p_negative if self.claim.kind == "tau_negative" else self.correlation.p_positive
+        return self.comparison.p if self.comparison is not None else math.nan
 
     @classmethod
     def incomplete(cls, claim: Claim, error: IncompleteSweep) -> Judgement:
@@ -177,12 +177,13 @@ class Judgement:
         """The inverse of ``to_json``."""
 
         def restore(data: dict[str, Any]) -> dict[str, Any]:
-            optional = ("needed", "correlation", "contrast")
+            optional = ("needed", "correlation", "contrast", "comparison")
             values = {k: math.nan if v is None and k not in optional else v for k, v in data.items()}
             return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
 
         data = json.loads(text, object_hook=restore)
-        for name, kind in (("claim", Claim), ("correlation", Correlation), ("contrast", Contrast)):
+        kinds = {"claim": Claim, "correlation": Correlation, "contrast": Contrast, "comparison": Comparison}
+        for name, kind in kinds.items():
             data[name] = data[name] and kind(**data[name])
         return cls(**{**data, "verdict": Verdict(data["verdict"])})
 
@@ -195,37 +196,6 @@ def normalised_sum(L_a: Array, L_u: Array) -> Array:
         return np.asarray((values - np.min(values, -1, keepdims=True)) / np.where(span > 0, span, 1.0))
 
     return minmax(L_a) + minmax(L_u)
-
-
-def configurations(
-    records: Sequence[Record], level: Level, family: Family = "total"
-) -> tuple[list[Configuration], tuple[str, ...]]:
-    """The points of one row in order of name; and the cases left out, a record of whose configuration is not usable.
-
-    Randomly initialised encoders are passed over. A record is usable that is complete and finite at the level.
-
-    Raises:
-        ValueError: If the records are of more than one (method, data, views).
-    """
-    wanted = [r for r in records if r.family != RANDOM_INIT and family in ("total", r.family)]
-    rows = sorted({(r.method, r.data, r.views) for r in wanted})
-    if len(rows) > 1:
-        raise ValueError(f"records of more than one row: {rows}")
-    kept: list[Configuration] = []
-    left_out: list[str] = []
-    for name, group in groupby(sorted(wanted, key=lambda r: (r.config, r.seed)), key=lambda r: r.config):
-        runs = list(group)
-        values = [_values(r, level) for r in runs]
-        if all(r.status == "complete" for r in runs) and all(math.isfinite(v) for row in values for v in row):
-            L_a, L_u, performance = map(statistics.fmean, zip(*values, strict=True))
-            kept.append(Configuration(name, runs[0].family, L_a, L_u, performance))
-        else:
-            left_out += (r.case for r in runs)
-    return kept, tuple(left_out)
-
-
-def _values(record: Record, level: Level) -> tuple[float, ...]:
-    return tuple(c.get(level, math.nan) for c in (record.alignment, record.uniformity, record.performance))
 
 
 def _pair_signs(x: Array, y: Array) -> tuple[Array, Array, Array]:
@@ -311,6 +281,7 @@ def judge(
     random_init: Sequence[Record] = (),
     alpha: float = 0.05,
     margin: float = 1.0,
+    reference: Sequence[Record] = (),
 ) -> Judgement:
     """The verdict of a row's records on a claim.
 
@@ -318,37 +289,41 @@ def judge(
     ``tau_not_negative`` is its mirror: that a correlation is *not* found is no support, since a small sweep never finds
     one; only a tau that is significantly positive shows that it is no longer negative. ``at_random_level`` is supported
     where the ``1 - 2 alpha`` interval of mean performance minus that of random initialisation lies below ``margin``,
-    refuted where it lies above. Nothing is concluded from fewer than four configurations, or if over half are left out.
+    refuted where it lies above. ``no_worse_than`` is of a reference method against the row's: supported where the
+    ``1 - 2 alpha`` interval of the mean paired difference, reference minus row, lies above ``-margin``, refuted where
+    it lies below. Nothing is concluded from fewer than four configurations (or pairs), or if over half are left out.
 
     Args:
         claim: What is claimed.
         row: Name of the row, for the sentence.
         records: The row's; those not ``expected`` take no part. Diverged and failed ones count as present.
-        expected: Case ids that the claim's grid asks for.
+        expected: Case ids that the claim's grid asks for, of the reference too.
         random_init: Randomly initialised encoders, for ``at_random_level``.
         alpha: One-sided level.
         margin: In percentage points (ours).
+        reference: Records of the method to compare with, for ``no_worse_than``; on the row's data and views.
 
     Raises:
         IncompleteSweep: If an expected case has no record, or a complete one was not measured at the claim's level; or
             if there is no randomly initialised encoder to compare with.
-        ValueError: If the records are of more than one row.
+        ValueError: If the records, or the reference's, are of more than one row.
     """
-    level = claim.level
-    present = [r for r in records if r.case in set(expected)]
-    measured = {r.case for r in present if all(level in c for c in (r.alignment, r.uniformity, r.performance))}
-    seen = measured | {r.case for r in present if r.status != "complete"}
+    level, wanted = claim.level, set(expected)
+    present, others = ([r for r in side if r.case in wanted] for side in (records, reference))
+    both = [*present, *others]
+    measured = {r.case for r in both if all(level in c for c in (r.alignment, r.uniformity, r.performance))}
+    seen = measured | {r.case for r in both if r.status != "complete"}
     missing = [case for case in expected if case not in seen]
-    random = [v for r in random_init if r.status == "complete" and math.isfinite(v := _values(r, level)[2])]
+    random = [v for r in random_init if r.status == "complete" and math.isfinite(v := figures(r, level)[2])]
     if claim.kind == "at_random_level" and not random:
         missing.append(RANDOM_INIT)
     if missing:
         raise IncompleteSweep(row, missing)
 
     kept, left_out = configurations(present, level)
-    asked = len({r.config for r in present if r.family != RANDOM_INIT})
-    correlation = compared = None
-    if claim.kind != "at_random_level":
+    remain, asked = len(kept), len({r.config for r in present if r.family != RANDOM_INIT})
+    correlation = compared = comparison = None
+    if claim.about_tau:
         correlation = correlate(present, level, alpha=alpha)
         p, against, side = correlation.p_negative, correlation.p_positive, "<"
         if claim.kind == "tau_not_negative":
@@ -356,14 +331,19 @@ def judge(
         supported, refuted = p < alpha, against < alpha
         shown, way = (against, "><"[side == ">"]) if refuted else (p, side)
         evidence = f"tau = {correlation}, n = {correlation.n}, p(tau {way} 0) = {shown:.2g} ({correlation.method})"
-    else:
+    elif claim.kind == "at_random_level":
         compared = contrast([c.performance for c in kept], random, alpha, margin)
         supported, refuted = compared.high < margin, compared.low > margin
         evidence = str(compared)
+    else:
+        comparison = compare(others, present, level, alpha, margin)
+        remain, asked, left_out = comparison.n, comparison.n + len(comparison.left_out), comparison.left_out
+        supported, refuted = comparison.low > -margin, comparison.high < -margin
+        evidence = str(comparison)
     verdict = Verdict.SUPPORTED if supported else Verdict.REFUTED if refuted else Verdict.INCONCLUSIVE
-    if len(kept) < FEWEST or 2 * len(kept) < asked:
+    if remain < FEWEST or 2 * remain < asked:
         verdict = Verdict.INCONCLUSIVE
-        evidence += f"; too few: {len(kept)} of {asked} configurations remain"
+        evidence += f"; too few: {remain} of {asked} configurations remain"
     elif verdict is Verdict.INCONCLUSIVE and correlation and correlation.needed:
         way = "support" if (correlation.tau < 0) == (side == "<") else "refute"
         evidence += f"; were this tau true, n = {correlation.needed} would {way} it with power {POWER}"
@@ -371,17 +351,13 @@ def judge(
         more = f" and {len(left_out) - 5} more" if len(left_out) > 5 else ""
         evidence += f"; left out: {', '.join(left_out[:5])}{more}"
     sentence = f"{row}: {verdict}: {claim.text}; {evidence}"
-    return Judgement(claim, row, verdict, correlation, compared, sentence, alpha=alpha)
+    return Judgement(claim, row, verdict, correlation, compared, sentence, alpha=alpha, comparison=comparison)
 
 
 def holm(judgements: Sequence[Judgement]) -> list[float]:
-    """Holm-adjusted one-sided p of each tau claim over the run, in order; nan for a claim without a correlation."""
+    """Holm-adjusted one-sided p of each claim over the run, in order; nan for a claim without a p."""
     adjusted = [math.nan] * len(judgements)
-    p = {
-        i: j.correlation.p_negative if j.claim.kind == "tau_negative" else j.correlation.p_positive
-        for i, j in enumerate(judgements)
-        if j.correlation is not None
-    }
+    p = {i: j.p for i, j in enumerate(judgements) if not math.isnan(j.p)}
     worst = 0.0
     for rank, i in enumerate(sorted(p, key=p.__getitem__)):
         worst = max(worst, min(1.0, (len(p) - rank) * p[i]))

@@ -67,12 +67,18 @@ def cells(feature_map: Tensor) -> Tensor:
 
 def unit(features: Tensor) -> Tensor:
     """(..., C) -> unit vectors; features that are all 0 (dead cells) all take the one constant direction."""
+    return unit_and_norm(features)[0]
+
+
+def unit_and_norm(features: Tensor) -> tuple[Tensor, Tensor]:
+    """(..., C) -> unit vectors, as ``unit``, and (...,) lengths; one past the dtype's range is its largest value."""
     # By the largest entry first: squares leave float32's range long before the features do.
     peak = features.detach().abs().amax(-1, keepdim=True)
     nothing = peak == 0
     scaled = features / peak.masked_fill(nothing, 1.0)
     norm = torch.linalg.vector_norm(scaled, dim=-1, keepdim=True).masked_fill(nothing, 1.0)
-    return torch.where(nothing, features.shape[-1] ** -0.5, scaled / norm)
+    direction = torch.where(nothing, features.shape[-1] ** -0.5, scaled / norm)
+    return direction, (peak * norm).squeeze(-1).clamp_max(torch.finfo(features.dtype).max)
 
 
 class ProjectionHead(nn.Module):

@@ -13,10 +13,10 @@ class MethodError(ValueError):
 
 
 class NameTakenError(MethodError):
-    """Two plugins want one name."""
+    """Two plugins want one name; both places are named."""
 
-    def __init__(self, name: str, message: str) -> None:
-        super().__init__(message)
+    def __init__(self, name: str, one: str, other: str) -> None:
+        super().__init__(f"two methods are named {name!r}: {one} and {other}")
         self.name = name
 
 

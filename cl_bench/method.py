@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,20 +11,23 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from cl_bench.encoders import Encoder, ProjectionHead
 from cl_bench.errors import Diverged, MethodError, NameTakenError, nearest
 from cl_bench.losses import alignment, info_nce, uniformity
-from cl_bench.records import Level
+from cl_bench.records import RANDOM_INIT, Level
 from cl_bench.spec import AlignUniform, EncoderSpec, InfoNCE
 from cl_bench.types import DenseViews, LossTerms, Match
 
 Strategy = Callable[..., Match]
 Option = bool | int | float | str
 
+EVERY = "all"
+"""What ``--method`` takes for every method there is."""
+
 REGISTERED: dict[str, type[Method]] = {}
-"""Every method whose plugin has been imported, by name."""
+"""The methods defined in this process, by name; those of a plugin that a ``Registry`` loads are moved there."""
 
 
 class Method:
@@ -58,8 +62,13 @@ class Method:
     def __init_subclass__(cls, *, name: str, level: Level = "dense", origin: str | None = None) -> None:
         cls.name, cls.level = name, level
         cls.origin = origin or f"{inspect.getfile(cls)}:{inspect.getsourcelines(cls)[1]}"
+        if not re.fullmatch(r"\w[\w-]*", name) or name in (EVERY, RANDOM_INIT):
+            raise MethodError(
+                f"method {name!r}: a name is made of letters, digits, _ and -, and is neither {EVERY!r} nor "
+                f"{RANDOM_INIT!r} ({cls.origin})"
+            )
         if name in REGISTERED and REGISTERED[name].origin != cls.origin:
-            raise NameTakenError(name, f"two methods are named {name!r}: {REGISTERED[name].origin} and {cls.origin}")
+            raise NameTakenError(name, REGISTERED[name].origin, cls.origin)
         if level not in ("instance", "dense"):
             raise MethodError(f"method {name!r}: level must be 'instance' or 'dense', got {level!r} ({cls.origin})")
         REGISTERED[name] = cls
@@ -82,15 +91,41 @@ class Method:
         """The positives of view 1's cells in view 2."""
         raise MethodError(f"method {self.name!r} must define match() or loss() ({self.origin})")
 
+    def build_head(self, encoder: Encoder, spec: EncoderSpec) -> nn.Module:
+        """``head``, told about as the plugin's when it fails."""
+        with self._telling_where():
+            head = self.head(encoder, spec)
+        if not isinstance(head, nn.Module):
+            raise MethodError(f"{self}: head() must return a torch.nn.Module, got {type(head).__name__}")
+        return head
+
+    def project(self, head: nn.Module, features: Tensor) -> Tensor:
+        """(B, P, C) -> (B, P, D) through a head; told about as the plugin's when it fails."""
+        with self._telling_where():
+            z = head(features)
+        if not isinstance(z, Tensor) or z.ndim != 3 or z.shape[:2] != features.shape[:2]:
+            found = tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__
+            raise MethodError(
+                f"{self}: the head takes features {tuple(features.shape)} to (B, P, D) = "
+                f"({features.shape[0]}, {features.shape[1]}, D), got {found}"
+            )
+        return z
+
     def checked_loss(self, views: DenseViews, objective: InfoNCE | AlignUniform) -> LossTerms:
-        """``loss``; one of a plugin's own is told about as the plugin's when it fails."""
-        if type(self).loss is Method.loss:
+        """``loss``; where head or loss are a plugin's own, told about as the plugin's when it fails."""
+        if type(self).loss is Method.loss and type(self).head is Method.head:
             return self.loss(views, objective)
         with self._telling_where():
             terms = self.loss(views, objective)
         if not isinstance(terms, LossTerms):
-            found = type(terms).__name__
-            raise MethodError(f"method {self.name!r} ({self.origin}): loss() must return LossTerms, got {found}")
+            raise MethodError(f"{self}: loss() must return LossTerms, got {type(terms).__name__}")
+        for part in ("alignment", "distribution"):
+            value = getattr(terms, part)
+            if not isinstance(value, Tensor) or value.ndim:
+                found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+                raise MethodError(f"{self}: loss() must give scalar tensors, got {part} {found}")
+        if views.z1.requires_grad and not terms.total.requires_grad:
+            raise MethodError(f"{self}: loss() must be differentiable with respect to views.z1 and views.z2")
         return terms
 
     def loss(self, views: DenseViews, objective: InfoNCE | AlignUniform) -> LossTerms:
@@ -109,6 +144,9 @@ class Method:
         """Positives from view 1 to view 2 and back, checked."""
         return self._checked_match(views), self._checked_match(views.swapped())
 
+    def __str__(self) -> str:
+        return f"method {self.name!r} ({self.origin})"
+
     @contextmanager
     def _telling_where(self) -> Iterator[None]:
         try:
@@ -116,16 +154,20 @@ class Method:
         except (Diverged, MethodError):
             raise
         except Exception as error:  # a plugin may raise anything; the user is told where
-            raise MethodError(f"method {self.name!r} ({_where(error, self.file)}): {_first_line(error)}") from error
+            own = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename) == self.file]
+            where = f"{own[-1].filename}:{own[-1].lineno}" if own else self.origin
+            raise MethodError(f"method {self.name!r} ({where}): {first_line(error)}") from error
 
     def _checked_match(self, views: DenseViews) -> Match:
         with self._telling_where(), torch.no_grad():
             match = self.match(views)
-        shape = tuple(views.z1.shape[:2])
+        shape, device = tuple(views.z1.shape[:2]), views.z1.device
         if not isinstance(match, Match):
-            raise MethodError(f"method {self.name!r} ({self.origin}) must return a Match, got {type(match).__name__}")
+            raise MethodError(f"{self} must return a Match, got {type(match).__name__}")
         if match.shape != shape:
-            raise MethodError(f"method {self.name!r} ({self.origin}): match is for (B, P) = {match.shape}, not {shape}")
+            raise MethodError(f"{self}: match is for (B, P) = {match.shape}, not {shape}")
+        if match.anchors.device != device:
+            raise MethodError(f"{self}: match is on {match.anchors.device}, the views are on {device}")
         return match
 
 
@@ -154,6 +196,7 @@ def matching(name: str, level: Level = "dense") -> Callable[[Strategy], Strategy
 
         body: dict[str, Any] = {
             "__doc__": strategy.__doc__,
+            "__module__": strategy.__module__,
             "defaults": classmethod(lambda cls: dict(defaults)),
             "match": match,
         }
@@ -177,14 +220,7 @@ def _as(kind: type, value: Option, what: str) -> Option:
     raise MethodError(f"{what} takes {kind.__name__}, got {value!r}")
 
 
-def _where(error: BaseException, file: Path) -> str:
-    """``file:line`` of the plugin's innermost frame, else of the innermost frame."""
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [f for f in frames if Path(f.filename) == file]
-    frame = (own or list(frames))[-1]
-    return f"{frame.filename}:{frame.lineno}"
-
-
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """An error's type and the first line of its message."""
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__

@@ -7,6 +7,7 @@ import math
 from scipy import stats
 
 POWER = 0.8
+FEWEST = 4  # below four points no order is rarer than 1 in 20
 
 
 def needed_for(tau: float, alpha: float = 0.05) -> int | None:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from cl_bench.data import Dataset
 from cl_bench.decomposition import whole_loss
-from cl_bench.encoders import Encoder, build_encoder, cells, pooled, unit
+from cl_bench.encoders import Encoder, build_encoder, cells, pooled, unit_and_norm
 from cl_bench.errors import Diverged
 from cl_bench.method import Method
+from cl_bench.metrics import correct_positives
 from cl_bench.spec import OptimiserSpec, PretrainSpec, RandomInit
 from cl_bench.types import DenseViews, LossTerms
 from cl_bench.views import Geometry, two_views
@@ -31,13 +32,17 @@ class Pretrained:
 
     Attributes:
         encoder: In eval mode, on the device it was trained on.
-        history: One entry a logged step: step, loss, alignment, distribution, lr.
+        history: One entry a logged step: step, loss, alignment, distribution, lr, and the step's matching precision
+            where it is defined.
         decomposition_error: Largest |loss in one piece - sum of its terms| / max(1, |loss|) over the logged steps.
+        matching_precision: Share, in [0, 1], of the positives of all logged steps, in both directions, whose cells
+            overlap in the source image; nan where there are none (nothing trained, or a method without a ``match``).
     """
 
     encoder: Encoder
     history: tuple[dict[str, float], ...]
     decomposition_error: float
+    matching_precision: float = math.nan
 
 
 def pretrain(
@@ -61,7 +66,7 @@ def pretrain(
     if isinstance(spec.objective, RandomInit) or method is None:
         return Pretrained(encoder.eval(), (), 0.0)
     with _seeded(spec.seed + 1):
-        head = method.head(encoder, spec.encoder).to(device)
+        head = method.build_head(encoder, spec.encoder).to(device)
     plan = spec.optimiser
     if len(data) < plan.batch:
         raise ValueError(f"pre-training needs a batch of {plan.batch} images at least, the data set has {len(data)}")
@@ -70,7 +75,7 @@ def pretrain(
         [*encoder.parameters(), *head.parameters()], plan.lr, plan.momentum, weight_decay=plan.weight_decay
     )
     history: list[dict[str, float]] = []
-    worst = 0.0
+    worst, correct, positives = 0.0, 0.0, 0.0
     encoder.train()
     for step, pair in enumerate(_pairs_of_views(spec, data, device)):
         for group in optimiser.param_groups:
@@ -87,17 +92,24 @@ def pretrain(
             entry = _entry(step, terms, optimiser.param_groups[0]["lr"])
             if not math.isfinite(entry["loss"]):
                 raise Diverged(f"loss {entry['loss']} at step {step} of {steps}")
-            if type(method).loss is Method.loss:  # a loss of the plugin's own has no other form to compare with
+            if type(method).match is not Method.match:  # a loss of the plugin's own may do without
                 detached = _detached(views)
-                reference = whole_loss(detached, method.matches(detached), spec.objective)
-                error = abs(reference - entry["loss"]) / max(1.0, abs(reference))
-                worst = max(worst, error if math.isfinite(error) else math.inf)  # max() would pass over a nan
+                matches = method.matches(detached)
+                forth, back = map(correct_positives, matches, (detached, detached.swapped()))
+                right, every = forth[0] + back[0], forth[1] + back[1]
+                correct, positives = correct + right, positives + every
+                if every:
+                    entry["matching_precision"] = right / every
+                if type(method).loss is Method.loss:  # a loss of the plugin's own has no other form to compare with
+                    reference = whole_loss(detached, matches, spec.objective)
+                    error = abs(reference - entry["loss"]) / max(1.0, abs(reference))
+                    worst = max(worst, error if math.isfinite(error) else math.inf)  # max() would pass over a nan
             history.append(entry)
         if on_step:
             on_step(step + 1, steps)
     if not all(bool(torch.isfinite(p).all()) for p in encoder.state_dict().values()):
         raise Diverged(f"weights not finite after {steps} steps")
-    return Pretrained(encoder.eval(), tuple(history), worst)
+    return Pretrained(encoder.eval(), tuple(history), worst, correct / positives if positives else math.nan)
 
 
 def untrained(spec: PretrainSpec) -> Encoder:
@@ -150,15 +162,15 @@ def _forward(encoder: Encoder, head: nn.Module, method: Method, views: PairOfVie
     feature_map = encoder(torch.cat([x1, x2]).contiguous(memory_format=torch.channels_last))
     features = pooled(feature_map) if method.level == "instance" else cells(feature_map)
     grid = (1, 1) if method.level == "instance" else (feature_map.shape[2], feature_map.shape[3])
-    z1, z2 = head(features).chunk(2)
-    h1, h2 = unit(features.detach()).chunk(2)
+    z1, z2 = method.project(head, features).chunk(2)
+    h, norm = unit_and_norm(features.detach())
+    (h1, h2), (norm1, norm2) = h.chunk(2), norm.chunk(2)
     (xy1, size1), (xy2, size2) = g1.cells(grid), g2.cells(grid)
-    return DenseViews(z1, z2, h1, h2, xy1, xy2, size1, size2, grid)
+    return DenseViews(z1, z2, h1, h2, norm1, norm2, xy1, xy2, size1, size2, grid)
 
 
 def _detached(views: DenseViews) -> DenseViews:
-    v = views
-    return DenseViews(v.z1.detach(), v.z2.detach(), v.h1, v.h2, v.xy1, v.xy2, v.size1, v.size2, v.grid)
+    return replace(views, z1=views.z1.detach(), z2=views.z2.detach())
 
 
 def _rate(plan: OptimiserSpec, step: int, steps: int) -> float:

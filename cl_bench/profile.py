@@ -88,7 +88,7 @@ class Grid(Frozen):
 
 
 class ClaimsSpec(Frozen):
-    """How a claim is judged: one-sided level, and the margin in points for 'falls to the level of random'.
+    """How a claim is judged: one-sided level, and the margin in points for 'at the level of random' and 'no worse'.
 
     A profile too small to say anything reports its verdicts without asserting them: no verdict fails.
     """
@@ -104,7 +104,7 @@ class Known(Frozen):
     method: str
     data: DataKind
     views: Views
-    claim: Literal["tau_negative", "tau_not_negative", "at_random_level"]
+    claim: Literal["tau_negative", "tau_not_negative", "at_random_level", "no_worse_than"]
     level: Level
     reason: Annotated[str, Field(min_length=10)]
 

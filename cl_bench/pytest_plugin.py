@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -12,6 +13,9 @@ from cl_bench.profile import Row
 from cl_bench.session import JUDGEMENT, ROW, NotSupported, Session, claim_of, row_to_json
 from cl_bench.spec import RunSpec
 
+if TYPE_CHECKING:
+    from cl_bench.method import Method
+
 DECOMPOSITION_TOLERANCE = 1e-4  # relative; the losses are computed in float32
 
 
@@ -19,7 +23,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """The options of the suites."""
     group = parser.getgroup("cl-bench", "claims about contrastive representations")
     add = group.addoption
-    add("--method", action="append", metavar="NAME[:k=v,..]", help="method to test, repeatable (default: dense_index)")
+    add(
+        "--method",
+        action="append",
+        metavar="NAME|FILE.py[:NAME]|all[:k=v,..]",
+        help="method to test, repeatable (default: dense_index)",
+    )
     add("--profile", default="smoke", metavar="NAME|FILE.toml", help="setting of the sweep (default: smoke)")
     add(
         "--set", action="append", default=[], metavar="key.path=value", help="change a value of the profile, repeatable"
@@ -30,6 +39,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add("--store", default=".cl_bench", metavar="DIR", help="where results are kept (default: .cl_bench)")
     add("--report", metavar="DIR", help="where table and figures are written (default: STORE/report)")
     add("--strict-claims", action="store_true", help="an INCONCLUSIVE claim fails")
+    add("--list-methods", action="store_true", help="list every method there is, with its options; run nothing")
     add("--plan", action="store_true", help="list what would run and with what power; train nothing")
 
 
@@ -39,7 +49,23 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers", "sweep(data, views, schemes=...): the row of the paper's tables a suite is about"
     )
     config.addinivalue_line("markers", "claim(kind, level): what a test claims of the sweep")
+    config.addinivalue_line("markers", "contract: a test of each method that --method names; runs first")
     config.pluginmanager.register(Session(config), Session.NAME)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> int | None:
+    """With ``--list-methods`` that is all there is to do."""
+    if not config.option.list_methods:
+        return None
+    Session(config).list_methods()
+    return 0
+
+
+@pytest.fixture
+def method(request: pytest.FixtureRequest) -> Method:
+    """One of the methods that ``--method`` names; the only one for a test of the contract."""
+    return _session(request.config).registry.resolve(str(request.param))
 
 
 @pytest.fixture
@@ -94,22 +120,26 @@ class ClaimTest:
 
     def check(self) -> None:
         """Pull the sweep and judge it: SUPPORTED passes, REFUTED fails, INCONCLUSIVE xfails or, if strict, fails."""
-        tell(self.node, ROW, row_to_json(self.row))
         profile = self.session.profile
-        sweep, untrained = profile.sweep(self.row), profile.random_init()
-        pulled, failures = self.session.pull([*sweep, *untrained])
-        records = [r for r in pulled[: len(sweep)] if r is not None]
-        random_init = [r for r in pulled[len(sweep) :] if r is not None]
+        rows = self.session.pulled_by(self.claim, self.row)
+        for row in rows:
+            tell(self.node, ROW, row_to_json(row))
+        sweep = [spec for row in rows for spec in profile.sweep(row)]  # a row's, then the reference's if it takes one
+        pulled, failures = self.session.pull([*sweep, *profile.random_init()])
+        mine = len(profile.sweep(self.row))
+        parts = pulled[:mine], pulled[mine : len(sweep)], pulled[len(sweep) :]
+        own, others, random_init = ([r for r in part if r is not None] for part in parts)
         settings = profile.claims
         try:
             judgement = judge(
                 self.claim,
                 self.row.name,
-                records,
+                own,
                 [spec.case for spec in sweep],
                 random_init,
                 settings.alpha,
                 settings.margin,
+                others,
             )
         except IncompleteSweep as error:
             tell(self.node, JUDGEMENT, Judgement.incomplete(self.claim, error).to_json())

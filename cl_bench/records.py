@@ -1,15 +1,20 @@
-"""What is known of one encoder. Plain values only: the claims and the report need no torch."""
+"""What is known of one encoder, and of a configuration over its seeds. Plain values: nobody needs torch for them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Literal
 
 Level = Literal["instance", "dense"]
 LEVELS: tuple[Level, Level] = ("instance", "dense")
 Status = Literal["complete", "diverged", "failed"]
 RANDOM_INIT = "random_init"
+Family = Literal["align_uniform", "info_nce", "total"]
+FAMILIES: tuple[Family, Family, Family] = ("align_uniform", "info_nce", "total")
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,8 @@ class Record:
         uniformity: L_u on held-out images by level, at most 0; lower is more uniform.
         performance: Downstream performance in percent by level: ``instance`` linear-evaluation accuracy, ``dense``
             detection AP over IoU .50:.05:.95.
-        extra: Further figures by name, as ``coco_ap50`` (percent).
+        extra: Further figures by name: ``coco_ap50`` (percent), and ``matching_precision``, the share in [0, 1] of the
+            positives it was trained on whose cells overlap in the source image, where that is defined.
         decomposition_error: Largest |loss - (alignment + distribution)| / max(1, |loss|) over the logged steps.
         seconds: Time by stage, as ``pretrain``.
     """
@@ -52,3 +58,48 @@ class Record:
     extra: Mapping[str, float] = field(default_factory=dict)
     decomposition_error: float = 0.0
     seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """One point of a row: ``Record.config``, its ``seeds``, and its L_a, L_u and performance (percent) over them."""
+
+    name: str
+    family: str
+    seeds: tuple[int, ...]
+    alignment: float
+    uniformity: float
+    performance: float
+
+
+def configurations(
+    records: Sequence[Record], level: Level, family: Family = "total"
+) -> tuple[list[Configuration], tuple[str, ...]]:
+    """The points of one row in order of name; and the cases left out, a record of whose configuration is not usable.
+
+    Randomly initialised encoders are passed over. A record is usable that is complete and finite at the level.
+
+    Raises:
+        ValueError: If the records are of more than one (method, data, views).
+    """
+    wanted = [r for r in records if r.family != RANDOM_INIT and family in ("total", r.family)]
+    rows = sorted({(r.method, r.data, r.views) for r in wanted})
+    if len(rows) > 1:
+        raise ValueError(f"records of more than one row: {rows}")
+    kept: list[Configuration] = []
+    left_out: list[str] = []
+    for name, group in groupby(sorted(wanted, key=lambda r: (r.config, r.seed)), key=lambda r: r.config):
+        runs = list(group)
+        values = [figures(r, level) for r in runs]
+        if all(r.status == "complete" for r in runs) and all(math.isfinite(v) for row in values for v in row):
+            L_a, L_u, performance = map(statistics.fmean, zip(*values, strict=True))
+            seeds = tuple(r.seed for r in runs)
+            kept.append(Configuration(name, runs[0].family, seeds, L_a, L_u, performance))
+        else:
+            left_out += (r.case for r in runs)
+    return kept, tuple(left_out)
+
+
+def figures(record: Record, level: Level) -> tuple[float, ...]:
+    """L_a, L_u and performance at a level; nan where it was not measured."""
+    return tuple(c.get(level, math.nan) for c in (record.alignment, record.uniformity, record.performance))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import sys
@@ -55,6 +56,8 @@ def load_record(spec: RunSpec, store: Store) -> Record | None:
     detail = "; ".join(t for t in troubles if t)
     whole = status["status"] == "complete" and not detail
     pretrain = spec.pretrain
+    share = status.get("matching_precision")
+    precision = {} if share is None else {"matching_precision": share}
     return Record(
         key=pretrain.key,
         case=spec.case,
@@ -69,7 +72,7 @@ def load_record(spec: RunSpec, store: Store) -> Record | None:
         alignment=evals.get("measure", {}).get("alignment", {}),
         uniformity=evals.get("measure", {}).get("uniformity", {}),
         performance={"instance": evals["linear"]["accuracy"], "dense": evals["detection"]["coco_ap"]} if whole else {},
-        extra={"coco_ap50": evals["detection"]["coco_ap50"]} if whole else {},
+        extra={"coco_ap50": evals["detection"]["coco_ap50"], **precision} if whole else {},
         decomposition_error=status["decomposition_error"],
         seconds={"pretrain": status["seconds"], **{stage: e["seconds"] for stage, e in evals.items()}},
     )
@@ -150,6 +153,7 @@ def _pretrained(
             "status": "complete",
             "detail": "",
             "decomposition_error": done.decomposition_error,
+            "matching_precision": None if math.isnan(done.matching_precision) else done.matching_precision,
             "encoder_sha256": digest,
             "seconds": seconds,
             "provenance": provenance,

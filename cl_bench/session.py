@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Generator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -13,6 +14,7 @@ import pytest
 from rich.console import Console
 
 from cl_bench.claims import Claim, Judgement
+from cl_bench.comparison import REFERENCE
 from cl_bench.engines.local import ComputationError, LocalEngine, default_jobs, torch_device
 from cl_bench.errors import MethodError, SpecError
 from cl_bench.profile import Profile, Row, load_profile
@@ -26,6 +28,8 @@ from cl_bench.store import Store
 if TYPE_CHECKING:
     from _pytest.outcomes import Failed
     from _pytest.terminal import TerminalReporter
+
+    from cl_bench.registry import Registry
 else:
     Failed = pytest.fail.Exception
 
@@ -63,24 +67,51 @@ class Session:
     @cached_property
     def methods(self) -> list[MethodSpec]:
         """What ``--method`` names."""
-        from cl_bench.registry import Registry, spec_of
+        from cl_bench.registry import spec_of
+        from cl_bench.synthetic import try_options
 
-        registry = Registry(self.folders)
-        names = self.config.option.method or ["dense_index"]
-        return _or_usage_error(lambda: list(dict.fromkeys(spec_of(registry.resolve(name)) for name in names)))
+        def named() -> list[MethodSpec]:
+            here = self.config.invocation_params.dir
+            names = self.config.option.method or ["dense_index"]
+            found = [method for name in names for method in self.registry.select(name, here)]
+            for method in found:
+                try_options(method)
+            return list(dict.fromkeys(map(spec_of, found)))
+
+        return _or_usage_error(named)
 
     @cached_property
-    def folders(self) -> list[Path]:
-        """Where plugins are found."""
-        from cl_bench.registry import BUILT_IN
+    def registry(self) -> Registry:
+        """Every method there is: built in, of this project, of installed packages; and the files of ``--method``."""
+        from cl_bench.registry import BUILT_IN, Registry
 
-        return list(dict.fromkeys([BUILT_IN, self.config.rootpath / "methods"]))
+        return Registry([BUILT_IN, self.config.rootpath / "methods"])
+
+    def list_methods(self) -> None:
+        """Print every method there is, and those of the files that ``--method`` names."""
+        from cl_bench.catalogue import entries, methods_table
+
+        if self.config.option.method:
+            _ = self.methods
+        console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH)
+        console.print(methods_table(entries(self.registry), self.registry.broken, self.config.invocation_params.dir))
 
     def rows(self, item: Any) -> list[Row]:
         """The rows a test is about, one a method whose scheme its suite covers."""
         marker = item.get_closest_marker("sweep")
         schemes = marker.kwargs.get("schemes", ("instance", "dense"))
         return [Row(m, marker.kwargs["data"], marker.kwargs["views"]) for m in self.methods if m.level in schemes]
+
+    @cached_property
+    def reference(self) -> MethodSpec | None:
+        """The method that a comparison is with, where ``--method`` names it."""
+        return next((m for m in self.methods if m.name == REFERENCE), None)
+
+    def pulled_by(self, claim: Claim, row: Row) -> list[Row]:
+        """The rows whose records a claim takes: the one it is about and, for a comparison, the reference's."""
+        if claim.kind != "no_worse_than" or self.reference is None:
+            return [row]
+        return [row, row._replace(method=self.reference)]
 
     # ---- pulling records
 
@@ -96,7 +127,8 @@ class Session:
         """Who computes what is missing."""
         device = self.check_engine()
         jobs = self.config.option.jobs or default_jobs(device)
-        return LocalEngine(self.store, self.folders, device, jobs, self.display)
+        _ = self.methods  # by now the registry knows the files that --method names
+        return LocalEngine(self.store, self.registry.places, device, jobs, self.display)
 
     def check_engine(self) -> str:
         """The device, if it works and the number of workers makes sense."""
@@ -160,8 +192,25 @@ class Session:
         if option.store != ".cl_bench":
             _ = self.store
 
+    @pytest.hookimpl(wrapper=True)
+    def pytest_pyfunc_call(self, pyfuncitem: pytest.Function) -> Generator[None, object, object]:
+        """What is wrong with a plugin is one line, with its place in the plugin: no traceback through cl-bench."""
+        try:
+            return (yield)
+        except MethodError as error:
+            if pyfuncitem.get_closest_marker("contract") is None:
+                raise
+            message = str(error)
+        pytest.fail(message, pytrace=False)
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """The contract comes first: it takes seconds, and tells why what follows would fail."""
+        items.sort(key=lambda item: item.get_closest_marker("contract") is None)
+
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
-        """One case a model, one claim a row."""
+        """One case a model, one claim a row; the contract once a method."""
+        if metafunc.definition.get_closest_marker("contract") is not None and "method" in metafunc.fixturenames:
+            metafunc.parametrize("method", self.methods, ids=str, indirect=True)
         if metafunc.definition.get_closest_marker("sweep") is None:
             return
         rows = self.rows(metafunc.definition)
@@ -171,6 +220,11 @@ class Session:
         if "claim" in metafunc.fixturenames:
             about = claim_of(metafunc.definition)
             claims = []
+            if about.kind == "no_worse_than":
+                rows = [row for row in rows if self.reference and row.method != self.reference]
+                if not rows:
+                    no_pair = pytest.mark.skip(reason=f"--method names no pair: {REFERENCE} and another dense one")
+                    claims = [pytest.param(None, id="no pair", marks=no_pair)]
             for row in rows:
                 reason = self.profile.known_failures(row).get(about)
                 marks = [pytest.mark.xfail(strict=True, reason=reason, raises=NotSupported)] if reason else []
@@ -203,7 +257,8 @@ class Session:
                 wanted.setdefault(row.name, {})[spec] = None
             if isinstance(parameters.get("claim"), Row):
                 row = parameters["claim"]
-                wanted.setdefault(row.name, {}).update(dict.fromkeys(self.profile.sweep(row)))
+                for pulled in self.pulled_by(claim_of(item), row):
+                    wanted.setdefault(pulled.name, {}).update(dict.fromkeys(self.profile.sweep(pulled)))
                 wanted.setdefault("random_init", {}).update(dict.fromkeys(self.profile.random_init()))
         return {name: list(specs) for name, specs in wanted.items()}
 
@@ -220,19 +275,21 @@ class Session:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Note which rows were tested and what was judged."""
-        told = dict(report.user_properties)
-        if ROW in told:
-            row = _row_from_json(str(told[ROW]))
-            self._rows[row.name] = row
-            if JUDGEMENT in told:
-                judgement = Judgement.from_json(str(told[JUDGEMENT]))
-                self._judgements.setdefault(row.name, {})[judgement.claim] = judgement
+        for key, told in report.user_properties:
+            if key == ROW:
+                row = _row_from_json(str(told))
+                self._rows[row.name] = row
+            elif key == JUDGEMENT:
+                judgement = Judgement.from_json(str(told))
+                self._judgements.setdefault(judgement.row, {})[judgement.claim] = judgement
 
     def pytest_terminal_summary(self, terminalreporter: TerminalReporter) -> None:
         """The table, and where the report is."""
         if not self._rows:
             return
-        results = [self._result(row) for row in sorted(self._rows.values(), key=lambda row: row.order)]
+        named = [str(method) for method in self.methods]
+        order = sorted(self._rows.values(), key=lambda row: (row.order, named.index(str(row.method))))
+        results = [self._result(row) for row in order]
         terminalreporter.section("cl-bench")
         self._console().print(summary_table(results))
         directory = Path(self.config.option.report or self.store.root / "report")
@@ -265,6 +322,8 @@ class Session:
             detection_protocol=profile.detection.sentence,
             linear_protocol=profile.linear.sentence,
             known=tuple(profile.known_failures(row).items()),
+            alpha=profile.claims.alpha,
+            margin=profile.claims.margin,
         )
 
     def pytest_unconfigure(self) -> None:

@@ -37,6 +37,7 @@ class DenseViews:
     Attributes:
         z1: (B, P, D) unit-norm projections of view 1; ``z2`` of view 2.
         h1: (B, P, C) unit-norm backbone features of view 1, detached; ``h2`` of view 2.
+        norm1: (B, P) lengths of the backbone features before they were made unit-norm, detached; ``norm2`` of view 2.
         xy1: (B, P, 2) cell centres (x, y) in source-image coordinates [0, 1], flips respected; ``xy2`` likewise.
         size1: (B, 2) width and height of a cell in source-image coordinates; ``size2`` likewise.
         grid: (H, W) with H * W = P; cell p lies in row p // W, column p % W.
@@ -46,6 +47,8 @@ class DenseViews:
     z2: Tensor
     h1: Tensor
     h2: Tensor
+    norm1: Tensor
+    norm2: Tensor
     xy1: Tensor
     xy2: Tensor
     size1: Tensor
@@ -59,12 +62,27 @@ class DenseViews:
             z2=self.z1,
             h1=self.h2,
             h2=self.h1,
+            norm1=self.norm2,
+            norm2=self.norm1,
             xy1=self.xy2,
             xy2=self.xy1,
             size1=self.size2,
             size2=self.size1,
             grid=self.grid,
         )
+
+    def cosine(self) -> Tensor:
+        """(B, P, P) cosines of view 1's backbone features (rows) and view 2's, detached, in at least float32."""
+        h1, h2 = self.h1.detach(), self.h2.detach()
+        if h1.dtype != torch.float64:
+            h1, h2 = h1.float(), h2.float()
+        with torch.autocast(h1.device.type, enabled=False):  # in half precision near neighbours tie
+            return h1 @ h2.mT
+
+    def distance(self) -> Tensor:
+        """(B, P, P) distances of view 1's cell centres (rows) and view 2's, in source-image coordinates."""
+        # Not by way of a matrix product, which would leave a cell about 1e-4 from itself.
+        return torch.cdist(self.xy1, self.xy2, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 @dataclass(frozen=True)

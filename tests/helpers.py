@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cl_bench.profile import PROFILES, Profile, Row, load_profile
+from cl_bench.records import RANDOM_INIT
 from cl_bench.runner import STAGES, _eval_name
 from cl_bench.spec import MethodSpec, RunSpec
 from cl_bench.store import Store
@@ -65,10 +66,12 @@ def plant(
     performance: float = 50.0,
     diverged: str = "",
     decomposition_error: float = 0.0,
+    matching_precision: float = 0.5,
 ) -> None:
     """Store a record that nobody trained."""
     run = store.run(spec.pretrain.key)
-    status = {"status": "complete", "detail": "", "encoder_sha256": "0" * 64}
+    precision = None if spec.pretrain.objective.family == RANDOM_INIT else matching_precision
+    status = {"status": "complete", "detail": "", "encoder_sha256": "0" * 64, "matching_precision": precision}
     if diverged:
         status = {"status": "diverged", "detail": diverged}
     run.write("status", {**status, "decomposition_error": decomposition_error, "seconds": 1.0, "provenance": {}})

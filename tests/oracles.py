@@ -7,6 +7,7 @@ A batch is ``z[image][cell]``, a vector each; ``weights[image][p][q]`` are float
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from itertools import product
 
 import torch
@@ -116,3 +117,30 @@ def row_logsumexp(a, b, scale, group):
         total = sum(torch.exp(scale * torch.dot(a[r].double(), b[c].double())) for c in seen)
         rows.append(torch.log(total) if seen else torch.tensor(-math.inf, dtype=torch.float64))
     return torch.stack(rows)
+
+
+def correct_positives(weights, boxes, flips, grid):
+    """Weight of positives whose cells share a piece of the source image, and weight of all, in exact arithmetic.
+
+    ``boxes`` and ``flips`` are of both views: ``boxes[view][b]`` (x1, y1, x2, y2) in pixels; ``grid`` is
+    (rows, columns).
+    """
+    rows, columns = grid
+
+    def cell(view, b, p):
+        x1, y1, x2, y2 = (Fraction(v) for v in boxes[view][b])
+        row, column = divmod(p, columns)
+        column = columns - 1 - column if flips[view][b] else column
+        width, height = (x2 - x1) / columns, (y2 - y1) / rows
+        return x1 + column * width, y1 + row * height, x1 + (column + 1) * width, y1 + (row + 1) * height
+
+    right = every = 0.0
+    for b, image_weights in enumerate(weights):
+        for p, row_weights in enumerate(image_weights):
+            for q, weight in enumerate(row_weights):
+                left1, top1, right1, bottom1 = cell(0, b, p)
+                left2, top2, right2, bottom2 = cell(1, b, q)
+                shared = min(right1, right2) > max(left1, left2) and min(bottom1, bottom2) > max(top1, top2)
+                every += weight
+                right += weight if shared else 0.0
+    return right, every

@@ -23,7 +23,6 @@ from cl_bench.claims import (
     IncompleteSweep,
     Judgement,
     Verdict,
-    configurations,
     contrast,
     correlate,
     holm,
@@ -31,7 +30,7 @@ from cl_bench.claims import (
     needed_for,
     normalised_sum,
 )
-from cl_bench.records import Record
+from cl_bench.records import Record, configurations
 
 
 def record(k: int, x: float, score: float, seed: int = 0, family: str = "info_nce", **changes: object) -> Record:

@@ -35,8 +35,8 @@ every_objective = pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda o:
 def dense_views(B, P, D, seed=0):
     z = torch.randn(2, B, P, D, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     z1, z2 = normalize(z, dim=-1)
-    nothing = torch.zeros(B, P, 2), torch.ones(B, 2)
-    return DenseViews(z1, z2, z1, z2, nothing[0], nothing[0], nothing[1], nothing[1], (1, P))
+    norms, centres, sizes = torch.ones(B, P), torch.zeros(B, P, 2), torch.ones(B, 2)
+    return DenseViews(z1, z2, z1, z2, norms, norms, centres, centres, sizes, sizes, (1, P))
 
 
 def match(kind, B, P, seed=0):

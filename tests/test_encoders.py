@@ -7,7 +7,7 @@ import torch
 import torchvision
 from torch import nn
 
-from cl_bench.encoders import ProjectionHead, build_encoder, cells, pooled, unit
+from cl_bench.encoders import ProjectionHead, build_encoder, cells, pooled, unit, unit_and_norm
 
 NAMES = ("small_cnn", "resnet18")
 
@@ -89,6 +89,23 @@ def test_unit_of_nothing_is_one_constant_direction():
     assert torch.equal(result[0, 1], result[2, 3])
     torch.testing.assert_close(result.norm(dim=-1), torch.ones(3, 4))
     torch.testing.assert_close(result[0, 1], torch.full((9,), 1 / 3))
+
+
+@pytest.mark.parametrize("exponent", [-35, -22, 0, 25, 37])
+def test_norms_are_the_lengths_at_every_scale(exponent):
+    x = (draw(4, 6, 8).clamp(-3, 3).double() * 10.0**exponent).float()
+    direction, norm = unit_and_norm(x)
+    assert torch.equal(direction, unit(x)) and norm.shape == (4, 6)
+    torch.testing.assert_close(norm.double(), x.double().norm(dim=-1), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_norms_are_finite_where_features_are_and_only_there(dtype):
+    x = torch.ones(4, 9, dtype=dtype)
+    x[0], x[1] = torch.finfo(dtype).max, 0
+    x[2, 3] = float("inf")
+    _, norm = unit_and_norm(x)
+    assert norm[0] == torch.finfo(dtype).max and norm[1] == 0 and norm[3] == 3 and not norm[2].isfinite()
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -41,7 +42,8 @@ def dense_views(B=3, P=4, D=5, C=6, seed=0):
         return torch.rand(*shape, generator=generator, dtype=torch.float64)
 
     z1, z2, h1, h2 = (normalize(draw(B, P, k) - 0.5, dim=-1) for k in (D, D, C, C))
-    return DenseViews(z1, z2, h1, h2, draw(B, P, 2), draw(B, P, 2), draw(B, 2), draw(B, 2), (2, P // 2))
+    shapes = ((B, P), (B, P), (B, P, 2), (B, P, 2), (B, 2), (B, 2))
+    return DenseViews(z1, z2, h1, h2, *(draw(*shape) for shape in shapes), grid=(2, P // 2))
 
 
 def attention(views, temperature):
@@ -103,6 +105,13 @@ def test_an_unknown_level_is_refused():
     with pytest.raises(MethodError, match=r"'odd'.*'instance' or 'dense'.*'cell'.*test_method\.py:\d+"):
         matching("odd", level="cell")(lambda views: None)
     assert "odd" not in REGISTERED
+
+
+@pytest.mark.parametrize("name", ["", "all", "random_init", "a:b", "a,b", "a=b", "a/b", "a.py", "a b", "-a"])
+def test_a_name_that_cannot_be_typed_is_refused(name):
+    with pytest.raises(MethodError, match=rf"method '{name}': a name is made of .*\({HERE}:\d+\)"):
+        matching(name)(lambda views: None)
+    assert name not in REGISTERED
 
 
 # Options
@@ -242,9 +251,48 @@ def test_only_one_direction_of_another_shape_is_reported_too():
         strategy("odd", lambda v: Match.identity(v) if v.z1 is views.z1 else wrong).matches(views)
 
 
-def test_a_match_the_checks_refuse_is_reported():
-    with pytest.raises(MethodError, match=r"'odd' .*ValueError: Match: each row"):
-        strategy("odd", lambda views: Match(weights=torch.ones(3, 4, 4))).matches(dense_views())
+@pytest.mark.parametrize(
+    ("form", "said"),
+    [
+        (lambda v: Match(weights=torch.ones(3, 4, 4)), "each row of weights must sum to 1 or 0; row [0, 0] sums to 4"),
+        (lambda v: Match(weights=torch.full((3, 4, 4), math.nan)), "weights (3, 4, 4) must be finite and non-negative"),
+        (lambda v: Match(weights=-torch.eye(4).expand(3, 4, 4)), "weights (3, 4, 4) must be finite and non-negative"),
+        (lambda v: Match(weights=torch.ones(3, 4, 5)), "weights must be (B, P, P), got (3, 4, 5)"),
+        (lambda v: Match(index=torch.ones(3, 4)), "index must be (B, P) int64, got (3, 4) torch.float32"),
+        (lambda v: Match(index=torch.full((3, 4), 4)), "index must lie in [0, 3], got 4 to 4"),
+        (lambda v: Match(), "takes either weights= (B, P, P) or index= (B, P)"),
+    ],
+)
+def test_a_match_the_checks_refuse_is_reported_with_the_plugin_s_line(form, said):
+    def refused(views):
+        nothing_wrong = views
+        return form(nothing_wrong)  # the line that fails, by way of Match
+
+    with pytest.raises(MethodError) as error:
+        strategy("refused", refused).matches(dense_views())
+    assert f"({HERE}:{form.__code__.co_firstlineno}): ValueError: Match" in str(error.value)
+    assert said in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_match_that_carries_a_gradient_is_reported_with_the_plugin_s_line():
+    def learned(views):
+        with torch.enable_grad():
+            return Match(weights=(views.z1 @ views.z2.mT).softmax(-1))  # with its gradient
+
+    views = dense_views()
+    views.z1.requires_grad_()
+    place = place_of("return Match(weights=(views.z1 @ views.z2.mT).softmax(-1))  # with its gradient")
+    with pytest.raises(MethodError, match="carry a gradient; matching is detached") as error:
+        strategy("learned", learned).matches(views)
+    assert f"({place}): " in str(error.value)
+
+
+def test_a_match_on_another_device_is_reported():
+    """The device ``meta`` holds no values, so that what builds a ``Match`` cannot look at them."""
+    match = Match(index=torch.zeros(3, 4, dtype=torch.int64))
+    object.__setattr__(match, "index", match.index.to("meta"))
+    with pytest.raises(MethodError, match=r"'odd' .*: match is on meta, the views are on cpu"):
+        strategy("odd", lambda v: match).matches(dense_views())
 
 
 def test_a_strategy_sees_both_directions_and_no_gradient():
@@ -329,3 +377,70 @@ def test_a_method_without_match_or_loss_says_so():
 
     with pytest.raises(MethodError, match=rf"'empty' must define match\(\) or loss\(\) \({HERE}:\d+\)"):
         Empty().loss(dense_views(), OBJECTIVES[0])
+
+
+# A head and a loss of the plugin's own, told about as the plugin's
+
+
+def own_method(**body):
+    return type("Own", (Method,), {"__doc__": "Its own.", **body}, name="own", origin=f"{HERE}:1")()
+
+
+class Doubling(nn.Module):
+    def forward(self, features):
+        return features.sum(0) @ torch.eye(2)  # wrong sizes
+
+
+@pytest.mark.parametrize(
+    ("head", "said"),
+    [
+        (lambda self, encoder, spec: None, r"head\(\) must return a torch\.nn\.Module, got NoneType"),
+        (lambda self, encoder, spec: 1 / 0, "ZeroDivisionError"),
+    ],
+)
+def test_a_head_that_cannot_be_built_is_reported(head, said):
+    with pytest.raises(MethodError, match=rf"'own' \({HERE}:\d+\): {said}"):
+        own_method(head=head).build_head(build_encoder("small_cnn"), EncoderSpec(name="small_cnn"))
+
+
+@pytest.mark.parametrize(
+    ("head", "said"),
+    [
+        (nn.Flatten(), r"takes features \(3, 4, 6\) to \(B, P, D\) = \(3, 4, D\), got \(3, 24\)"),
+        (nn.Flatten(0, 1), r"got \(12, 6\)"),
+        (type("Twice", (nn.Module,), {"forward": lambda self, x: (x, x)})(), "got tuple"),
+    ],
+)
+def test_a_head_whose_output_has_another_shape_is_reported(head, said):
+    with pytest.raises(MethodError, match=rf"method 'own' \({HERE}:1\): the head .*{said}"):
+        own_method().project(head, torch.zeros(3, 4, 6))
+
+
+def test_a_head_that_raises_is_reported_with_its_line():
+    place = place_of("return features.sum(0) @ torch.eye(2)  # wrong sizes")
+    with pytest.raises(MethodError, match=rf"'own' \({place}\): RuntimeError: "):
+        own_method().project(Doubling(), torch.zeros(3, 4, 6))
+
+
+@pytest.mark.parametrize(
+    ("loss", "said"),
+    [
+        (lambda *_: 1 / 0, "ZeroDivisionError"),
+        (lambda *_: 1.0, r"loss\(\) must return LossTerms, got float"),
+        (lambda self, v, o: LossTerms(v.z1.sum(), v.z2.sum(0)), r"scalar tensors, got distribution \(4, 5\)"),
+        (lambda self, v, o: LossTerms(1.0, v.z2.sum()), "scalar tensors, got alignment float"),
+        (lambda self, v, o: LossTerms(v.h1.sum(), v.h2.sum()), r"must be differentiable with respect to views\.z1"),
+    ],
+)
+def test_a_loss_that_makes_no_sense_is_reported(loss, said):
+    views = dense_views()
+    views.z1.requires_grad_()
+    with pytest.raises(MethodError, match=rf"'own' \({HERE}:\d+\): .*{said}"):
+        own_method(loss=loss).checked_loss(views, OBJECTIVES[0])
+
+
+def test_projections_of_its_own_head_that_the_loss_refuses_are_reported():
+    method = own_method(head=lambda *_: nn.Identity(), match=lambda self, views: Match.identity(views))
+    views = replace(dense_views(), z1=2 * dense_views().z1)
+    with pytest.raises(MethodError, match=rf"'own' \({HERE}:1\): ValueError: z1 must be unit-norm"):
+        method.checked_loss(views, OBJECTIVES[0])

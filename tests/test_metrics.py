@@ -5,15 +5,18 @@ from __future__ import annotations
 import oracles
 import pytest
 import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from cl_bench import metrics
 from cl_bench.data import Dataset
 from cl_bench.encoders import Encoder, build_encoder
 from cl_bench.errors import Diverged
-from cl_bench.metrics import measure
+from cl_bench.metrics import correct_positives, measure
 from cl_bench.spec import AugmentSpec, DataSpec, MeasureSpec
-from cl_bench.views import two_views
+from cl_bench.types import DenseViews, Match
+from cl_bench.views import Geometry, two_views
 
 CPU = torch.device("cpu")
 AUGMENT = AugmentSpec(size=8, flip=0.5)
@@ -143,3 +146,83 @@ def test_the_scale_of_the_features_does_not_matter(exponent):
             parameter *= 2.0**exponent
     a, b = (value(measure(e, images(), spec(), AUGMENT, "overlapping", CPU)) for e in (encoder, scaled))
     assert a == pytest.approx(b, rel=1e-5)
+
+
+# How often a matching is right
+
+
+def placed(boxes, flips, image, grid):
+    """Views of which only the geometry is known; boxes and flips of both views."""
+    B, P = len(boxes[0]), grid[0] * grid[1]
+    z = torch.ones(B, P, 1)
+    (xy1, size1), (xy2, size2) = (
+        Geometry(torch.tensor(b).float(), torch.tensor(f), image[1], image[0]).cells(grid)
+        for b, f in zip(boxes, flips, strict=True)
+    )
+    norm = z[..., 0]
+    return DenseViews(z, z, z, z, norm, norm, xy1, xy2, size1, size2, grid)
+
+
+@st.composite
+def situations(draw):
+    """Two crops each of a few images, and weights; narrow images make cells touch often."""
+    B, grid = draw(st.integers(1, 3)), draw(st.tuples(st.integers(1, 4), st.integers(1, 4)))
+    image = draw(st.tuples(st.sampled_from([4, 7, 640, 4000]), st.sampled_from([3, 9, 480])))
+    P = grid[0] * grid[1]
+
+    def box():
+        (x1, x2), (y1, y2) = (sorted(draw(st.sets(st.integers(0, n), min_size=2, max_size=2))) for n in image)
+        return x1, y1, x2, y2
+
+    boxes = [[box() for _ in range(B)] for _ in range(2)]
+    flips = [[draw(st.booleans()) for _ in range(B)] for _ in range(2)]
+    weights = torch.tensor(
+        [[draw(st.lists(st.integers(0, 2), min_size=P, max_size=P)) for _ in range(P)] for _ in range(B)]
+    ).float()
+    rows = weights.sum(-1, keepdim=True)
+    return boxes, flips, image, grid, weights / rows.masked_fill(rows == 0, 1.0)
+
+
+@settings(max_examples=150, deadline=None)
+@given(situations())
+@example(([[(0, 0, 3, 3)], [(3, 0, 7, 3)]], [[False], [True]], (7, 3), (1, 1), torch.ones(1, 1, 1)))
+def test_correct_positives_are_those_of_exact_arithmetic(situation):
+    boxes, flips, image, grid, weights = situation
+    found = correct_positives(Match(weights=weights), placed(boxes, flips, image, grid))
+    assert found == pytest.approx(oracles.correct_positives(weights.tolist(), boxes, flips, grid), abs=1e-6)
+
+
+@pytest.mark.parametrize("side", [32, 48, 224, 640, 4000])
+@pytest.mark.parametrize("cells", [1, 2, 3, 7, 8])
+def test_neighbouring_cells_of_one_crop_only_touch(side, cells):
+    """The one positive that is right is the cell itself, wherever the crop lies."""
+    starts = torch.randint(side // 2, (64, 2), generator=torch.Generator().manual_seed(side))
+    sizes = torch.randint(1, side // 2, (64, 2), generator=torch.Generator().manual_seed(cells))
+    boxes = torch.cat([starts, starts + sizes], 1).tolist()
+    P = cells**2
+    views = placed([boxes] * 2, [[False] * 64] * 2, (side, side), (cells, cells))
+    everywhere = Match(weights=torch.full((64, P, P), 1 / P))
+    right, every = correct_positives(everywhere, views)
+    assert every == pytest.approx(64 * P) and right == pytest.approx(64)
+
+
+def test_a_flip_moves_the_cells():
+    boxes = [[(0, 0, 8, 8)]] * 2
+    straight, turned = (placed(boxes, [[False], [flip]], (8, 8), (2, 2)) for flip in (False, True))
+    swapped = Match(index=torch.tensor([[1, 0, 3, 2]]))
+    assert correct_positives(Match.identity(straight), straight) == (4, 4)
+    assert correct_positives(Match.identity(turned), turned) == (0, 4)
+    assert correct_positives(swapped, turned) == (4, 4)
+
+
+def test_an_anchor_without_positive_does_not_count():
+    views = placed([[(0, 0, 8, 8)]] * 2, [[False]] * 2, (8, 8), (1, 2))
+    index = torch.tensor([[0, 0]])
+    assert correct_positives(Match(index=index), views) == (1, 2)
+    assert correct_positives(Match(index=index, valid=torch.tensor([[True, False]])), views) == (1, 1)
+    assert correct_positives(Match(index=index, valid=torch.tensor([[False, False]])), views) == (0, 0)
+
+
+def test_the_cell_of_the_instance_level_is_the_whole_crop():
+    views = placed([[(0, 0, 4, 8)] * 2, [(3, 0, 8, 8), (4, 0, 8, 8)]], [[False] * 2] * 2, (8, 8), (1, 1))
+    assert correct_positives(Match.identity(views), views) == (1, 2)

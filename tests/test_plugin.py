@@ -321,6 +321,7 @@ def test_what_cannot_be_computed_fails_the_claim_and_is_listed(job: Job, monkeyp
     [
         (["--method=dense_indx"], r"no method 'dense_indx'; did you mean 'dense_index'\?"),
         (["--method=dense_index:epsilon=1"], r"method 'dense_index' has no option 'epsilon'"),
+        (["--method=dense_emd:epsilon=0"], r"method 'dense_emd' \(.*:\d+\): .*epsilon must be positive.* got 0\.0"),
         (["--method="], r"no method ''"),
         (["--profile=smok"], r"no profile 'smok'; did you mean 'smoke'\?"),
         (["--profile=nowhere/at-all.toml"], r"no profile 'nowhere/at-all\.toml'"),

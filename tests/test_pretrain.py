@@ -163,7 +163,72 @@ def test_the_history_holds_the_first_the_last_and_every_nth_step():
     assert [entry["step"] for entry in done.history] == [0, 3, 6, 7]
     whole = train(epochs=2).history
     assert done.history == tuple(whole[i] for i in (0, 3, 6, 7))
-    assert all(set(e) == {"step", "loss", "alignment", "distribution", "lr"} for e in whole)
+    assert all(set(e) == {"step", "loss", "alignment", "distribution", "lr", "matching_precision"} for e in whole)
+
+
+# How often the positives are right
+
+
+@pytest.mark.parametrize("plugin", LEVELS.values(), ids=LEVELS)
+def test_disjoint_views_have_no_correct_positive(plugin):
+    done = train(plugin, views="disjoint", epochs=3)
+    assert done.matching_precision == 0
+    assert [entry["matching_precision"] for entry in done.history] == [0] * 12
+
+
+@pytest.mark.parametrize("plugin", LEVELS.values(), ids=LEVELS)
+def test_views_of_the_whole_image_have_no_other(plugin):
+    whole = {"scale": (1.0, 1.0), "ratio": (1.0, 1.0), "flip": 0}
+    assert train(plugin, augment=whole).matching_precision == 1
+    flipped = train(plugin, augment={**whole, "flip": 0.5}).matching_precision
+    assert flipped == 1 if plugin == "instance" else 0.3 < flipped < 0.7
+
+
+def test_matching_precision_is_that_of_both_directions_over_all_logged_steps():
+    seen = []
+
+    @matching("p_partial")
+    def partial(views):
+        seen.append(views)
+        B, P = views.xy1.shape[:2]
+        valid = torch.rand(B, P, generator=torch.Generator().manual_seed(len(seen) // 2)) < 0.1 * (len(seen) % 4)
+        return Match(index=torch.zeros(B, P, dtype=torch.int64), valid=valid)
+
+    done = train(REGISTERED["p_partial"], epochs=2, log_every=2)
+    logged = [0, 2, 4, 6, 7]
+    assert [entry["step"] for entry in done.history] == logged
+    # A logged step matches for the loss, both ways, and again for the checks.
+    again, call = [], 0
+    for step in range(8):
+        call += 2
+        if step in logged:
+            again.append((call, call + 1))
+            call += 2
+    total = [0, 0]
+    for entry, calls in zip(done.history, again, strict=True):
+        right = every = 0
+        for k in calls:
+            v = seen[k]
+            valid = torch.rand(v.xy1.shape[:2], generator=torch.Generator().manual_seed((k + 1) // 2))
+            valid = valid < 0.1 * ((k + 1) % 4)
+            near = ((v.xy1 - v.xy2[:, :1]).abs() < (v.size1 + v.size2)[:, None] / 2 - 1e-6).all(-1)
+            right, every = right + int((near & valid).sum()), every + int(valid.sum())
+        total = [total[0] + right, total[1] + every]
+        assert entry["matching_precision"] == pytest.approx(right / every)
+    assert call == len(seen) and 0 < done.matching_precision < 1
+    assert done.matching_precision == pytest.approx(total[0] / total[1])
+
+
+def test_without_a_positive_there_is_no_matching_precision():
+    @matching("p_nothing")
+    def nothing(views):
+        B, P = views.xy1.shape[:2]
+        return Match(weights=torch.zeros(B, P, P))
+
+    done = train(REGISTERED["p_nothing"], objective=AlignUniform(w_a=1, w_u=1))
+    assert math.isnan(done.matching_precision)
+    assert not any("matching_precision" in entry for entry in done.history)
+    assert math.isnan(pretrain.pretrain(spec_for(objective=RandomInit()), None, noise(2), CPU).matching_precision)
 
 
 # What goes in
@@ -460,7 +525,21 @@ def test_a_method_with_its_own_loss_and_no_match_trains():
 
     done = train(Own)
     assert done.history[-1]["loss"] < 0
+    assert math.isnan(done.matching_precision)
     assert done.decomposition_error < 1e-5  # its loss is not the objective's, and need not be
+
+
+def test_a_method_with_its_own_loss_and_a_match_has_a_precision():
+    class Both(Method, name="p_both"):
+        def match(self, views):
+            return Match.identity(views)
+
+        def loss(self, views, objective):
+            return LossTerms(alignment(views.z1, views.z2), uniformity(views.z1))
+
+    done = train(Both)
+    assert done.matching_precision == train().matching_precision
+    assert done.decomposition_error == 0
 
 
 def test_a_loss_of_a_plugin_that_raises_is_reported_as_the_plugin_s():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 from textwrap import dedent
 
 import pytest
@@ -49,7 +50,7 @@ def strategy(name, options="", body="return Match.identity(views)"):
 
 def views(B=2, P=3):
     z = torch.nn.functional.normalize(torch.ones(B, P, 2), dim=-1)
-    return DenseViews(z, z, z, z, z, z, torch.ones(B, 2), torch.ones(B, 2), (1, P))
+    return DenseViews(z, z, z, z, z[..., 0], z[..., 0], z, z, torch.ones(B, 2), torch.ones(B, 2), (1, P))
 
 
 def test_the_built_in_methods_are_found():
@@ -71,7 +72,7 @@ def test_plugins_are_found_by_folder(tmp_path, plugin):
     assert Registry([tmp_path]).names == ("r_one", "r_two")
     both = Registry([tmp_path, tmp_path / "deeper", tmp_path])
     assert both.names == ("r_one", "r_three", "r_two")
-    assert both.folders == (tmp_path.resolve(), (tmp_path / "deeper").resolve())
+    assert both.places == (tmp_path.resolve(), (tmp_path / "deeper").resolve())
     assert Registry([tmp_path / "nowhere"]).names == ()
 
 
@@ -99,6 +100,7 @@ OPTIONS = ", *, epsilon: float = 0.5, steps: int = 3, hard: bool = False, rule: 
         ("r_opts:epsilon=0.1", {"epsilon": 0.1}),
         ("r_opts: epsilon = 0.1 , steps=4,", {"epsilon": 0.1, "steps": 4}),
         ("r_opts:hard=true,rule=b=c", {"hard": True, "rule": "b=c"}),
+        ("r_opts:rule=a.py", {"rule": "a.py"}),
     ],
 )
 def test_resolve_reads_options(tmp_path, plugin, text, options):
@@ -153,11 +155,13 @@ def test_a_method_of_another_folder_is_not_found(tmp_path, plugin):
     ("text", "complaint"),
     [
         ("raise RuntimeError('half way\\nsecond line')", "RuntimeError: half way"),
-        ("raise RuntimeError", "RuntimeError: "),
+        ("raise RuntimeError", "RuntimeError"),
         ("import no_such_module_anywhere", "ModuleNotFoundError: No module named 'no_such_module_anywhere'"),
         ("def (", "SyntaxError: "),
         ("class Nameless(Method): pass", "TypeError: "),
         ("matching('r_odd', level='cell')(lambda views: None)", "MethodError: "),
+        ("raise SystemExit('no such library')", "SystemExit: no such library"),
+        ("matching('r_other')(lambda views: None); 1 / 0", "ZeroDivisionError: division by zero"),
     ],
 )
 def test_a_plugin_that_does_not_import_leaves_the_others_alone(tmp_path, plugin, text, complaint):
@@ -169,7 +173,7 @@ def test_a_plugin_that_does_not_import_leaves_the_others_alone(tmp_path, plugin,
     assert registry.resolve("r_fine").matches(views())
     with pytest.raises(MethodError, match="no method 'r_other'") as error:
         registry.resolve("r_other")
-    assert f"failed to load {broken}: {complaint}" in str(error.value)
+    assert f"failed to load {broken}:2: {complaint}" in str(error.value)
     assert "\n" not in str(error.value) and "second line" not in str(error.value)
 
 
@@ -181,6 +185,12 @@ def test_a_plugin_that_was_mended_loads(tmp_path, plugin):
     assert registry.names == ("r_mended",) and registry.broken == []
 
 
+def test_one_file_with_one_name_twice_is_an_error_that_names_both_lines(tmp_path, plugin):
+    file = plugin("twins.py", strategy("r_twin") + strategy("r_twin"))
+    with pytest.raises(MethodError, match=f"two methods are named 'r_twin': {file}:3 and {file}:7"):
+        Registry([tmp_path]).resolve("r_twin")
+
+
 @pytest.mark.parametrize("order", [("a", "b"), ("b", "a")])
 def test_two_plugins_of_one_name_are_an_error_that_names_both(tmp_path, plugin, order):
     files = [plugin(f"{folder}.py", strategy("r_same"), folder=folder) for folder in "ab"]
@@ -188,6 +198,188 @@ def test_two_plugins_of_one_name_are_an_error_that_names_both(tmp_path, plugin, 
     with pytest.raises(MethodError, match="two methods are named 'r_same'") as error:
         registry.resolve("r_same")
     assert all(f"{file}:" in str(error.value) for file in files)
+
+
+def test_two_registries_may_know_one_name_by_different_files(tmp_path, plugin):
+    files = [plugin(f"{folder}.py", strategy("r_same"), folder=folder) for folder in "ab"]
+    assert [Registry([file.parent]).resolve("r_same").file for file in files] == files
+
+
+# A file
+
+
+@pytest.mark.parametrize(
+    ("text", "options"),
+    [
+        ("one.py", {}),
+        ("./one.py", {}),
+        ("one.py:", {}),
+        ("one.py:r_file", {}),
+        ("one.py:steps=4,rule=b:c", {"steps": 4, "rule": "b:c"}),
+        ("one.py:r_file:steps=4", {"steps": 4}),
+        ("one.py::steps=4", {"steps": 4}),
+        ("../{here}/one.py:r_file:steps=4,rule=a.py", {"steps": 4, "rule": "a.py"}),
+        ("{folder}/one.py", {}),
+    ],
+)
+def test_a_file_may_be_named(tmp_path, plugin, text, options):
+    file = plugin("one.py", strategy("r_file", OPTIONS))
+    registry = Registry([])
+    method = registry.resolve(text.format(folder=tmp_path, here=tmp_path.name), tmp_path)
+    assert (method.name, method.file) == ("r_file", file)
+    assert method.options == method.defaults() | options
+    assert registry.names == ("r_file",) and registry.places == (file,)
+    assert Registry(registry.places).resolve("r_file").file == file  # as a worker process finds it
+
+
+def test_a_file_is_relative_to_the_working_directory_if_nothing_is_said(tmp_path, plugin, monkeypatch):
+    plugin("one.py", strategy("r_file"))
+    monkeypatch.chdir(tmp_path)
+    assert Registry([]).resolve("one.py").name == "r_file"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("too.py", r"no file {folder}/too\.py; did you mean 'two\.py'\?$"),
+        ("nowhere/two.py", r"no file {folder}/nowhere/two\.py$"),
+        (".py", r"no file {folder}/\.py"),
+        ("two.py", r"{folder}/two\.py holds several; methods: r_one, r_two$"),
+        ("two.py:steps=1", r"holds several; methods: r_one, r_two$"),
+        ("two.py:r_tow", r"two\.py has no method 'r_tow'; did you mean 'r_two'\?; methods: r_one, r_two$"),
+        ("two.py:dense_index", r"two\.py has no method 'dense_index'"),
+        ("two.py:r_one:steps=1", r"method 'r_one' has no option 'steps'"),
+        ("two", r"no method 'two'.*; for the file of that name: --method \./two\.py; methods: "),
+        ("two.py:r_one:steps", r"options are key=value, got 'steps'"),
+        ("none.py", r'none\.py holds no method; mark a function with @matching\("its name"\)$'),
+        ("bad.py", r"failed to load {folder}/bad\.py:6: ZeroDivisionError: division by zero$"),
+        ("bad.py:r_bad", r"failed to load {folder}/bad\.py:6: ZeroDivisionError: division by zero$"),
+        ("taken.py", r"two methods are named 'dense_index': .*methods/dense_index\.py:6 and {folder}/taken\.py:3$"),
+    ],
+)
+def test_a_file_that_makes_no_sense_is_refused(tmp_path, plugin, text, message):
+    plugin("two.py", strategy("r_one") + strategy("r_two"))
+    plugin("none.py", "")
+    plugin("bad.py", strategy("r_bad").rstrip() + "\n        1 / 0")
+    plugin("taken.py", strategy("dense_index"))
+    for registry in (Registry(), Registry([BUILT_IN, tmp_path / "none.py"])):
+        for _ in range(2):  # asked again, the answer is the same
+            with pytest.raises(MethodError, match=message.format(folder=tmp_path)) as error:
+                registry.resolve(text, tmp_path)
+            assert "\n" not in str(error.value)
+        with pytest.raises(MethodError, match="no method 'r_bad'"):
+            registry.resolve("r_bad")
+
+
+def test_a_file_of_a_folder_that_is_known_is_the_same_plugin(tmp_path, plugin):
+    plugin("one.py", strategy("r_one"))
+    registry = Registry([tmp_path])
+    assert type(registry.resolve("one.py", tmp_path)) is type(registry.resolve("r_one"))
+    assert Registry().resolve(str(BUILT_IN / "instance.py")).name == "instance"
+
+
+# All
+
+
+def test_all_is_every_method_with_its_defaults(tmp_path, plugin):
+    plugin("one.py", strategy("r_two", OPTIONS) + strategy("r_one"))
+    registry = Registry([tmp_path])
+    defaults = registry.resolve("r_two").defaults()
+    assert [(m.name, m.options) for m in registry.select("all")] == [("r_one", {}), ("r_two", defaults)]
+    assert [m.name for m in registry.select("r_two:steps=9")] == ["r_two"]
+    with pytest.raises(MethodError, match="'all' stands for every method with its default options, got 'all:steps=1'"):
+        registry.select("all:steps=1")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("1 / 0", r"failed to load .*other\.py:2: Zero"), (strategy("r_one"), "two methods are named 'r_one'")],
+)
+def test_all_holds_what_may_not_be_left_out(tmp_path, plugin, text, message):
+    plugin("one.py", strategy("r_one"))
+    plugin("other.py", text)
+    with pytest.raises(MethodError, match=message):
+        Registry([tmp_path]).select("all")
+
+
+# Entry points
+
+
+@pytest.fixture
+def installed(tmp_path, monkeypatch, request):
+    """Pretend to install the package ``{p}``: its modules, by name, and its entry points."""
+    package = f"r_package_{hashlib.sha256(request.node.nodeid.encode()).hexdigest()[:8]}"
+
+    def install(modules, *points):
+        site = tmp_path / "site"
+        (site / package).mkdir(parents=True)
+        for name, text in modules.items():
+            (site / package / f"{name}.py").write_text(HEADER + dedent(text), encoding="utf-8")
+        info = site / f"{package}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+        lines = [point.format(p=package) for point in points]
+        (info / "entry_points.txt").write_text("\n".join(["[cl_bench.methods]", *lines]))
+        monkeypatch.syspath_prepend(site)
+        return site / package
+
+    return install
+
+
+@pytest.mark.parametrize(
+    ("points", "names"),
+    [
+        (["m = {p}.one"], {"r_one"}),
+        (["m = {p}.one:r_one"], {"r_one"}),
+        (["m = {p}.both"], {"r_one", "r_two"}),
+        (["a = {p}.one", "b = {p}.two:r_two"], {"r_one", "r_two"}),
+        (["a = {p}.one", "b = {p}.both"], {"r_one", "r_two"}),
+    ],
+)
+def test_an_installed_package_brings_its_methods(installed, points, names):
+    modules = {"__init__": "", "one": strategy("r_one"), "two": strategy("r_two"), "both": "from . import one, two"}
+    folder = installed(modules, *points)
+    for _ in range(2):  # the modules are imported once
+        registry = Registry([])
+        assert set(registry.names) == names and registry.broken == []
+    assert registry.resolve("r_one").file == folder / "one.py"
+    assert spec_of(registry.resolve("r_one")).source == hashlib.sha256((folder / "one.py").read_bytes()).hexdigest()
+
+
+def test_a_package_imported_by_somebody_before_brings_its_methods_too(installed):
+    folder = installed({"__init__": strategy("r_early")}, "m = {p}")
+    importlib.import_module(folder.name)
+    assert Registry([]).names == ("r_early",)
+
+
+@pytest.mark.parametrize(
+    ("point", "complaint"),
+    [
+        ("{p}.bad", r"{p}\.bad: ZeroDivisionError: division by zero"),
+        ("{p}.gone", r"{p}\.gone: ModuleNotFoundError: No module named '{p}\.gone'"),
+        ("{p}.good:nothing", r"{p}\.good:nothing: AttributeError: "),
+    ],
+)
+def test_a_broken_entry_point_is_a_complaint_of_what_it_might_have_held(installed, point, complaint):
+    modules = {"__init__": "", "good": strategy("r_good"), "bad": strategy("r_bad").rstrip() + "\n        1 / 0"}
+    folder = installed(modules, "a = {p}.good", f"b = {point}")
+    registry = Registry()
+    assert registry.resolve("r_good") and registry.resolve("dense_index")
+    complaint = complaint.format(p=folder.name)
+    with pytest.raises(MethodError, match=rf"no method 'r_bad'.*failed to load entry point b = {complaint}"):
+        registry.resolve("r_bad")
+
+
+def test_an_installed_method_may_not_take_a_name(installed):
+    file = installed({"__init__": strategy("dense_index")}, "m = {p}") / "__init__.py"
+    registry = Registry()
+    with pytest.raises(MethodError, match=f"two methods are named 'dense_index': .*{file}:3") as error:
+        registry.resolve("dense_index")
+    assert f"{BUILT_IN / 'dense_index.py'}:6" in str(error.value)
+    assert registry.resolve("instance")
+
+
+# In use
 
 
 def test_a_strategy_that_raises_is_reported_with_its_place(tmp_path, plugin):

@@ -17,6 +17,7 @@ from matplotlib.image import imread
 from rich.console import Console
 
 from cl_bench.claims import Claim, IncompleteSweep, Judgement, judge
+from cl_bench.comparison import compare
 from cl_bench.records import LEVELS, Record
 from cl_bench.report import RowResult, summary_table, write_report
 from cl_bench.report.figures import alignment_uniformity_figure, row_figure
@@ -158,6 +159,127 @@ def test_a_run_without_rows_or_records_has_a_summary(row: RowResult) -> None:
     assert "0 of 20 runs complete, 20 missing" in " ".join(render(empty, width=80).split())
 
 
+# ---- methods against each other
+
+
+def rival(row: RowResult, method: str, shift: float, *, precision: float = 0.5, judged: bool = True) -> RowResult:
+    """The same sweep under another method, better by about ``shift`` points."""
+    noise = np.random.default_rng(len(method)).normal(0, 1, size=len(row.records))
+    records = tuple(
+        replace(
+            r,
+            method=method,
+            case=r.case.replace(row.method, method),
+            performance={level: v + shift + e for level, v in r.performance.items()},
+            extra={**r.extra, "matching_precision": precision},
+        )
+        for r, e in zip(row.records, noise, strict=True)
+    )
+    expected = [r.case for r in (*records, *row.records)]
+    claims = [Claim("no_worse_than", level) for level in LEVELS if judged]
+    judgements = tuple(judge(claim, method, records, expected, reference=row.records) for claim in claims)
+    return replace(row, name=method, title=method, method=method, records=records, judgements=judgements)
+
+
+def table_of(text: str) -> str:
+    return text.partition("Matching strategies")[2].partition("tau-b: ")[0]
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_methods_are_compared_with_the_reference(row: RowResult, width: int) -> None:
+    others = [rival(row, "dense_emd", -5.0), rival(row, "dense_geometric", 5.0, precision=1.0)]
+    unjudged = rival(row, "dense_vicregl", 0.0, judged=False)
+    text = render(others[0], row, others[1], unjudged, width=width)
+    assert all(len(line) <= width for line in text.splitlines()) and "…" not in text
+    table = table_of(text)
+    for nth, level in enumerate(LEVELS):
+        own = line_of(table, "dense_index", nth)
+        values = [r.performance[level] for r in row.records]
+        assert own.split()[1:5] == ["20", f"{max(values):.2f}", f"{np.mean(values):.2f}", "-"]
+        assert own.rstrip().endswith("the reference")
+        for other, verdict in ((others[0], "SUPPORTED"), (others[1], "REFUTED"), (unjudged, "")):
+            found = compare(row.records, other.records, level)
+            line = line_of(table, other.method, nth)
+            values = [r.performance[level] for r in other.records]
+            precision = f"{other.matching_precision[0]:.2f}"
+            assert line.split()[1:5] == ["20", f"{max(values):.2f}", f"{np.mean(values):.2f}", precision]
+            assert f"mean {found.mean:+.2f} [{found.low:+.2f}, {found.high:+.2f}]" in line
+            assert f"best {found.best:+.2f} [{found.best_low:+.2f}, {found.best_high:+.2f}]" in table
+            assert re.search(r"\] *(\w*) *$", line).group(1) == verdict  # type: ignore[union-attr]
+    said = " ".join(text.split())
+    assert "90 % paired t interval over configurations" in said and "lies above -1." in said
+    assert "matching precision: 0.50 of the positives are correct (0.50 to 0.50 over 20 encoders)" in said
+    assert "the share whose two cells overlap in the source image" in said
+    assert all(line.split()[-1] != "SUPPORTED" for line in render(others[0], width=width).splitlines() if "sd" in line)
+    # The row has two on tau and two at the random level, and there are four comparisons.
+    assert "8 judged; of 6 on tau or against a reference 4 supported" in said
+    assert "dense_emd (detection against dense_index)" in said
+
+
+def test_without_index_wise_matching_the_first_method_is_the_reference(row: RowResult) -> None:
+    first, second = (rival(row, method, 0.0, judged=False) for method in ("dense_setsim", "dense_cosine"))
+    table = table_of(render(first, second, width=80))
+    assert line_of(table, "dense_setsim").rstrip().endswith("the reference")
+    assert "mean " in line_of(table, "dense_cosine")
+
+
+def test_only_dense_methods_on_the_same_data_and_views_are_compared(row: RowResult) -> None:
+    other = rival(row, "other", 0.0, judged=False)
+    for change in ({"data": "multi_object"}, {"views": "disjoint"}, {"scheme": "instance"}):
+        text = render(row, replace(other, **change), width=80)  # type: ignore[arg-type]
+        assert "Matching strategies" not in text and "reference - method" not in text
+    alone = render(row, width=80)
+    assert "Matching strategies" not in alone and "matching precision" not in alone
+
+
+def test_large_differences_long_names_and_lost_pairs_fit(row: RowResult) -> None:
+    name = "dense_setsim:threshold=0.25,cosine=0.5"
+    zeros = tuple(replace(r, performance=dict.fromkeys(LEVELS, 0.0)) for r in row.records)
+    full = tuple(
+        replace(r, method=name, performance=dict.fromkeys(LEVELS, 100.0 * (k % 2))) for k, r in enumerate(row.records)
+    )
+    broken = replace(full[0], status="diverged", performance={})
+    other = replace(row, name="b", method=name, records=(broken, *full[1:]), judgements=())
+    text = render(replace(row, records=zeros, judgements=()), other, width=80)
+    assert all(len(line) <= 80 for line in text.splitlines()) and "…" not in text
+    table = table_of(text)
+    assert "best -100 [-100, -100]" in table and re.search(r"mean -52\.6 \[-73\.0, -32\.2\]", table)
+    assert name in "".join(line[:15].strip() for line in table.splitlines())
+    assert f"{name}: 19 pairs, left out: {broken.config}" in " ".join(table.split())
+
+
+def test_a_comparison_without_pairs_or_with_few_says_so(row: RowResult) -> None:
+    other = rival(row, "dense_emd", 0.0, judged=False)
+    few = table_of(render(replace(row, records=row.records[:3]), other, width=80))
+    mean = np.mean([row.records[k].performance["dense"] - other.records[k].performance["dense"] for k in range(3)])
+    assert f"mean {mean:+.2f} " in line_of(few, "dense_emd ", 1) and "nan" not in few
+    none = table_of(render(replace(row, records=row.records[:3]), replace(other, records=other.records[3:]), width=80))
+    assert "no pair" in none
+    nothing = table_of(render(replace(row, records=()), replace(other, records=()), width=80))
+    assert "not measured" in nothing and "mean" not in nothing
+
+
+def test_the_comparison_is_written(row: RowResult, tmp_path: Path) -> None:
+    other, alone = rival(row, "dense_emd", -5.0), rival(row, "dense_cosine", 1.0, judged=False)
+    alone = replace(alone, records=alone.records[:3])
+    with write_report([row, other, alone], tmp_path)[3].open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    methods = ["dense_index", "dense_emd", "dense_cosine"]
+    assert [(x["level"], x["method"]) for x in lines] == [(level, m) for level in LEVELS for m in methods]
+    assert {x["reference"] for x in lines} == {"dense_index"}
+    found = compare(row.records, other.records, "dense")
+    names = {"mean_difference": "mean", "mean_low": "low", "mean_high": "high", "best_difference": "best", "p": "p"}
+    names |= {"best_low": "best_low", "best_high": "best_high", "pairs": "n", "margin": "margin"}
+    assert {k: float(lines[4][k]) for k in names} == {k: getattr(found, v) for k, v in names.items()}
+    assert (lines[4]["verdict"], lines[4]["left_out"], float(lines[4]["matching_precision"])) == ("SUPPORTED", "", 0.5)
+    assert all(lines[3][k] == "" for k in (*names, "verdict", "left_out", "matching_precision"))
+    assert (lines[5]["pairs"], lines[5]["mean_low"], len(lines[5]["left_out"].split())) == ("3", "", 17)
+    assert (tmp_path / "comparison.csv").read_text().splitlines()[0].startswith("data,views,level,method,models,best")
+
+
+# ---- files and figures
+
+
 @pytest.mark.parametrize("models", [(0, 0), (1, 0), (0, 5), (30, 40)])
 def test_figures_open_again(models: tuple[int, int], tmp_path: Path) -> None:
     figure = make_row(models=models)
@@ -171,7 +293,14 @@ def test_figures_open_again(models: tuple[int, int], tmp_path: Path) -> None:
 def test_the_report_is_written_and_read_back(row: RowResult, tmp_path: Path) -> None:
     other = replace(row, name="a/b c", judgements=())
     files = write_report([row, other], tmp_path / "new" / "report")
-    names = ["summary.txt", "records.csv", "claims.json", "single_object-dense_index.png", "a_b_c.png"]
+    names = [
+        "summary.txt",
+        "records.csv",
+        "claims.json",
+        "comparison.csv",
+        "single_object-dense_index.png",
+        "a_b_c.png",
+    ]
     assert [f.name for f in files] == names == sorted((f.name for f in files[0].parent.iterdir()), key=names.index)
     assert files[0].read_text() == "".join(f"{line.rstrip()}\n" for line in render(row, other, width=120).splitlines())
     with files[1].open(newline="") as file:
@@ -182,7 +311,7 @@ def test_the_report_is_written_and_read_back(row: RowResult, tmp_path: Path) -> 
     claims = json.loads(files[2].read_text())
     assert [c["verdict"] for c in claims] == [j.verdict.value for j in row.judgements]
     assert claims[0]["p_holm"] >= claims[0]["correlation"]["p_negative"] and claims[2]["p_holm"] is None
-    assert re.match(rb"\x89PNG", files[3].read_bytes())
+    assert re.match(rb"\x89PNG", files[4].read_bytes())
     assert write_report([row, other], files[0].parent) == files
 
 

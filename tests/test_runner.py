@@ -34,6 +34,15 @@ def crooked(views):
 """
 
 
+OWN_LOSS = """
+from cl_bench import LossTerms, Method, losses
+
+class Own(Method, name="own"):
+    def loss(self, views, objective):
+        return LossTerms(losses.alignment(views.z1, views.z2), losses.uniformity(views.z1))
+"""
+
+
 @pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
     kept = torch.get_num_threads()
@@ -93,13 +102,33 @@ def test_a_computed_record_is_complete(made: tuple[RunSpec, Path, Record]) -> No
     assert set(record.alignment) == set(record.uniformity) == set(record.performance) == set(LEVELS)
     assert all(-1 <= v <= 1 for v in record.alignment.values())
     assert all(v <= 1e-6 for v in record.uniformity.values())
-    assert all(0 <= v <= 100 for v in (*record.performance.values(), *record.extra.values()))
+    assert all(0 <= v <= 100 for v in (*record.performance.values(), record.extra["coco_ap50"]))
     assert set(record.seconds) == {"pretrain", *STAGES}
     assert record.decomposition_error < 1e-4
+    assert set(record.extra) == {"coco_ap50", "matching_precision"}
     run = Store(root).run(spec.pretrain.key)
     history = [json.loads(line) for line in (run.path / "history.jsonl").read_text().splitlines()]
     assert [entry["step"] for entry in history] == [0, 1]
+    mean = sum(entry["matching_precision"] for entry in history) / 2  # every anchor has its one positive
+    assert record.extra["matching_precision"] == pytest.approx(mean) and 0 < mean < 1
     assert spec.pretrain.model_validate(run.read("spec")) == spec.pretrain
+
+
+def test_a_precision_is_told_only_where_there_is_one(tmp_path: Path, forget_methods: None) -> None:
+    """Not of an encoder that was not trained, nor of one that a method without a match trained."""
+    profile = tiny(tmp_path)
+    folder = tmp_path / "methods"
+    folder.mkdir()
+    (folder / "own.py").write_text(OWN_LOSS)
+    registry, store = Registry([folder]), Store(tmp_path / "store")
+    own = profile.sweep(dense_row(**spec_of(registry.resolve("own")).model_dump()))[0]
+    for spec in (profile.random_init()[0], own):
+        assert compute(spec, store, registry, CPU)
+        record = load_record(spec, store)
+        assert record is not None and record.status == "complete"
+        assert set(record.extra) == {"coco_ap50"}
+        status = (store.run(spec.pretrain.key).path / "status.json").read_text()
+        json.loads(status, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
 
 
 def test_nothing_is_computed_twice(kept: tuple[RunSpec, Store, Run]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import FrozenInstanceError, fields
+import math
+from dataclasses import FrozenInstanceError, fields, replace
+from itertools import product
 
 import oracles
 import pytest
@@ -32,6 +34,8 @@ def dense_views(B=2, grid=(2, 3), D=4, C=5):
         z2=draw(B, P, D),
         h1=draw(B, P, C),
         h2=draw(B, P, C),
+        norm1=draw(B, P),
+        norm2=draw(B, P),
         xy1=draw(B, P, 2),
         xy2=draw(B, P, 2),
         size1=draw(B, 2),
@@ -172,9 +176,29 @@ def test_swapping_the_views_twice_is_nothing():
     once, twice = views.swapped(), views.swapped().swapped()
     for field in fields(DenseViews):
         assert getattr(twice, field.name) is getattr(views, field.name)
-    for name in ("z", "h", "xy", "size"):
+    for name in ("z", "h", "norm", "xy", "size"):
         assert getattr(once, f"{name}1") is getattr(views, f"{name}2")
         assert getattr(once, f"{name}2") is getattr(views, f"{name}1")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_cosines_and_distances_are_the_loop_s_from_view_1_to_view_2(dtype):
+    views = dense_views()
+    views = replace(views, h1=views.h1.to(dtype), h2=views.h2.to(dtype).requires_grad_())
+    with torch.autocast("cpu", torch.bfloat16):
+        cosine, distance = views.cosine(), views.distance()
+    assert cosine.dtype == (torch.float64 if dtype == torch.float64 else torch.float32) and not cosine.requires_grad
+    for b, p, q in product(range(2), range(6), range(6)):
+        dot = sum(x * y for x, y in zip(views.h1[b, p].tolist(), views.h2[b, q].tolist(), strict=True))
+        assert cosine[b, p, q].item() == pytest.approx(dot, abs=1e-6)
+        apart = math.dist(views.xy1[b, p].tolist(), views.xy2[b, q].tolist())
+        assert distance[b, p, q].item() == pytest.approx(apart, rel=1e-5)
+
+
+def test_a_cell_is_at_no_distance_from_itself_on_a_grid_of_any_size():
+    xy = torch.rand(2, 49, 2, generator=torch.Generator().manual_seed(0))
+    views = replace(dense_views(), xy1=xy, xy2=xy)
+    assert not views.distance().diagonal(dim1=1, dim2=2).any()
 
 
 def test_the_total_is_the_sum_of_the_terms():

@@ -49,16 +49,21 @@ class LocalEngine:
 
     Args:
         store: Where records are kept.
-        folders: Where plugins are found.
+        places: Where plugins are found: folders, and single files.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:i``.
         jobs: Worker processes at most; they start only when something is missing from the store.
         watcher: Who is told.
     """
 
-    def __init__(self, store: Store, folders: Sequence[Path], device: str, jobs: int, watcher: Watcher) -> None:
+    def __init__(self, store: Store, places: Sequence[Path], device: str, jobs: int, watcher: Watcher) -> None:
         self.store = store
         self.watcher = watcher
-        self._settings = {"store": str(store.root), "folders": [str(f) for f in folders], "device": device}
+        self._settings = {
+            "store": str(store.root),
+            "places": [str(place) for place in places],
+            "path": [str(Path(entry).resolve()) for entry in sys.path],
+            "device": device,
+        }
         self.jobs = jobs
         self._queue: deque[RunSpec] = deque()
         self._known: set[str] = set()

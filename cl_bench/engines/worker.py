@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import sys
 import threading
 import time
 import traceback
@@ -54,7 +55,8 @@ def main() -> None:
         # One thread a process: faster on small nets, and the order of sums, so the result, is the same everywhere.
         torch.set_num_threads(1)
         torch.use_deterministic_algorithms(True)
-    store, registry = Store(Path(settings["store"])), Registry([Path(f) for f in settings["folders"]])
+    sys.path += [entry for entry in settings["path"] if entry not in sys.path]  # installed plugins may live there
+    store, registry = Store(Path(settings["store"])), Registry([Path(p) for p in settings["places"]])
     show = warnings.showwarning
 
     def pass_on(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:

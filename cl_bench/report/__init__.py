@@ -2,6 +2,7 @@
 
 from cl_bench.report.files import write_report
 from cl_bench.report.plan import plan_table
-from cl_bench.report.tables import RowResult, summary_table
+from cl_bench.report.row import RowResult
+from cl_bench.report.tables import summary_table
 
 __all__ = ["RowResult", "plan_table", "summary_table", "write_report"]

@@ -15,9 +15,9 @@ from matplotlib.lines import Line2D
 from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 
-from cl_bench.claims import EVALUATIONS, Configuration, configurations
-from cl_bench.records import LEVELS, Level
-from cl_bench.report.tables import UNITS, RowResult
+from cl_bench.claims import EVALUATIONS
+from cl_bench.records import LEVELS, Configuration, Level, configurations
+from cl_bench.report.row import UNITS, RowResult
 
 MARKERS: Mapping[str, tuple[str, str]] = {"align_uniform": ("o", "$L_a$ & $L_u$"), "info_nce": ("^", "InfoNCE")}
 COLOURS = "viridis"  # even in lightness, so that colour-blind eyes and grey prints can read it

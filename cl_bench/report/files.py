@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,15 +16,22 @@ from rich.console import Console
 
 from cl_bench.claims import holm
 from cl_bench.records import LEVELS, Record
-from cl_bench.report.tables import RowResult, summary_table
+from cl_bench.report.comparison import comparison_lines
+from cl_bench.report.row import RowResult
+from cl_bench.report.tables import summary_table
 from cl_bench.store import write_atomically
 
 _PLAIN = ("key", "case", "method", "data", "views", "family", "config", "seed", "status", "detail")
 _BY_LEVEL = ("alignment", "uniformity", "performance")
+_OWN = ("data", "views", "level", "method", "models", "best", "mean", "matching_precision")
+_AGAINST = (
+    *("reference", "pairs", "mean_difference", "mean_low", "mean_high", "best_difference", "best_low", "best_high"),
+    *("p", "margin", "verdict", "left_out"),
+)
 
 
 def write_report(rows: Sequence[RowResult], directory: str | os.PathLike[str]) -> list[Path]:
-    """Writes ``summary.txt``, ``records.csv``, ``claims.json`` and a PNG a row.
+    """Writes ``summary.txt``, ``records.csv``, ``claims.json``, ``comparison.csv`` and a PNG a row.
 
     Args:
         rows: The run.
@@ -43,7 +51,12 @@ def write_report(rows: Sequence[RowResult], directory: str | os.PathLike[str]) -
         raise ValueError(f"rows would share a figure: {sorted(names)}")
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
-    contents = {"summary.txt": _summary(rows), "records.csv": _csv(rows), "claims.json": _claims(rows)}
+    contents = {
+        "summary.txt": _summary(rows),
+        "records.csv": _csv(rows),
+        "claims.json": _claims(rows),
+        "comparison.csv": _comparison(rows),
+    }
     written = [_write(folder / name, text.encode()) for name, text in contents.items()]
     for name, row in zip(names, rows, strict=True):
         image = io.BytesIO()
@@ -83,6 +96,28 @@ def _flat(record: Record) -> dict[str, Any]:
     for name in ("extra", "seconds"):
         flat |= {f"{name}.{key}": value for key, value in getattr(record, name).items()}
     return flat
+
+
+def _comparison(rows: Sequence[RowResult]) -> str:
+    """One line a dense method and level, the reference's among them; a cell is empty where there is nothing to tell."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, (*_OWN, *_AGAINST), lineterminator="\n")
+    writer.writeheader()
+    for line in comparison_lines(rows):
+        row, performance, found = line.row, line.performance, line.comparison
+        about = {"data": row.data, "views": row.views, "level": line.level, "method": row.method}
+        values: dict[str, Any] = {"models": len(performance), "reference": line.reference.method}
+        if performance:
+            values |= {"best": max(performance), "mean": statistics.fmean(performance)}
+        if row.matching_precision:
+            values["matching_precision"] = statistics.fmean(row.matching_precision)
+        if found is not None:
+            values |= {"pairs": found.n, "p": found.p, "margin": found.margin, "left_out": " ".join(found.left_out)}
+            values |= {"mean_difference": found.mean, "mean_low": found.low, "mean_high": found.high}
+            values |= {"best_difference": found.best, "best_low": found.best_low, "best_high": found.best_high}
+            values["verdict"] = line.verdict or ""
+        writer.writerow({**about, **{name: "" if value != value else value for name, value in values.items()}})
+    return out.getvalue()
 
 
 def _claims(rows: Sequence[RowResult]) -> str:

@@ -6,8 +6,6 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 
 from rich.console import Group, RenderableType
 from rich.rule import Rule
@@ -15,94 +13,35 @@ from rich.table import Table
 from rich.text import Text
 
 from cl_bench import paper
-from cl_bench.claims import (
-    EVALUATIONS,
-    FAMILIES,
-    Claim,
-    Correlation,
-    Family,
-    Judgement,
-    Verdict,
-    configurations,
-    correlate,
-    holm,
-)
-from cl_bench.records import LEVELS, RANDOM_INIT, Level, Record
+from cl_bench.claims import EVALUATIONS, Judgement, Verdict, holm
+from cl_bench.records import FAMILIES, LEVELS, RANDOM_INIT, Family, Level, configurations
+from cl_bench.report.comparison import comparison_notes, comparison_table
+from cl_bench.report.row import COLOURS, UNITS, RowResult, number
 
 NAMES: dict[Family, str] = {"align_uniform": "L_a & L_u", "info_nce": "InfoNCE", "total": "total"}
-UNITS: dict[Level, str] = {"instance": "accuracy, %", "dense": "AP, %"}
-COLOURS = {Verdict.SUPPORTED: "green", Verdict.REFUTED: "red", Verdict.INCONCLUSIVE: "yellow"}
 BEST = 10
-
-
-@dataclass(frozen=True)
-class RowResult:
-    """One row of the comparison: a method on some data, and what was made of it.
-
-    Attributes:
-        name: Short and unique, as in file names.
-        title: For people.
-        method: The method with its options.
-        scheme: Pre-training scheme, ``instance`` or ``dense``.
-        data: Pre-training data.
-        views: ``overlapping`` or ``disjoint``.
-        records: Trained encoders of the row.
-        random_init: Randomly initialised encoders to compare with.
-        judgements: Claims about the row, judged.
-        expected: Number of trained encoders that the row asks for.
-        profile: Name of the profile.
-        detection_protocol: How detection was evaluated, in a sentence.
-        linear_protocol: How linear evaluation was done, in a sentence.
-        known: Claims that the profile is known not to reproduce, each with its reason.
-    """
-
-    name: str
-    title: str
-    method: str
-    scheme: Level
-    data: str
-    views: str
-    records: tuple[Record, ...]
-    random_init: tuple[Record, ...]
-    judgements: tuple[Judgement, ...]
-    expected: int
-    profile: str
-    detection_protocol: str
-    linear_protocol: str
-    known: tuple[tuple[Claim, str], ...] = ()
-
-    @cached_property
-    def correlations(self) -> dict[tuple[Level, Family], Correlation]:
-        """Tau by level and family; that of the total is the one that was judged, where a claim was."""
-        judged = {j.correlation.level: j.correlation for j in self.judgements if j.correlation}
-        return {
-            (level, family): (judged.get(level) if family == "total" else None)
-            or correlate(self.records, level, family)
-            for level in LEVELS
-            for family in FAMILIES
-        }
-
-    def untrained(self, level: Level) -> list[float]:
-        """Performance of the randomly initialised encoders, percent."""
-        values = (r.performance.get(level, math.nan) for r in self.random_init if r.status == "complete")
-        return [v for v in values if math.isfinite(v)]
 
 
 def summary_table(rows: Sequence[RowResult]) -> Group:
     """What a run says, as a rich renderable that needs 80 columns and no colour.
 
     A table for each row and evaluation, one line a family: models, best, mean, mean of the best ten, tau with its
-    interval and the verdict; the paper's line and the untrained encoders; beneath it every claim in a sentence.
+    interval and the verdict; the paper's line and the untrained encoders; beneath it every claim in a sentence. Then
+    dense methods that share data and views, against each other.
     """
     blocks = [block for row in rows for block in _row(row)]
-    return Group(*blocks, *_notes(rows))
+    return Group(*blocks, *comparison_table(rows), *_notes(rows))
 
 
 def _row(row: RowResult) -> Iterator[RenderableType]:
     yield Rule(Text(row.title, style="bold"), align="left", style="dim")
     facts = f"{row.method} · {row.scheme} scheme · {row.data} · {row.views} views · profile {row.profile}"
     yield Text(f"{facts} · {_runs(row)}", style="dim")
-    measured = [level for level in LEVELS if any(level in r.performance for r in row.records)]
+    if row.matching_precision:
+        low, mean, high = (f(row.matching_precision) for f in (min, statistics.fmean, max))
+        shares = f"{low:.2f} to {high:.2f} over {len(row.matching_precision)} encoders"
+        yield Text(f"matching precision: {mean:.2f} of the positives are correct ({shares})", style="dim")
+    measured = row.measured
     for level in LEVELS:
         unit = UNITS[level] if level in measured else "not measured"
         yield Text(f"{EVALUATIONS[level].capitalize()} ({unit})", style="underline")
@@ -138,13 +77,14 @@ def _level(row: RowResult, level: Level, *, header: bool) -> Table:
     for name, width in widths.items():
         table.add_column(name, width=width, justify="right", no_wrap=True, vertical="bottom")
     table.add_column("verdict", min_width=12, overflow="fold")
+    of_level = [j for j in row.judgements if j.claim.level == level]
     for family in FAMILIES:
         kept, _ = configurations(row.records, level, family)
         table.add_row(
             NAMES[family],
             *_statistics([c.performance for c in kept]),
             str(row.correlations[level, family]),
-            _verdict(row, level, about_tau=True) if family == "total" else "",
+            _verdicts([j for j in of_level if j.claim.about_tau]) if family == "total" else "",
             style="bold" if family == "total" else "",
         )
     if level == "dense":
@@ -159,7 +99,7 @@ def _level(row: RowResult, level: Level, *, header: bool) -> Table:
             table.add_row(f"paper, {NAMES[family]}", str(score.models), *figures, where, style="dim")
     untrained = row.untrained(level)
     spread = f"sd {statistics.stdev(untrained):.2f} over {len(untrained)} seeds" if len(untrained) > 1 else ""
-    verdict = _verdict(row, level, about_tau=False)
+    verdict = _verdicts([j for j in of_level if j.claim.kind == "at_random_level"])
     table.add_row("untrained", *_statistics(untrained), spread, verdict, style="dim")
     return table
 
@@ -170,18 +110,12 @@ def _statistics(performance: Sequence[float]) -> tuple[str, str, str, str]:
         return "0", "-", "-", "-"
     best = sorted(performance, reverse=True)[:BEST]
     few = "" if len(best) == BEST else f" ({len(best)})"
-    top, mean, mean_of_best = (_number(v) for v in (best[0], statistics.fmean(performance), statistics.fmean(best)))
+    top, mean, mean_of_best = (number(v) for v in (best[0], statistics.fmean(performance), statistics.fmean(best)))
     return str(len(performance)), top, mean, mean_of_best + few
 
 
-def _number(value: float) -> str:
-    """Five characters: two decimals, one from 100 on."""
-    return f"{value:.2f}" if value < 99.995 else f"{value:.1f}"
-
-
-def _verdict(row: RowResult, level: Level, *, about_tau: bool) -> Text:
-    found = [j for j in row.judgements if j.claim.level == level and (j.claim.kind != "at_random_level") is about_tau]
-    return Text("\n").join(Text(j.verdict.value, style=f"bold {COLOURS[j.verdict]}") for j in found)
+def _verdicts(judgements: Sequence[Judgement]) -> Text:
+    return Text("\n").join(Text(j.verdict.value, style=f"bold {COLOURS[j.verdict]}") for j in judgements)
 
 
 def _notes(rows: Sequence[RowResult]) -> Iterator[Text]:
@@ -191,6 +125,8 @@ def _notes(rows: Sequence[RowResult]) -> Iterator[Text]:
         f"best {BEST}: mean of the best ten; (k) is shown where there are only k. untrained: encoders as initialised.",
         *dict.fromkeys(f"linear evaluation: {row.linear_protocol}" for row in rows),
         *dict.fromkeys(f"detection: {row.detection_protocol}" for row in rows),
+        *_precision_notes(rows),
+        *comparison_notes(rows),
         "AP: average precision, averaged over IoU .50 to .95 in steps of .05; AP50: at .50 alone, run by run.",
         f"*: the paper's own numbers, of another setting ({paper.SOURCE}). {paper.NOTE}",
         _multiplicity([j for row in rows for j in row.judgements]),
@@ -202,9 +138,23 @@ def _multiplicity(judgements: Sequence[Judgement]) -> str:
     adjusted = zip(judgements, holm(judgements), strict=True)
     tested = [(j, p) for j, p in adjusted if not math.isnan(p)]
     supported = [j for j, _ in tested if j.verdict is Verdict.SUPPORTED]
-    survive = [f"{j.row} ({EVALUATIONS[j.claim.level]})" for j, p in tested if j in supported and p < j.alpha]
+    survive = [_short(j) for j, p in tested if j in supported and p < j.alpha]
+    about = "tau" if all(j.claim.about_tau for j, _ in tested) else "tau or against a reference"
     return (
-        f"claims: {len(judgements)} judged; of {len(tested)} on tau {len(supported)} supported by their own one-sided "
-        f"test, {len(survive)} after Holm's correction for testing {len(tested)}"
+        f"claims: {len(judgements)} judged; of {len(tested)} on {about} {len(supported)} supported by their own "
+        f"one-sided test, {len(survive)} after Holm's correction for testing {len(tested)}"
         + (f": {', '.join(survive)}." if survive else ".")
     )
+
+
+def _short(judgement: Judgement) -> str:
+    against = "" if judgement.comparison is None else f" against {judgement.comparison.reference}"
+    return f"{judgement.row} ({EVALUATIONS[judgement.claim.level]}{against})"
+
+
+def _precision_notes(rows: Sequence[RowResult]) -> Iterator[str]:
+    if any(row.matching_precision for row in rows):
+        yield (
+            "matching precision: of the positives an encoder was trained on, at the logged steps, the share whose two "
+            "cells overlap in the source image."
+        )

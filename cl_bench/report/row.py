@@ -1,0 +1,85 @@
+"""What the report knows of a row, and how it writes numbers and verdicts."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+from cl_bench.claims import Claim, Correlation, Judgement, Verdict, correlate
+from cl_bench.records import FAMILIES, LEVELS, Family, Level, Record
+
+UNITS: dict[Level, str] = {"instance": "accuracy, %", "dense": "AP, %"}
+COLOURS = {Verdict.SUPPORTED: "green", Verdict.REFUTED: "red", Verdict.INCONCLUSIVE: "yellow"}
+
+
+@dataclass(frozen=True)
+class RowResult:
+    """One row of the comparison: a method on some data, and what was made of it.
+
+    Attributes:
+        name: Short and unique, as in file names.
+        title: For people.
+        method: The method with its options.
+        scheme: Pre-training scheme, ``instance`` or ``dense``.
+        data: Pre-training data.
+        views: ``overlapping`` or ``disjoint``.
+        records: Trained encoders of the row.
+        random_init: Randomly initialised encoders to compare with.
+        judgements: Claims about the row, judged.
+        expected: Number of trained encoders that the row asks for.
+        profile: Name of the profile.
+        detection_protocol: How detection was evaluated, in a sentence.
+        linear_protocol: How linear evaluation was done, in a sentence.
+        known: Claims that the profile is known not to reproduce, each with its reason.
+        alpha: One-sided level of the claims.
+        margin: By how many percentage points a method may fall behind and still count as no worse.
+    """
+
+    name: str
+    title: str
+    method: str
+    scheme: Level
+    data: str
+    views: str
+    records: tuple[Record, ...]
+    random_init: tuple[Record, ...]
+    judgements: tuple[Judgement, ...]
+    expected: int
+    profile: str
+    detection_protocol: str
+    linear_protocol: str
+    known: tuple[tuple[Claim, str], ...] = ()
+    alpha: float = 0.05
+    margin: float = 1.0
+
+    @cached_property
+    def correlations(self) -> dict[tuple[Level, Family], Correlation]:
+        """Tau by level and family; that of the total is the one that was judged, where a claim was."""
+        judged = {j.correlation.level: j.correlation for j in self.judgements if j.correlation}
+        return {
+            (level, family): (judged.get(level) if family == "total" else None)
+            or correlate(self.records, level, family)
+            for level in LEVELS
+            for family in FAMILIES
+        }
+
+    def untrained(self, level: Level) -> list[float]:
+        """Performance of the randomly initialised encoders, percent."""
+        values = (r.performance.get(level, math.nan) for r in self.random_init if r.status == "complete")
+        return [v for v in values if math.isfinite(v)]
+
+    @property
+    def measured(self) -> list[Level]:
+        """The levels of which there is anything to tell."""
+        return [level for level in LEVELS if any(level in r.performance for r in self.records)]
+
+    @property
+    def matching_precision(self) -> list[float]:
+        """Of each trained encoder for which it is defined: the share in [0, 1] of its positives that are correct."""
+        return [r.extra["matching_precision"] for r in self.records if "matching_precision" in r.extra]
+
+
+def number(value: float) -> str:
+    """Five characters: two decimals, one from 100 on."""
+    return f"{value:.2f}" if value < 99.995 else f"{value:.1f}"
