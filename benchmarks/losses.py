@@ -122,7 +122,7 @@ def scaling(rounds: int) -> None:
         seconds, memory = [], []
         for n in sizes:
             z = features(n)
-            seconds.append(medians({name: lambda name=name, z=z: step(name, z)}, rounds if n < 50_000 else 1)[name])
+            seconds.append(medians({name: lambda name=name, z=z: step(name, z)}, rounds if n < 10_000 else 1)[name])
             memory.append(in_own_process(HERE, "--memory-of", name, "--n", n))
             print(f"| {name} | {n:,} | {seconds[-1]:.3f} s | {memory[-1] / 2**20:,.0f} MiB |", flush=True)
         for axes, values, unit in ((left, seconds, 1.0), (right, memory, 2**20)):
