@@ -6,10 +6,12 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from cl_bench.checkpoint import Checkpoint
 from cl_bench.data import Dataset
 from cl_bench.decomposition import whole_loss
 from cl_bench.encoders import Encoder, build_encoder, cells, pooled, unit_and_norm
@@ -23,7 +25,8 @@ from cl_bench.views import Geometry, two_views
 OnStep = Callable[[int, int], None]
 PairOfViews = tuple[tuple[Tensor, Geometry], tuple[Tensor, Geometry]]
 KEPT_VIEWS = 2**28  # bytes of float32 views kept for the next encoder of a sweep
-_kept: list[tuple[Dataset, tuple[object, ...], list[PairOfViews]]] = []  # at most one data set's
+Place = dict[str, Any]  # next step, the epoch's order of images and the generator's state
+_kept: list[tuple[Dataset, tuple[object, ...], list[tuple[int, PairOfViews, Place]]]] = []  # at most one data set's
 
 
 @dataclass(frozen=True)
@@ -46,9 +49,14 @@ class Pretrained:
 
 
 def pretrain(
-    spec: PretrainSpec, method: Method | None, data: Dataset, device: torch.device, on_step: OnStep | None = None
+    spec: PretrainSpec,
+    method: Method | None,
+    data: Dataset,
+    device: torch.device,
+    on_step: OnStep | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> Pretrained:
-    """Pre-train an encoder; on a CPU the same spec gives the same weights bit for bit.
+    """Pre-train an encoder; on a CPU the same spec gives the same weights bit for bit, interrupted or not.
 
     Args:
         spec: What to train.
@@ -56,6 +64,8 @@ def pretrain(
         data: The images.
         device: Where.
         on_step: Called after each step with (steps done, steps in all).
+        checkpoint: What to go on from, and where to keep how far it got. A method that learns keeps what it learnt in
+            its head's state.
 
     Raises:
         Diverged: A feature or a loss that is not finite, with the step.
@@ -76,8 +86,14 @@ def pretrain(
     )
     history: list[dict[str, float]] = []
     worst, correct, positives = 0.0, 0.0, 0.0
+    state = checkpoint.load() if checkpoint else None
+    if state:
+        encoder.load_state_dict(state["encoder"])
+        head.load_state_dict(state["head"])
+        optimiser.load_state_dict(state["optimiser"])
+        history, (worst, correct, positives) = state["history"], state["sums"]
     encoder.train()
-    for step, pair in enumerate(_pairs_of_views(spec, data, device)):
+    for step, pair, place in _pairs_of_views(spec, data, device, state["place"] if state else None):
         for group in optimiser.param_groups:
             group["lr"] = plan.lr * _rate(plan, step, steps)
         views = _forward(encoder, head, method, pair)
@@ -105,6 +121,12 @@ def pretrain(
                     error = abs(reference - entry["loss"]) / max(1.0, abs(reference))
                     worst = max(worst, error if math.isfinite(error) else math.inf)  # max() would pass over a nan
             history.append(entry)
+        if checkpoint and checkpoint.due:
+            parts = {"encoder": encoder, "head": head, "optimiser": optimiser}
+            sums = worst, correct, positives
+            checkpoint.save(
+                {**{k: v.state_dict() for k, v in parts.items()}, "history": history, "sums": sums, "place": place}
+            )
         if on_step:
             on_step(step + 1, steps)
     if not all(bool(torch.isfinite(p).all()) for p in encoder.state_dict().values()):
@@ -126,34 +148,38 @@ def _seeded(seed: int) -> Iterator[None]:
         yield
 
 
-def _pairs_of_views(spec: PretrainSpec, data: Dataset, device: torch.device) -> Iterator[PairOfViews]:
-    """The two views of each step's batch.
+def _pairs_of_views(
+    spec: PretrainSpec, data: Dataset, device: torch.device, place: Place | None
+) -> Iterator[tuple[int, PairOfViews, Place]]:
+    """Each step with the two views of its batch and the place to go on from after it.
 
-    They depend on neither method nor objective, so the encoders of a sweep share them: where all fit in ``KEPT_VIEWS``
-    they are kept for the next one.
+    The views depend on neither method nor objective, so the encoders of a sweep share them: where all fit in
+    ``KEPT_VIEWS`` they are kept for the next one.
     """
     plan = spec.optimiser
     same = (spec.augment, spec.views, plan.batch, plan.epochs, spec.seed, device)
     if _kept and _kept[0][0] is data and _kept[0][1] == same:
-        yield from _kept[0][2]
+        yield from _kept[0][2][place["step"] if place else 0 :]
         return
     _kept.clear()
     draws = torch.Generator().manual_seed(spec.seed)
-    made = []
-    small = plan.epochs * len(data) * 2 * 3 * spec.augment.size**2 * 4 <= KEPT_VIEWS
-    for index in _batches(len(data), plan, draws):
+    if place:
+        draws.set_state(place["draws"].cpu())
+    made: list[tuple[int, PairOfViews, Place]] = []
+    fits = plan.epochs * len(data) * 2 * 3 * spec.augment.size**2 * 4 <= KEPT_VIEWS
+    batches = len(data) // plan.batch
+    order = place["order"].cpu() if place else None
+    for step in range(place["step"] if place else 0, plan.epochs * batches):
+        if order is None or step % batches == 0:
+            order = torch.randperm(len(data), generator=draws)
+        index = order[step % batches * plan.batch :][: plan.batch]
         pair = two_views(data.images[index].to(device, non_blocking=True), spec.augment, spec.views, draws)
-        if small:
-            made.append(pair)
-        yield pair
-    if small:
+        item = step, pair, {"step": step + 1, "order": order, "draws": draws.get_state()}
+        if fits:
+            made.append(item)
+        yield item
+    if fits and not place:
         _kept.append((data, same, made))
-
-
-def _batches(images: int, plan: OptimiserSpec, draws: torch.Generator) -> Iterator[Tensor]:
-    for _ in range(plan.epochs):
-        order = torch.randperm(images, generator=draws)
-        yield from torch.split(order[: images // plan.batch * plan.batch], plan.batch)
 
 
 def _forward(encoder: Encoder, head: nn.Module, method: Method, views: PairOfViews) -> DenseViews:

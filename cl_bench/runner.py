@@ -110,6 +110,7 @@ def _pretrained(
     import safetensors.torch
     import torch
 
+    from cl_bench.checkpoint import Checkpoint
     from cl_bench.data import load
     from cl_bench.pretrain import pretrain, untrained
     from cl_bench.registry import spec_of
@@ -131,17 +132,16 @@ def _pretrained(
         if spec_of(method) != spec.pretrain.method:
             raise MethodError(f"method {method.name!r} ({method.origin}) was edited since this run began; run it again")
     run.write("spec", spec.pretrain.model_dump(mode="json"))
-    begun, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
-    provenance = {"begun": begun, "device": str(device), **_versions()}
+    provenance = {"begun": datetime.now(UTC).isoformat(timespec="seconds"), "device": str(device), **_versions()}
     report = partial(on_step, "pre-training") if on_step else None
+    checkpoint = Checkpoint(run, device)
     try:
-        done = pretrain(spec.pretrain, method, load(spec.pretrain.data), device, report)
+        done = pretrain(spec.pretrain, method, load(spec.pretrain.data), device, report, checkpoint)
     except Diverged as error:
-        seconds = time.perf_counter() - clock
         outcome = {"status": "diverged", "detail": f"pre-training: {error}", "decomposition_error": 0.0}
-        run.write("status", {**outcome, "seconds": seconds, "provenance": provenance})
+        run.write("status", {**outcome, "seconds": checkpoint.seconds, "provenance": provenance})
+        checkpoint.clear()
         return None
-    seconds = time.perf_counter() - clock
     weights = {k: v.detach().cpu().contiguous() for k, v in done.encoder.state_dict().items()}
     digest = run.write_bytes("encoder.safetensors", safetensors.torch.save(weights))
     if status is not None and digest != status.get("encoder_sha256"):
@@ -155,10 +155,11 @@ def _pretrained(
             "decomposition_error": done.decomposition_error,
             "matching_precision": None if math.isnan(done.matching_precision) else done.matching_precision,
             "encoder_sha256": digest,
-            "seconds": seconds,
+            "seconds": checkpoint.seconds,
             "provenance": provenance,
         },
     )
+    checkpoint.clear()
     return done.encoder
 
 

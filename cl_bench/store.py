@@ -1,7 +1,8 @@
 """One directory a run, written atomically: what is in the store is whole, or it is not there. No torch, no pytest.
 
 ``<root>/runs/<key>/`` holds ``spec.json``, ``status.json``, ``history.jsonl``, ``encoder.safetensors``, ``output.txt``
-(what the plugin printed), ``evals/<key>.json`` and ``lock``. JSON records carry the hash of their payload.
+(what the plugin printed), ``evals/<key>.json``, ``lock`` and, while training, ``checkpoint.pt``. JSON records and the
+checkpoint carry the hash of their payload.
 """
 
 from __future__ import annotations

@@ -1,0 +1,74 @@
+"""Where a training stands, kept in its run, so that an interrupted one goes on and ends in the same bits."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle
+import time
+import warnings
+from typing import Any
+
+import torch
+
+from cl_bench.store import Run, StoreWarning
+
+EVERY = 300.0
+"""Seconds of training between two checkpoints, which is what a kill costs at most."""
+NAME = "checkpoint.pt"
+State = dict[str, Any]
+
+
+class Checkpoint:
+    """The checkpoint of one run."""
+
+    def __init__(self, run: Run, device: torch.device) -> None:
+        self._run, self._device = run, device
+        self._begun = self._saved = time.monotonic()
+        self._before = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Time spent on this training, earlier processes included."""
+        return self._before + time.monotonic() - self._begun
+
+    def load(self) -> State | None:
+        """The state to go on from; None where there is none. One that is not what was written is set aside."""
+        path = self._run.path / NAME
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        digest, payload = content[:32], content[32:]
+        if hashlib.sha256(payload).digest() != digest:
+            self._run.store.set_aside(path, "hash is off")
+            return None
+        try:
+            kept: State = torch.load(io.BytesIO(payload), map_location=self._device, weights_only=True)
+        except (RuntimeError, pickle.UnpicklingError) as error:  # whole, but of another torch
+            self._run.store.set_aside(path, f"cannot be loaded ({type(error).__name__})")
+            return None
+        self._before = kept["seconds"]
+        state: State = kept["state"]
+        return state
+
+    @property
+    def due(self) -> bool:
+        """Whether the last one is old enough."""
+        return time.monotonic() - self._saved >= EVERY
+
+    def save(self, state: State) -> None:
+        """Keep a state in the place of the last one; a full disk costs the checkpoint, not the training."""
+        buffer = io.BytesIO()
+        torch.save({"seconds": self.seconds, "state": state}, buffer)
+        payload = buffer.getvalue()
+        try:
+            self._run.write_bytes(NAME, hashlib.sha256(payload).digest() + payload)
+        except OSError as error:
+            why = f"{self._run.path / NAME}: not written ({error.strerror}); training goes on without"
+            warnings.warn(why, StoreWarning, stacklevel=2)
+        self._saved = time.monotonic()
+
+    def clear(self) -> None:
+        """The training has ended."""
+        (self._run.path / NAME).unlink(missing_ok=True)
