@@ -90,7 +90,7 @@ def methods_table(found: Iterable[Entry], broken: Iterable[str], base: Path) -> 
     table.add_column("file", overflow="fold")
     for entry in found:
         options = "\n".join(f"{name}={default}" for name, default in entry.options.items())
-        table.add_row(entry.name, entry.level, options, Text(entry.cited), Text(_relative(entry.origin, base)))
+        table.add_row(entry.name, entry.level, Text(options), Text(entry.cited), Text(_relative(entry.origin, base)))
     return Group(table, *(Text(f"failed to load {line}") for line in broken))
 
 

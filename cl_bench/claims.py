@@ -343,7 +343,8 @@ def judge(
     verdict = Verdict.SUPPORTED if supported else Verdict.REFUTED if refuted else Verdict.INCONCLUSIVE
     if remain < FEWEST or 2 * remain < asked:
         verdict = Verdict.INCONCLUSIVE
-        evidence += f"; too few: {remain} of {asked} configurations remain"
+        unit = "pairs" if comparison else "configurations"
+        evidence += f"; too few: {remain} of {asked} {unit} remain"
     elif verdict is Verdict.INCONCLUSIVE and correlation and correlation.needed:
         way = "support" if (correlation.tau < 0) == (side == "<") else "refute"
         evidence += f"; were this tau true, n = {correlation.needed} would {way} it with power {POWER}"

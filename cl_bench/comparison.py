@@ -52,11 +52,13 @@ class Comparison:
     left_out: tuple[str, ...]
 
     def __str__(self) -> str:
-        return (
-            f"{self.reference} - {self.other} = {self.mean:+.2f} points [{self.low:+.2f}, {self.high:+.2f}] "
-            f"(margin {self.margin:g}, p = {self.p:.2g}, n = {self.n} pairs); "
-            f"of the best {self.best:+.2f} [{self.best_low:+.2f}, {self.best_high:+.2f}]"
-        )
+        def bounded(value: float, low: float, high: float) -> str:
+            return f"{value:+.2f} points" + ("" if math.isnan(low) else f" [{low:+.2f}, {high:+.2f}]")
+
+        mean, best = bounded(self.mean, self.low, self.high), bounded(self.best, self.best_low, self.best_high)
+        side, p = ("<", 1 - self.p) if self.high < -self.margin else (">", self.p)
+        p_value = f"p(difference {side} -{self.margin:g}) = {p:.2g}"
+        return f"{self.reference} - {self.other} = {mean} ({p_value}, n = {self.n} pairs); of the best {best}"
 
 
 def compare(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -153,7 +154,7 @@ class Method:
             yield
         except (Diverged, MethodError):
             raise
-        except Exception as error:  # a plugin may raise anything; the user is told where
+        except (Exception, SystemExit) as error:  # a plugin may raise anything; the user is told where
             own = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename) == self.file]
             where = f"{own[-1].filename}:{own[-1].lineno}" if own else self.origin
             raise MethodError(f"method {self.name!r} ({where}): {first_line(error)}") from error
@@ -179,8 +180,13 @@ def matching(name: str, level: Level = "dense") -> Callable[[Strategy], Strategy
     """
 
     def register(strategy: Strategy) -> Strategy:
-        code = strategy.__code__
-        origin = f"{code.co_filename}:{code.co_firstlineno}"
+        # The plugin is where this is called: the strategy may be another decorator's wrapper, or come from elsewhere.
+        place = sys._getframe(1)
+        file, line = place.f_code.co_filename, place.f_lineno
+        code = getattr(inspect.unwrap(strategy), "__code__", None)
+        if code is not None and code.co_filename == file:
+            line = code.co_firstlineno
+        origin = f"{file}:{line}"
         defaults: dict[str, Option] = {}
         for parameter in inspect.signature(strategy).parameters.values():
             if parameter.kind is not parameter.KEYWORD_ONLY:
@@ -196,7 +202,7 @@ def matching(name: str, level: Level = "dense") -> Callable[[Strategy], Strategy
 
         body: dict[str, Any] = {
             "__doc__": strategy.__doc__,
-            "__module__": strategy.__module__,
+            "__module__": place.f_globals["__name__"],
             "defaults": classmethod(lambda cls: dict(defaults)),
             "match": match,
         }

@@ -1,8 +1,8 @@
 """Log-sum-exp of scaled similarities over all pairs of vectors: the only O(n^2) place.
 
 Similarities are worked through in blocks of rows that stay in a core's cache and are recomputed in the backward pass,
-so memory is O(n d). A pair is computed once and serves both its vectors: within one set, forward and backward together
-cost two products of n x n x d and n^2 exponentials.
+so memory is O(n d). Within one set, a pair from two blocks is computed once and serves both its vectors: with many
+blocks, forward and backward together cost two products of n x n x d, and n^2 exponentials (2 n^2 past SAFE_EXPONENT).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 BLOCK_ELEMENTS = 2**18  # similarities held at a time: 1 MB in float32, within a core's cache
 GPU_BLOCK_ELEMENTS = 2**22  # 16 MB, within the cache of a large GPU; by reckoning, not by measurement
 MIN_ROWS = 128  # with fewer rows a block, the matrix product is what takes the time
-SAFE_EXPONENT = 40.0  # exp(-2 * 40) is a normal float32
+SAFE_EXPONENT = 30.0  # exp(-2 * 30) is a normal float32, and exp(2 * 30) times a gradient, even a scaled one, finite
 
 
 def logsumexp(x: Tensor, scale: float, group: int = 0) -> Tensor:
@@ -52,7 +52,10 @@ def logsumexp_between(x: Tensor, y: Tensor, scale: float, group: int = 0) -> tup
 
     Raises:
         RuntimeError: As ``logsumexp``.
+        ValueError: x and y are not of the same batches.
     """
+    if x.shape[:-2] != y.shape[:-2]:
+        raise ValueError(f"x and y must be of the same batches, got {tuple(x.shape)} and {tuple(y.shape)}")
     rows, columns = _LogSumExp.apply(_flat(x), _flat(y), float(scale), int(group))
     return rows.reshape(x.shape[:-1]), columns.reshape(y.shape[:-1])
 
@@ -68,7 +71,7 @@ class _LogSumExp(torch.autograd.Function):
     def forward(ctx: Any, a: Tensor, b: Tensor | None, scale: float, group: int) -> Tensor | tuple[Tensor, Tensor]:
         x, y = _accumulating(a), None if b is None else _accumulating(b)
         # Where every exponent is known to be small, one shift for all serves as well as each row's own largest.
-        bound = scale * _longest(x) * _longest(x if y is None else y)
+        bound = abs(scale) * _longest(x) * _longest(x if y is None else y)
         shift = bound if bound <= SAFE_EXPONENT else None
         start = -torch.inf if shift is None else 0.0
         out_x = x.new_full(x.shape[:2], start)

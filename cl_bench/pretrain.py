@@ -75,11 +75,25 @@ def pretrain(
     encoder = untrained(spec).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     if isinstance(spec.objective, RandomInit) or method is None:
         return Pretrained(encoder.eval(), (), 0.0)
-    with _seeded(spec.seed + 1):
-        head = method.build_head(encoder, spec.encoder).to(device)
-    plan = spec.optimiser
-    if len(data) < plan.batch:
-        raise ValueError(f"pre-training needs a batch of {plan.batch} images at least, the data set has {len(data)}")
+    if len(data) < spec.optimiser.batch:
+        least = spec.optimiser.batch
+        raise ValueError(f"pre-training needs a batch of {least} images at least, the data set has {len(data)}")
+    with _seeded(spec.seed + 1, device):  # the head's weights, and what a plugin's head or loss draws in training
+        return _trained(encoder, spec, method, data, device, on_step, checkpoint)
+
+
+def _trained(
+    encoder: Encoder,
+    spec: PretrainSpec,
+    method: Method,
+    data: Dataset,
+    device: torch.device,
+    on_step: OnStep | None,
+    checkpoint: Checkpoint | None,
+) -> Pretrained:
+    head = method.build_head(encoder, spec.encoder).to(device)
+    plan, objective = spec.optimiser, spec.objective
+    assert not isinstance(objective, RandomInit)
     steps = plan.epochs * (len(data) // plan.batch)
     optimiser = torch.optim.SGD(
         [*encoder.parameters(), *head.parameters()], plan.lr, plan.momentum, weight_decay=plan.weight_decay
@@ -92,6 +106,7 @@ def pretrain(
         head.load_state_dict(state["head"])
         optimiser.load_state_dict(state["optimiser"])
         history, (worst, correct, positives) = state["history"], state["sums"]
+        _set_random_state(state["random"], device)
     encoder.train()
     for step, pair, place in _pairs_of_views(spec, data, device, state["place"] if state else None):
         for group in optimiser.param_groups:
@@ -99,7 +114,7 @@ def pretrain(
         views = _forward(encoder, head, method, pair)
         if not bool(torch.isfinite(views.z1).all() & torch.isfinite(views.z2).all()):
             raise Diverged(f"features not finite at step {step} of {steps}")
-        terms = method.checked_loss(views, spec.objective)
+        terms = method.checked_loss(views, objective)
         loss = terms.total
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -117,15 +132,21 @@ def pretrain(
                 if every:
                     entry["matching_precision"] = right / every
                 if type(method).loss is Method.loss:  # a loss of the plugin's own has no other form to compare with
-                    reference = whole_loss(detached, matches, spec.objective)
+                    reference = whole_loss(detached, matches, objective)
                     error = abs(reference - entry["loss"]) / max(1.0, abs(reference))
                     worst = max(worst, error if math.isfinite(error) else math.inf)  # max() would pass over a nan
             history.append(entry)
         if checkpoint and checkpoint.due:
-            parts = {"encoder": encoder, "head": head, "optimiser": optimiser}
-            sums = worst, correct, positives
             checkpoint.save(
-                {**{k: v.state_dict() for k, v in parts.items()}, "history": history, "sums": sums, "place": place}
+                {
+                    "encoder": encoder.state_dict(),
+                    "head": head.state_dict(),
+                    "optimiser": optimiser.state_dict(),
+                    "history": history,
+                    "sums": (worst, correct, positives),
+                    "place": place,
+                    "random": _random_state(device),
+                }
             )
         if on_step:
             on_step(step + 1, steps)
@@ -136,16 +157,27 @@ def pretrain(
 
 def untrained(spec: PretrainSpec) -> Encoder:
     """The encoder as initialised from the spec's seed, on the CPU."""
-    with _seeded(spec.seed):
+    with _seeded(spec.seed, torch.device("cpu")):
         return build_encoder(spec.encoder.name)
 
 
 @contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Modules draw their weights from torch's global generator; borrow it."""
-    with torch.random.fork_rng(devices=[]):
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Modules draw from torch's global generators; borrow them."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
+
+
+def _random_state(device: torch.device) -> list[Tensor]:
+    """Of the global generators."""
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
+
+
+def _set_random_state(state: list[Tensor], device: torch.device) -> None:
+    torch.set_rng_state(state[0].cpu())
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state[1].cpu(), device)
 
 
 def _pairs_of_views(

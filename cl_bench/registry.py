@@ -19,8 +19,8 @@ BUILT_IN = Path(__file__).resolve().parent.parent / "methods"
 ENTRY_POINTS = "cl_bench.methods"
 """Group of the entry points of installed packages; each names a module, or an object of one, that holds methods."""
 
-_LOADED: dict[str, type[Method]] = {}
-"""Every method that a registry of this process has loaded, by its place: a module is imported once."""
+_LOADED: dict[tuple[str, str], type[Method]] = {}
+"""Every method that a registry of this process has loaded, by module and name: a module is imported once."""
 
 
 class Registry:
@@ -50,7 +50,7 @@ class Registry:
         if place in self.places:
             return
         self.places += (place,)
-        for file in [place] if place.suffix == ".py" else sorted(place.glob("[!_.]*.py")):
+        for file in [place] if place.suffix == ".py" else sorted({f.resolve() for f in place.glob("[!_.]*.py")}):
             self._load(str(file), partial(_import, file))
             self._hold(_methods_of(file))
 
@@ -60,8 +60,10 @@ class Registry:
         REGISTERED.clear()
         try:
             load()
-            _LOADED.update({method.origin: method for method in REGISTERED.values()})
-        except (Exception, SystemExit) as error:  # a plugin may raise anything; the others must still load
+            _LOADED.update({(method.__module__, method.name): method for method in REGISTERED.values()})
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a plugin may raise anything, pytest's Skipped too; the others must still load
             self.broken.append(f"{source}{_line_of(error, source)}: {first_line(error)}")
             if isinstance(error, NameTakenError):
                 self.taken[error.name] = error
@@ -193,5 +195,7 @@ def _options(name: str, text: str) -> dict[str, Option]:
         key, equals, value = part.partition("=")
         if not equals:
             raise MethodError(f"method {name!r}: options are key=value, got {part!r}")
+        if key.strip() in options:
+            raise MethodError(f"method {name!r}: option {key.strip()!r} is given twice")
         options[key.strip()] = value.strip()
     return options

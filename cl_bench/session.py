@@ -94,7 +94,8 @@ class Session:
         if self.config.option.method:
             _ = self.methods
         console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH)
-        console.print(methods_table(entries(self.registry), self.registry.broken, self.config.invocation_params.dir))
+        found = _or_usage_error(lambda: entries(self.registry))
+        console.print(methods_table(found, self.registry.broken, self.config.invocation_params.dir))
 
     def rows(self, item: Any) -> list[Row]:
         """The rows a test is about, one a method whose scheme its suite covers."""
@@ -295,7 +296,7 @@ class Session:
         directory = Path(self.config.option.report or self.store.root / "report")
         try:
             written = write_report(results, self.config.invocation_params.dir / directory)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             terminalreporter.write_line(f"report: {error}; the records in {self.store.root} are whole", red=True)
         else:
             terminalreporter.write_line(f"report: {written[0].parent} ({', '.join(p.name for p in written)})")

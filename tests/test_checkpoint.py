@@ -19,6 +19,7 @@ from cl_bench import checkpoint, pretrain
 from cl_bench.checkpoint import NAME, Checkpoint
 from cl_bench.data import load
 from cl_bench.errors import Diverged
+from cl_bench.method import REGISTERED
 from cl_bench.registry import Registry, spec_of
 from cl_bench.runner import compute, load_record
 from cl_bench.spec import PretrainSpec, RunSpec
@@ -110,6 +111,28 @@ def test_a_training_goes_on_where_it_was(method, stop, views_kept, tmp_path, mon
     )
     same(again, whole)
     assert steps == list(range(min(4, stop + 1) + 1, 5))
+
+
+def test_what_a_plugin_draws_goes_on_where_it_was(tmp_path):
+    spec = spec_in(tmp_path).pretrain
+
+    class Noisy(type(Registry().resolve("dense_index")), name="noisy"):
+        def head(self, encoder, spec):
+            return torch.nn.Sequential(torch.nn.Dropout(0.5), super().head(encoder, spec))
+
+    def run(kept=None, stop=None):
+        def on_step(done, steps):
+            if done == stop:
+                raise KeyboardInterrupt
+
+        return pretrain.pretrain(spec, Noisy(), load(spec.data), CPU, on_step, kept)
+
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run(kept_in(tmp_path / "store"), 2)
+        same(run(kept_in(tmp_path / "store")), run())
+    finally:
+        REGISTERED.pop("noisy")
 
 
 @pytest.mark.parametrize("step", [1, 3])

@@ -194,7 +194,7 @@ def test_verdicts_are_non_inferiority_by_the_margin(reference: list[float], marg
     for part in (
         f"row: {verdict}: on average the reference does no worse at detection; dense_index - dense_emd = ",
         f"{found.comparison.mean:+.2f} points [{found.comparison.low:+.2f}, {found.comparison.high:+.2f}]",
-        f"margin {margin:g}",
+        f"p(difference {'<' if verdict is Verdict.REFUTED else '>'} -{margin:g}) = ",
         "n = 5 pairs",
     ):
         assert part in found.sentence
@@ -202,7 +202,8 @@ def test_verdicts_are_non_inferiority_by_the_margin(reference: list[float], marg
 
 def test_three_pairs_conclude_nothing() -> None:
     found = verdict_of([50.0, 50, 50], [1.0, 1, 1])
-    assert found.verdict is Verdict.INCONCLUSIVE and "too few: 3 of 3" in found.sentence
+    assert found.verdict is Verdict.INCONCLUSIVE and "too few: 3 of 3 pairs remain" in found.sentence
+    assert "= +49.00 points (" in found.sentence and "nan" not in found.sentence
 
 
 @pytest.mark.parametrize(("lost", "verdict"), [(6, Verdict.SUPPORTED), (7, Verdict.INCONCLUSIVE)])

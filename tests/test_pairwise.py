@@ -242,3 +242,22 @@ def test_equal_vectors_count_the_columns_in_sight():
         torch.testing.assert_close(
             pairwise.logsumexp(a, 2.0, group), torch.full((12,), 2.0 + math.log(seen), dtype=torch.float64)
         )
+
+
+def test_a_scaled_gradient_stays_finite_where_one_exponential_serves_all():
+    # Next to antipodes, the largest exponent is far from what a row sees; a loss scaler multiplies by 2^16.
+    a = torch.nn.functional.normalize(torch.tensor([[1.0, 0.01], [-1.0, 0.0]]), dim=-1).requires_grad_()
+    scale = pairwise.SAFE_EXPONENT * 0.99
+    (grad,) = torch.autograd.grad(pairwise.logsumexp(a, scale, 1).sum() * 2**16, a)
+    (reference,) = torch.autograd.grad(dense(a.double(), a.double(), scale, 1).sum() * 2**16, a)
+    torch.testing.assert_close(grad, reference.to(grad.dtype))
+
+
+def test_a_negative_scale_is_a_similarity_turned_round():
+    a = vectors(6, 3, dtype=torch.float32)
+    torch.testing.assert_close(pairwise.logsumexp(a, -100.0, 1), dense(a, a, -100.0, 1))
+
+
+def test_sets_of_other_batches_are_refused():
+    with pytest.raises(ValueError, match=r"same batches, got \(2, 3, 4\) and \(3, 5, 4\)"):
+        pairwise.logsumexp_between(vectors(2, 3, 4), vectors(3, 5, 4), 1.0)

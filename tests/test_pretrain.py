@@ -103,6 +103,21 @@ def test_the_same_spec_gives_the_same_bytes_whatever_the_global_generator(plugin
     assert torch.equal(weights(first), weights(again)) and first.history == again.history
 
 
+def test_what_a_plugin_draws_of_its_own_comes_from_the_seed_too():
+    class Dropper(Method, name="p_dropper"):
+        def head(self, encoder, spec):
+            return nn.Sequential(nn.Dropout(0.5), super().head(encoder, spec))
+
+        def match(self, views):
+            return Match.identity(views)
+
+    torch.manual_seed(1)
+    first = train(Dropper)
+    torch.manual_seed(2)
+    assert torch.equal(weights(first), weights(train(Dropper)))
+    assert not torch.equal(weights(first), weights(train(Dropper, seed=1)))
+
+
 @pytest.mark.parametrize(
     "change", [{"seed": 1}, {"views": "disjoint"}, {"lr": 0.06}, {"plugin": "instance"}, {"objective": AU}], ids=str
 )

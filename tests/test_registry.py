@@ -429,3 +429,68 @@ def test_spec_of_changes_with_the_file(tmp_path, plugin):
     file.write_text(file.read_text() + "# another word\n")
     after = spec_of(method)
     assert after.source != before.source and after.key != before.key
+
+
+# Strategies that are not plain functions of their own file
+
+
+def test_a_decorated_strategy_belongs_to_the_plugin_not_to_the_decorator(tmp_path, plugin):
+    file = plugin(
+        "under.py",
+        """
+        import torch
+        from functools import partial
+
+        @matching("r_under")
+        @torch.no_grad()
+        def under(views: DenseViews) -> Match:
+            return Match.identity(views)
+
+        @matching("r_beside")
+        @torch.no_grad()
+        def beside(views: DenseViews) -> Match:
+            return Match.identity(views)
+
+        matching("r_partial")(partial(lambda kind, views, *, reach=1.0: Match.identity(views), "kind"))
+        """,
+    )
+    registry = Registry([tmp_path])
+    assert registry.names == ("r_beside", "r_partial", "r_under") and not registry.broken
+    for name in registry.names:
+        method = registry.resolve(name)
+        assert method.file == file
+        assert spec_of(method).source == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert registry.resolve("r_partial:reach=2").options == {"reach": 2.0}
+    assert registry.resolve("r_under").origin == f"{file}:6"
+
+
+def test_methods_made_in_a_loop_are_all_there(tmp_path, plugin):
+    plugin("loop.py", 'for k in (1, 2):\n    matching(f"r_loop{k}")(lambda views: Match.identity(views))\n')
+    assert Registry([tmp_path]).names == ("r_loop1", "r_loop2")
+
+
+def test_a_link_is_the_file_it_leads_to(tmp_path, plugin):
+    file = plugin("real.py", strategy("r_linked"), folder="elsewhere")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "link.py").symlink_to(file)
+    registry = Registry([tmp_path / "folder"])
+    assert registry.resolve(str(file)).name == registry.resolve("r_linked").name == "r_linked"
+
+
+@pytest.mark.parametrize("error", ["BaseException", "pytest.skip.Exception"])
+def test_a_plugin_that_raises_what_is_no_exception_leaves_the_others_alone(tmp_path, plugin, error):
+    plugin("bad.py", f"import pytest\nraise {error}('not today')\n")
+    plugin("good.py", strategy("r_good"))
+    registry = Registry([tmp_path])
+    assert registry.names == ("r_good",) and "not today" in registry.broken[0]
+
+
+def test_a_strategy_that_exits_is_told_about(tmp_path, plugin):
+    plugin("leaves.py", strategy("r_leaves", body="raise SystemExit(0)"))
+    with pytest.raises(MethodError, match=r"method 'r_leaves' \(.*leaves\.py:\d+\): SystemExit: 0"):
+        Registry([tmp_path]).resolve("r_leaves").matches(views())
+
+
+def test_an_option_given_twice_is_refused():
+    with pytest.raises(MethodError, match="method 'dense_emd': option 'epsilon' is given twice"):
+        Registry().resolve("dense_emd:epsilon=0.1,epsilon=0.2")

@@ -100,7 +100,7 @@ def _level(lines: Sequence[ComparisonLine]) -> Table:
         performance, precision = line.performance, line.row.matching_precision
         verdict = line.verdict
         table.add_row(
-            line.row.method,
+            Text(line.row.method),
             str(len(performance)),
             *((number(max(performance)), number(statistics.fmean(performance))) if performance else ("-", "-")),
             f"{statistics.fmean(precision):.2f}" if precision else "-",
