@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cl_bench.profile import PROFILES, Profile, Row, load_profile
-from cl_bench.records import RANDOM_INIT
+from cl_bench.records import LEVELS, RANDOM_INIT, Record
 from cl_bench.runner import STAGES, _eval_name
 from cl_bench.spec import MethodSpec, RunSpec
 from cl_bench.store import Store
@@ -55,6 +55,20 @@ def tiny(path: Path, **changes: Any) -> Profile:
 def dense_row(data: str = "single_object", views: str = "overlapping", **method: Any) -> Row:
     """A row of the built-in dense method, or of the one described."""
     return Row(MethodSpec(**{"name": "dense_index", **method}), data, views)  # type: ignore[arg-type]
+
+
+def record(config: str, family: str = "info_nce", method: str = "dense_index", seed: int = 0, **more: Any) -> Record:
+    """One trained encoder as the claims and the report see it, never trained; figures are 0 unless they are given."""
+    zero = dict.fromkeys(LEVELS, 0.0)
+    known = {"case": f"{method}-{config}-s{seed}", "alignment": zero, "uniformity": zero, "performance": zero, **more}
+    return Record(
+        **{"data": "single_object", "views": "overlapping", "status": "complete", **known},
+        key=f"{method}-{config}-{seed}",
+        method=method,
+        family=family,
+        config=config,
+        seed=seed,
+    )
 
 
 def plant(

@@ -19,7 +19,6 @@ from cl_bench import checkpoint, pretrain
 from cl_bench.checkpoint import NAME, Checkpoint
 from cl_bench.data import load
 from cl_bench.errors import Diverged
-from cl_bench.method import REGISTERED
 from cl_bench.registry import Registry, spec_of
 from cl_bench.runner import compute, load_record
 from cl_bench.spec import PretrainSpec, RunSpec
@@ -46,12 +45,8 @@ compute(RunSpec.model_validate_json(sys.argv[1]), Store(Path(sys.argv[2])), Regi
 
 
 @pytest.fixture(autouse=True)
-def _one_thread_and_no_waiting(monkeypatch):
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def _always_due(monkeypatch):
     monkeypatch.setattr(checkpoint, "EVERY", 0.0)
-    yield
-    torch.set_num_threads(threads)
 
 
 def spec_in(folder: Path, method: str = "dense_index", which: int = 0, **changes) -> RunSpec:
@@ -113,7 +108,7 @@ def test_a_training_goes_on_where_it_was(method, stop, views_kept, tmp_path, mon
     assert steps == list(range(min(4, stop + 1) + 1, 5))
 
 
-def test_what_a_plugin_draws_goes_on_where_it_was(tmp_path):
+def test_what_a_plugin_draws_goes_on_where_it_was(tmp_path, forget_methods):
     spec = spec_in(tmp_path).pretrain
 
     class Noisy(type(Registry().resolve("dense_index")), name="noisy"):
@@ -127,12 +122,9 @@ def test_what_a_plugin_draws_goes_on_where_it_was(tmp_path):
 
         return pretrain.pretrain(spec, Noisy(), load(spec.data), CPU, on_step, kept)
 
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            run(kept_in(tmp_path / "store"), 2)
-        same(run(kept_in(tmp_path / "store")), run())
-    finally:
-        REGISTERED.pop("noisy")
+    with pytest.raises(KeyboardInterrupt):
+        run(kept_in(tmp_path / "store"), 2)
+    same(run(kept_in(tmp_path / "store")), run())
 
 
 @pytest.mark.parametrize("step", [1, 3])

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 
+import helpers
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -30,25 +31,14 @@ from cl_bench.claims import (
     needed_for,
     normalised_sum,
 )
-from cl_bench.records import Record, configurations
+from cl_bench.records import LEVELS, Record, configurations
 
 
 def record(k: int, x: float, score: float, seed: int = 0, family: str = "info_nce", **changes: object) -> Record:
     """One encoder whose normalised sum is a rising function of x, the same at both levels."""
-    config = f"{family}-k{k:03d}"
-    base = Record(
-        key=f"key{k}-{seed}",
-        case=f"dense_index-{config}-s{seed}",
-        method="dense_index",
-        data="single_object",
-        views="overlapping",
-        family=family,
-        config=config,
-        seed=seed,
-        status="complete",
-        alignment={"instance": x, "dense": x},
-        uniformity={"instance": -1.0, "dense": -1.0},
-        performance={"instance": score, "dense": score},
+    both = {"alignment": x, "uniformity": -1.0, "performance": score}
+    base = helpers.record(
+        f"{family}-k{k:03d}", family, seed=seed, **{k: dict.fromkeys(LEVELS, v) for k, v in both.items()}
     )
     return replace(base, **changes)  # type: ignore[arg-type]
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import ROOT, environment, plant, tiny_profile, trained
+from helpers import ROOT, environment, plant, record, tiny_profile, trained
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -37,21 +37,8 @@ CLAIM = Claim("no_worse_than", "dense")
 
 
 def run(method: str, k: int, score: float, seed: int = 0, **changes: object) -> Record:
-    config = f"info_nce-k{k:03d}"
-    base = Record(
-        key=f"{method}{k}-{seed}",
-        case=f"{method}-{config}-s{seed}",
-        method=method,
-        data="single_object",
-        views="overlapping",
-        family="info_nce",
-        config=config,
-        seed=seed,
-        status="complete",
-        alignment={"instance": 0.0, "dense": 0.0},
-        uniformity={"instance": -1.0, "dense": -1.0},
-        performance={"instance": 0.0, "dense": score},
-    )
+    performance = {"instance": 0.0, "dense": score}
+    base = record(f"info_nce-k{k:03d}", method=method, seed=seed, performance=performance)
     return replace(base, **changes)  # type: ignore[arg-type]
 
 

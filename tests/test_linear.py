@@ -18,15 +18,6 @@ COLOURS = torch.tensor([[200, 60, 60], [60, 200, 60], [60, 60, 200]])
 UNIT = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """As the workers have: small nets gain nothing from more, and a busy machine loses much."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def spec(**changes):
     return LinearSpec(**{"train": DATA, "test": DATA, "standardise": True, "epochs": 40, "lr": 0.02, **changes})
 

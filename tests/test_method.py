@@ -21,12 +21,7 @@ from cl_bench.spec import AlignUniform, EncoderSpec, InfoNCE
 HERE = str(Path(__file__))
 
 
-@pytest.fixture(autouse=True)
-def _nothing_stays_registered():
-    before = dict(REGISTERED)
-    yield
-    REGISTERED.clear()
-    REGISTERED.update(before)
+pytestmark = pytest.mark.usefixtures("forget_methods")
 
 
 def place_of(text):

@@ -34,22 +34,7 @@ LEVELS = {"dense": "dense_index", "instance": "instance"}
 NCE, AU = InfoNCE(temperature=0.2), AlignUniform(w_a=1, w_u=1)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """As the workers have: small nets gain nothing from more, and a busy machine loses much."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(autouse=True)
-def _nothing_stays_registered():
-    Registry()
-    before = dict(REGISTERED)
-    yield
-    REGISTERED.clear()
-    REGISTERED.update(before)
+pytestmark = pytest.mark.usefixtures("forget_methods")
 
 
 @pytest.fixture(scope="module")

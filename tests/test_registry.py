@@ -11,20 +11,13 @@ import torch
 
 from cl_bench import DenseViews
 from cl_bench.errors import MethodError
-from cl_bench.method import REGISTERED
 from cl_bench.registry import BUILT_IN, Registry, spec_of
 from cl_bench.spec import MethodSpec
 
 HEADER = "from cl_bench import DenseViews, LossTerms, Match, Method, matching\n"
 
 
-@pytest.fixture(autouse=True)
-def _nothing_stays_registered():
-    Registry()  # the built-in ones stay: a module is imported once
-    before = dict(REGISTERED)
-    yield
-    REGISTERED.clear()
-    REGISTERED.update(before)
+pytestmark = pytest.mark.usefixtures("forget_methods")
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import record
 from matplotlib.image import imread
 from rich.console import Console
 
@@ -26,16 +27,11 @@ from cl_bench.report.figures import alignment_uniformity_figure, row_figure
 def encoder(
     config: str, family: str, seed: int, place: np.ndarray, performance: float, method: str = "dense_index"
 ) -> Record:
-    return Record(
-        key=f"{method}{config}{seed}",
-        case=f"{method}-{config}-s{seed}",
-        method=method,
-        data="single_object",
-        views="overlapping",
-        family=family,
-        config=config,
-        seed=seed,
-        status="complete",
+    return record(
+        config,
+        family,
+        method,
+        seed,
         alignment={level: float(-0.95 + 0.4 * place[0]) for level in LEVELS},
         uniformity={level: float(-3 + 2 * place[1]) for level in LEVELS},
         performance={"instance": performance, "dense": performance / 4},

@@ -8,7 +8,7 @@ import os
 import shutil
 import stat
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,6 @@ import torch
 from helpers import dense_row, plant, tiny, trained
 
 from cl_bench.errors import Diverged, MethodError
-from cl_bench.method import REGISTERED
 from cl_bench.profile import Profile
 from cl_bench.records import LEVELS, Record
 from cl_bench.registry import Registry, spec_of
@@ -43,22 +42,6 @@ class Own(Method, name="own"):
 """
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    kept = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(kept)
-
-
-@pytest.fixture
-def forget_methods() -> Iterator[None]:
-    kept = dict(REGISTERED)
-    yield
-    REGISTERED.clear()
-    REGISTERED.update(kept)
-
-
 def specs(folder: Path, **changes: object) -> tuple[Profile, RunSpec]:
     profile = tiny(folder, **changes)
     source = spec_of(Registry().resolve("dense_index")).source
@@ -70,7 +53,7 @@ def work(spec: RunSpec, store: Store, on_step: Callable[[str, int, int], None] |
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> tuple[RunSpec, Path, Record]:
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunSpec, Path, Record]:
     """A spec, a store where it was computed, and its record."""
     folder = tmp_path_factory.mktemp("made")
     _, spec = specs(folder)

@@ -11,9 +11,9 @@ from cl_bench.synthetic import try_options
 
 
 @pytest.fixture
-def asked():
+def asked(forget_methods):
     """The options that each call of the strategy ``picky`` was made with; it takes a reach above 0 only."""
-    before, calls = dict(REGISTERED), []
+    calls = []
 
     @matching("picky")
     def picky(views, *, reach: float = 1.0):
@@ -26,9 +26,7 @@ def asked():
     def hopeless(views, *, reach: float = 1.0):
         raise ValueError("never works")
 
-    yield calls
-    REGISTERED.clear()
-    REGISTERED.update(before)
+    return calls
 
 
 def test_a_refused_value_is_told_of(asked):
