@@ -21,13 +21,14 @@ from cl_bench import info_nce, uniformity
 from cl_bench.pairwise import BLOCK_ELEMENTS, MIN_ROWS
 
 TEMPERATURE, T, CELLS, D = 0.2, 2.0, 49, 128
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 HERE = Path(__file__)
 
 
 def features(n: int) -> tuple[Tensor, Tensor]:
     """Two views of n / 2 vectors as a head gives them, 49 cells an image where that divides; leaves."""
     cells = CELLS if n % (2 * CELLS) == 0 else 64
-    z = torch.randn(2, n // 2 // cells, cells, D, generator=torch.Generator().manual_seed(0))
+    z = torch.randn(2, n // 2 // cells, cells, D, generator=torch.Generator().manual_seed(0)).to(DEVICE)
     return z[0].requires_grad_(), z[1].requires_grad_()
 
 
@@ -47,7 +48,7 @@ def full_matrix(z1: Tensor, z2: Tensor) -> Tensor:
     z = normalize(torch.cat([z1.flatten(0, 1), z2.flatten(0, 1)]), dim=-1)
     n = len(z)
     logits = (z @ z.T / TEMPERATURE).fill_diagonal_(-math.inf)
-    return cross_entropy(logits, (torch.arange(n) + n // 2) % n)
+    return cross_entropy(logits, (torch.arange(n, device=DEVICE) + n // 2) % n)
 
 
 def streaming_uniformity(z1: Tensor, z2: Tensor) -> Tensor:
@@ -73,8 +74,8 @@ def step(name: str, z: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
 
 def products(n: int, rows: int) -> Callable[[], None]:
     """The three bare matrix products: similarities, the same again, and their product with the vectors."""
-    x = normalize(torch.randn(n, D), dim=-1)
-    block, out = torch.empty(rows, n), torch.empty(n, D)
+    x = normalize(torch.randn(n, D, device=DEVICE), dim=-1)
+    block, out = x.new_empty(rows, n), torch.empty_like(x)
 
     def run() -> None:
         for start in range(0, n, rows):

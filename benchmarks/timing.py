@@ -23,6 +23,8 @@ def medians(
     for turn in range(rounds + 1):
         for name, run in candidates.items():
             gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
             start = clock()
             run()
             if torch.cuda.is_available():
@@ -33,12 +35,18 @@ def medians(
 
 
 def extra_memory(warm_up: Callable[[], object], run: Callable[[], object]) -> int:
-    """Bytes of resident memory that ``run`` needs at its peak beyond what is held before it. Linux only.
+    """Bytes that ``run`` needs at its peak beyond what is held before it: on the GPU where there is one, else resident.
 
-    Call it in a fresh process: what an earlier candidate gave back to the allocator would be used again unseen.
+    Call it in a fresh process: what an earlier candidate gave back to the allocator would be used again unseen. Linux
+    alone tells of resident memory.
     """
     warm_up()
     gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        held = torch.cuda.memory_allocated()
+        run()
+        return torch.cuda.max_memory_allocated() - held
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     before = _status("VmRSS")
     run()
