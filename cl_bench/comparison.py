@@ -67,8 +67,8 @@ def compare(
     """The difference of two methods' performance, paired by configuration of the objective.
 
     A configuration's seeds are averaged first, for each method, so that a pair is one difference whatever the number of
-    seeds; a pair shares objective, seeds, data and views, and differs in the method alone. A weighting without alignment
-    trains the same encoder under every method: it is a pair, of difference 0. The t interval takes the n
+    seeds; a pair shares objective, seeds, data and views, and differs in the method alone. A weighting without
+    alignment trains the same encoder under every method: it is a pair, of difference 0. The t interval takes the n
     differences as a sample from the configurations that such a grid could have had; differences without any variance
     give the mean itself as both ends. The bootstrap resamples pairs (9,999 times, from a fixed seed) and takes each
     method's best anew. That interval is rough, for the bootstrap of a maximum is not consistent: no resample has a
