@@ -1,6 +1,6 @@
 """The losses against what else there is: time and memory of forward + backward, and how both grow with n.
 
-python benchmarks/losses.py            # the table (a quarter of an hour on two cores; lightly alone needs 10 GB)
+python benchmarks/losses.py            # the table (ten minutes on two cores; lightly alone needs 10 GB)
 python benchmarks/losses.py --scaling  # cost against n, as a plot
 """
 

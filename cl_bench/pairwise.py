@@ -109,6 +109,7 @@ class _LogSumExp(torch.autograd.Function):
             for grad, norm in zip(grads, norms, strict=True)
         ]
         (norm_x, f_x), (norm_y, f_y) = (norms[0], factors[0]), (norms[-1], factors[-1])
+        against = x if y is None else y
         grad_x = torch.zeros_like(x)
         grad_y = grad_x if y is None else torch.zeros_like(y)
         with torch.autocast(x.device.type, enabled=False):
@@ -119,7 +120,7 @@ class _LogSumExp(torch.autograd.Function):
                 else:
                     w = s.exp_().mul_(f_x[g, rows, None] + f_y[g, columns])
                 if ctx.needs_input_grad[0]:
-                    grad_x[g, rows].addmm_(w, (x if y is None else y)[g, columns])
+                    grad_x[g, rows].addmm_(w, against[g, columns])
                 if y is None or ctx.needs_input_grad[1]:
                     grad_y[g, other].addmm_(w[:, other.start - columns.start :].mT, x[g, rows])
         return (
@@ -151,7 +152,8 @@ def _blocks(
     Each is (g, rows, columns, other, block), ``other`` the columns at the block's end that must still be told of its
     rows. All live in one buffer, for the caller to overwrite.
     """
-    n, m = x.shape[1], (x if y is None else y).shape[1]
+    against = x if y is None else y
+    n, m = x.shape[1], against.shape[1]
     elements = GPU_BLOCK_ELEMENTS if x.is_cuda else BLOCK_ELEMENTS
     buffer = x.new_empty(min(n * m, max(MIN_ROWS * m, elements)))
     offset = x.new_full((), -(shift or 0.0))
@@ -162,7 +164,7 @@ def _blocks(
             stop = min(n, start + max(MIN_ROWS, elements // max(1, m - first)))
             rows, columns = slice(start, stop), slice(first, m)
             s = buffer[: (stop - start) * (m - first)].view(stop - start, m - first)
-            torch.addmm(offset, x[g, rows], (x if y is None else y)[g, columns].mT, alpha=scale, out=s)
+            torch.addmm(offset, x[g, rows], against[g, columns].mT, alpha=scale, out=s)
             if group == 1:
                 torch.diagonal(s, offset=start - first).fill_(-torch.inf)
             elif group:

@@ -10,6 +10,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+from hypothesis import settings
+
 from cl_bench.profile import PROFILES, Profile, Row, load_profile
 from cl_bench.records import LEVELS, RANDOM_INIT, Record
 from cl_bench.runner import STAGES, _eval_name
@@ -37,6 +40,16 @@ TINY: dict[str, Any] = {
     **{f"detection.{part}.images": 8 for part in ("train", "test")},
 }
 """Changes to the smoke profile, by dotted key; what is not named here follows it."""
+
+
+def some(examples: int) -> settings:
+    """So many examples of a property, however long each takes."""
+    return settings(max_examples=examples, deadline=None)
+
+
+def rng(seed: int = 0) -> torch.Generator:
+    """A generator of one's own."""
+    return torch.Generator().manual_seed(seed)
 
 
 def tiny_profile(path: Path, **changes: Any) -> Path:

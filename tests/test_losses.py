@@ -9,7 +9,8 @@ from typing import NamedTuple
 import oracles
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from helpers import some
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
@@ -25,10 +26,6 @@ close = partial(torch.testing.assert_close, rtol=1e-7, atol=1e-7)
 seeds = st.integers(0, 9999)
 shapes = st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(2, 5))
 temperatures = st.sampled_from([0.05, 0.2, 1.0, 10.0])
-
-
-def some(n):
-    return settings(max_examples=n, deadline=None)
 
 
 def vectors(*shape, seed=0, dtype=torch.float64):

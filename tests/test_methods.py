@@ -8,7 +8,8 @@ from dataclasses import dataclass, fields, replace
 import matching_oracles as oracles
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from helpers import rng, some
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch.nn.functional import normalize
 
@@ -37,14 +38,6 @@ every_precision = pytest.mark.parametrize("dtype", [torch.float32, torch.float64
 grids = st.tuples(st.integers(1, 4), st.integers(1, 4))
 images = st.integers(1, 3)
 seeds = st.integers(0, 9999)
-
-
-def some(n):
-    return settings(max_examples=n, deadline=None)
-
-
-def rng(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def match(text, views):

@@ -8,7 +8,8 @@ from itertools import permutations, product
 
 import pytest
 import torch
-from hypothesis import given, settings
+from helpers import rng, some
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import ks_2samp
 from torchvision.transforms import RandomResizedCrop
@@ -26,14 +27,6 @@ PLAIN = {**OFF, "jitter": 0.0, "grayscale": 0.0, "mean": (0, 0, 0), "std": (1, 1
 close = partial(torch.testing.assert_close, rtol=1e-5, atol=1e-5)
 sides = st.integers(1, 40)
 seeds = st.integers(0, 9999)
-
-
-def some(n):
-    return settings(max_examples=n, deadline=None)
-
-
-def rng(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def bytes_of(B, H, W, seed=0):
