@@ -222,7 +222,7 @@ def _bootstrap(points: Array) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _one_sided(x: Array, y: Array) -> tuple[float, float, Literal["exact", "permutation"]]:
+def one_sided(x: Array, y: Array) -> tuple[float, float, Literal["exact", "permutation"]]:
     """P(tau as low), P(tau as high) under no association; a random permutation test where there are ties."""
     if len(np.unique(x)) == len(x) and len(np.unique(y)) == len(y):
         less, greater = (stats.kendalltau(x, y, method="exact", alternative=a).pvalue for a in ("less", "greater"))
@@ -251,7 +251,7 @@ def correlate(records: Sequence[Record], level: Level, family: Family = "total",
     if n < 2 or np.ptp(x) == 0 or np.ptp(points[2]) == 0:
         return Correlation(level, family, n, math.nan, math.nan, math.nan, 1.0, 1.0, "none", None, left_out)
     tau = float(stats.kendalltau(x, points[2], variant="b").statistic)
-    less, greater, method = _one_sided(x, points[2])
+    less, greater, method = one_sided(x, points[2])
     low, high = _bootstrap(points) if n >= FEWEST else (math.nan, math.nan)
     return Correlation(level, family, n, tau, low, high, less, greater, method, needed_for(tau, alpha), left_out)
 

@@ -25,7 +25,9 @@ def needed_for(tau: float, alpha: float = 0.05) -> int | None:
 
 def power(n: int, tau: float, alpha: float = 0.05) -> float:
     """Chance that n configurations show a true ``tau`` in its own direction, by ``needed_for``'s approximation."""
-    if n < 2:
-        return 0.0
-    spread = math.sqrt(2 * (2 * n + 5) / (9 * n * (n - 1)))
-    return float(stats.norm.sf(stats.norm.isf(alpha) - abs(tau) / spread))
+    return float(stats.norm.sf(stats.norm.isf(alpha) - abs(tau) / spread(n))) if n >= 2 else 0.0
+
+
+def spread(n: int) -> float:
+    """Standard deviation of tau over n >= 2 configurations without any association or tie."""
+    return math.sqrt(2 * (2 * n + 5) / (9 * n * (n - 1)))

@@ -36,8 +36,8 @@ class Record:
         uniformity: L_u on held-out images by level, at most 0; lower is more uniform.
         performance: Downstream performance in percent by level: ``instance`` linear-evaluation accuracy, ``dense``
             detection AP over IoU .50:.05:.95.
-        extra: Further figures by name: ``coco_ap50`` (percent), and ``matching_precision``, the share in [0, 1] of the
-            positives it was trained on whose cells overlap in the source image, where that is defined.
+        extra: Further figures by name: ``coco_ap50`` or ``voc07_ap50`` (percent), and ``matching_precision``, the share
+            in [0, 1] of the positives it was trained on whose cells overlap in the source image, where that is defined.
         decomposition_error: Largest |loss - (alignment + distribution)| / max(1, |loss|) over the logged steps.
         seconds: Time by stage, as ``pretrain``.
     """

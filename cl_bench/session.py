@@ -299,7 +299,10 @@ class Session:
         except (OSError, ValueError) as error:
             terminalreporter.write_line(f"report: {error}; the records in {self.store.root} are whole", red=True)
         else:
-            terminalreporter.write_line(f"report: {written[0].parent} ({', '.join(p.name for p in written)})")
+            named = [path.name for path in written if path.suffix != ".png"]
+            figures = len(written) - len(named)
+            told = [*named, f"{figures} figure{'s' if figures != 1 else ''}"]
+            terminalreporter.write_line(f"report: {written[0].parent} ({', '.join(told)})")
 
     def _result(self, row: Row) -> RowResult:
         profile = self.profile

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import time
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 from hypothesis import settings
+from rich.console import Console, RenderableType
 
 from cl_bench.profile import PROFILES, Profile, Row, load_profile
 from cl_bench.records import LEVELS, RANDOM_INIT, Record
@@ -82,6 +84,28 @@ def record(config: str, family: str = "info_nce", method: str = "dense_index", s
         config=config,
         seed=seed,
     )
+
+
+def disordered(n: int, inversions: int) -> list[int]:
+    """0 to n - 1, so many pairs in the wrong order: tau with the right one is ``1 - 4 inversions / (n (n - 1))``."""
+    rest, order = list(range(n)), []
+    for k in range(n):
+        order.append(rest.pop(min(inversions, n - 1 - k)))
+        inversions -= min(inversions, n - 1 - k)
+    return order
+
+
+def shown(renderable: RenderableType, width: int) -> str:
+    """What a terminal without colours prints."""
+    console = Console(file=io.StringIO(), width=width, color_system=None, force_terminal=False)
+    console.print(renderable)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def line_of(text: str, name: str, nth: int = 0) -> str:
+    """The nth line that begins so."""
+    return [line for line in text.splitlines() if line.startswith(name)][nth]
 
 
 def plant(

@@ -1,12 +1,20 @@
-"""The printed numbers, spot-checked against the tables and against one another."""
+"""The printed numbers, spot-checked against the tables and against one another; and when ours agrees with them."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from itertools import permutations
+
+import numpy as np
 import pytest
+from helpers import disordered
+from scipy import stats
 
 from cl_bench import paper
-from cl_bench.paper import Score, lookup
-from cl_bench.records import LEVELS
+from cl_bench.claims import Correlation
+from cl_bench.paper import Pair, PaperRow, Score, agreement, inconsistencies, lookup
+from cl_bench.records import LEVELS, Level
 
 
 def test_every_printed_row_is_there_once() -> None:
@@ -38,7 +46,6 @@ def test_spot_checks(row: tuple[str, str, str, str], linear: Score, detection: f
     found = lookup(*row)
     assert found is not None
     assert found.linear == linear and found.detection.tau == detection
-    assert "As printed" in found.note
 
 
 def test_embedded_data_stand_for_the_papers() -> None:
@@ -56,3 +63,167 @@ def test_what_was_not_printed_is_not_there() -> None:
 def test_random_initialisation_is_below_every_mean_of_linear_evaluation() -> None:
     assert paper.RANDOM_INIT == {"instance": 28.04, "dense": 31.93}
     assert all(r.linear.avg > paper.RANDOM_INIT["instance"] for r in paper.ROWS)
+
+
+# ---- what contradicts itself
+
+
+def row(*key: str) -> PaperRow:
+    found = lookup(*key)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize(
+    ("key", "level", "notes"),
+    [
+        (
+            ("stl10", "overlapping", "instance", "total"),
+            "instance",
+            ["avg 66.51, where 70 x 64.39 and 30 x 71.99 give 66.67"],
+        ),
+        (
+            ("stl10", "overlapping", "dense", "total"),
+            "instance",
+            [
+                "avg 63.47, where 70 x 64.61 and 30 x 60.85 give 63.48",
+                "tau -0.32, outside its families' -0.19 and -0.01: it compares across them too",
+            ],
+        ),
+        (
+            ("coco", "overlapping", "instance", "total"),
+            "dense",
+            ["avg 38.09, where 40 x 38.27 and 20 x 37.77 give 38.10", paper.SWAPPED],
+        ),
+        (
+            ("coco", "overlapping", "dense", "total"),
+            "instance",
+            [
+                "avg 50.39, where 40 x 53.41 and 20 x 46.36 give 51.06",
+                "tau -0.01, outside its families' -0.21 and -0.10: it compares across them too",
+            ],
+        ),
+        (("coco", "overlapping", "dense", "info_nce"), "dense", []),
+        (("stl10", "disjoint", "dense", "total"), "dense", []),
+    ],
+)
+def test_notes_on_what_is_printed(key: tuple[str, ...], level: Level, notes: list[str]) -> None:
+    assert row(*key).notes(level) == tuple(notes)
+
+
+def test_all_that_is_noted() -> None:
+    notes = [note for r in paper.ROWS for level in LEVELS for note in r.notes(level)]
+    assert [sum(note.startswith(what) for note in notes) for what in ("avg", "tau", "max", "top10")] == [8, 4, 0, 0]
+    assert notes.count(paper.SWAPPED) == 2 and len(notes) == 14
+    assert "the avg of 8 totals" in paper.NOTE and "the tau of 4 " in paper.NOTE and paper.SWAPPED in paper.NOTE
+    assert "28.04" in paper.RANDOM_NOTE and "31.93" in paper.RANDOM_NOTE
+
+
+FAMILIES = (Score(30, 60, 40, 50, -0.5), Score(10, 70, 60, 65, -0.1))
+
+
+@pytest.mark.parametrize(
+    ("total", "told"),
+    [
+        (Score(40, 70, 45, 66, -0.3), []),
+        (Score(40, 70, 45.01, 65, -0.5), []),  # as far as rounding goes
+        (Score(40, 70, 44.98, 70, -0.1), ["avg 44.98, where 30 x 40.00 and 10 x 60.00 give 45.00"]),
+        (Score(41, 70, 45, 66, -0.3), ["41 models, where the families have 40"]),
+        (Score(40, 69, 45, 66, -0.3), ["max 69.00, where the families' is 70.00"]),
+        (Score(40, 70, 45, 64, -0.3), ["top10 64.00, where a family has 65.00"]),
+        (Score(40, 70, 45, 71, -0.3), ["top10 71.00, where the max is 70.00"]),
+        (Score(40, 70, 45, 66, 0), ["tau 0.00, outside its families' -0.50 and -0.10: it compares across them too"]),
+    ],
+)
+def test_a_total_is_held_against_its_families(total: Score, told: list[str]) -> None:
+    assert inconsistencies(total, FAMILIES) == tuple(told)
+    assert inconsistencies(total, ()) == ()
+
+
+def test_separate_rows_share_no_model_and_leave_none_out() -> None:
+    separate = [r for r in paper.ROWS if r.separate]
+    assert [(r.table, r.loss == "total") for r in separate] == [(1, False)] * 4 + [(2, False)] * 4 + [(3, True)] * 2
+    assert sum(r.linear.models for r in separate) == 100 + 100 + 60 + 60 + 46 + 12
+
+
+@pytest.mark.parametrize("models", [12, 20])
+def test_a_printed_tau_is_told_from_zero_by_the_normal_approximation(models: int) -> None:
+    decided = set()
+    for inversions in range(models * (models - 1) // 2 + 1):
+        found = stats.kendalltau(range(models), disordered(models, inversions), method="asymptotic")
+        score = Score(models, 0, 0, 0, found.statistic)
+        assert score.told_from_zero == (found.pvalue < 0.05)
+        decided.add(score.told_from_zero)
+    assert decided == {True, False}
+
+
+# ---- ours beside it
+
+
+def ours(tau: float, low: float = math.nan, high: float = math.nan, level: Level = "instance") -> Correlation:
+    return Correlation(level, "info_nce", 8, tau, low, high, 0.5, 0.5, "exact", None, ())
+
+
+@pytest.mark.parametrize(
+    ("found", "printed", "sign", "certain"),
+    [
+        (ours(-0.5, -0.8, -0.1), -0.5, "same", True),
+        (ours(0.5, 0.1, 0.8), -0.5, "other", True),
+        (ours(0.5, 0.1, 0.8), 0.5, "same", True),
+        (ours(-0.5, -0.8, 0.1), -0.5, "same", False),
+        (ours(-0.5, -0.8, 0.0), -0.5, "same", False),
+        (ours(-0.5), -0.5, "same", False),  # below four configurations there is no interval
+        (ours(-0.5, -0.8, -0.1), -0.01, "same", False),
+        (ours(-0.5, -0.8, -0.1), 0.03, "other", False),
+        (ours(0.0, -0.4, 0.4), -0.5, "-", False),
+        (ours(math.nan), -0.5, "-", False),
+    ],
+)
+def test_signs(found: Correlation, printed: float, sign: str, certain: bool) -> None:
+    pair = Pair(found, Score(40, 0, 0, 0, printed))
+    assert (pair.sign, pair.certain) == (sign, certain)
+
+
+def pairs(taus: Sequence[float], printed: Sequence[float], level: Level = "instance") -> list[Pair]:
+    rows = zip(taus, printed, strict=True)
+    return [Pair(ours(a, a - 0.2, a + 0.2, level), Score(100, 0, 0, 0, b)) for a, b in rows]
+
+
+def test_agreement_is_counted() -> None:
+    some = pairs([-0.5, -0.1, 0.3, 0.0, math.nan, 0.6], [-0.4, -0.3, -0.2, -0.5, -0.6, 0.01])
+    found = agreement(some)
+    assert (found.rows, found.signed, found.same) == (5, 4, 3)
+    assert (found.certain, found.certain_same) == (2, 1)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("n", [4, 6, 10])
+def test_the_order_of_rows_is_kendalls(n: int, seed: int) -> None:
+    x, y = np.random.default_rng(seed).uniform(-1, 1, size=(2, n)).round(6)
+    found = agreement(pairs(x.tolist(), y.tolist()))
+    wanted = stats.kendalltau(x, y, method="exact", alternative="greater")
+    assert (found.tau, found.p) == pytest.approx((wanted.statistic, wanted.pvalue))
+    assert found.method == "exact"
+
+
+def test_with_ties_the_order_is_that_of_shuffled_rows() -> None:
+    x, y = [-0.5, -0.4, -0.4, 0.1, 0.3, 0.2], [-0.41, -0.31, -0.54, -0.41, 0.03, -0.23]
+    found = agreement(pairs(x, y))
+    tau = stats.kendalltau(x, y).statistic
+    as_large = [stats.kendalltau(x, shuffled).statistic >= tau - 1e-9 for shuffled in permutations(y)]
+    assert found.tau == pytest.approx(tau) and found.method == "permutation"
+    assert found.p == pytest.approx(np.mean(as_large), abs=0.02)
+
+
+def test_where_there_is_no_order() -> None:
+    few, constant = pairs([-0.1, -0.2, -0.3], [-0.1, -0.2, -0.3]), pairs([-0.1, -0.2, -0.3, -0.4], [-0.5] * 4)
+    for some in ([], few, [*few, *pairs([math.nan], [-0.4])], constant):
+        found = agreement(some)
+        assert math.isnan(found.tau) and math.isnan(found.p) and found.method == "none"
+
+
+def test_both_evaluations_together_have_a_tau_and_no_p() -> None:
+    taus, printed = [-0.1, -0.2, -0.3, -0.4], [-0.2, -0.1, -0.3, -0.4]
+    found = agreement(pairs(taus, printed) + pairs(taus, printed, "dense"))
+    assert found.tau == pytest.approx(stats.kendalltau(taus * 2, printed * 2).statistic)
+    assert math.isnan(found.p) and found.rows == 8

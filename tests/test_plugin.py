@@ -185,9 +185,9 @@ def test_verdicts_are_outcomes(
     claims = json.loads((job.report / "claims.json").read_text())
     assert [c["verdict"] for c in claims] == [verdict.value] * 2
     assert [c["claim"]["level"] for c in claims] == ["instance", "dense"]
-    result.stdout.fnmatch_lines(
-        ["*= cl-bench =*", f"- {verdict.value}: *", f"- {verdict.value}: *", f"report: {job.report} *"]
-    )
+    files = "summary.txt, records.csv, claims.json, comparison.csv, paper.csv, paper_tables.tex, report.html"
+    report = f"report: {job.report} ({files}, 1 figure)"
+    result.stdout.fnmatch_lines(["*= cl-bench =*", f"- {verdict.value}: *", f"- {verdict.value}: *", report])
     assert ESCAPE not in result.stdout.str() + result.stderr.str()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import errno
-import io
 import json
 import os
 import re
@@ -13,9 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import record
+from helpers import line_of, record, shown
 from matplotlib.image import imread
-from rich.console import Console
 
 from cl_bench.claims import Claim, IncompleteSweep, Judgement, judge
 from cl_bench.comparison import compare
@@ -77,14 +75,7 @@ def row() -> RowResult:
 
 
 def render(*rows: RowResult, width: int) -> str:
-    console = Console(file=io.StringIO(), width=width, color_system=None, force_terminal=False)
-    console.print(summary_table(rows))
-    assert isinstance(console.file, io.StringIO)
-    return console.file.getvalue()
-
-
-def line_of(text: str, name: str, nth: int = 0) -> str:
-    return [line for line in text.splitlines() if line.startswith(name)][nth]
+    return shown(summary_table(rows), width)
 
 
 @pytest.mark.parametrize("width", [80, 120])
@@ -294,8 +285,11 @@ def test_the_report_is_written_and_read_back(row: RowResult, tmp_path: Path) -> 
         "records.csv",
         "claims.json",
         "comparison.csv",
+        "paper.csv",
+        "paper_tables.tex",
         "single_object-dense_index.png",
         "a_b_c.png",
+        "report.html",
     ]
     assert [f.name for f in files] == names == sorted((f.name for f in files[0].parent.iterdir()), key=names.index)
     assert files[0].read_text() == "".join(f"{line.rstrip()}\n" for line in render(row, other, width=120).splitlines())
@@ -307,7 +301,7 @@ def test_the_report_is_written_and_read_back(row: RowResult, tmp_path: Path) -> 
     claims = json.loads(files[2].read_text())
     assert [c["verdict"] for c in claims] == [j.verdict.value for j in row.judgements]
     assert claims[0]["p_holm"] >= claims[0]["correlation"]["p_negative"] and claims[2]["p_holm"] is None
-    assert re.match(rb"\x89PNG", files[4].read_bytes())
+    assert all(re.match(rb"\x89PNG", file.read_bytes()) for file in files[6:8])
     assert write_report([row, other], files[0].parent) == files
 
 

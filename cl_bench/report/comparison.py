@@ -16,7 +16,7 @@ from rich.text import Text
 from cl_bench.claims import EVALUATIONS, Claim, Verdict
 from cl_bench.comparison import REFERENCE, Comparison, compare
 from cl_bench.records import LEVELS, Level, configurations
-from cl_bench.report.row import COLOURS, UNITS, RowResult, number
+from cl_bench.report.row import COLOURS, RowResult, number
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def comparison_table(rows: Sequence[RowResult]) -> Iterator[RenderableType]:
         for level, lines in groupby(block, lambda line: line.level):
             of_level = list(lines)
             measured = any(line.performance for line in of_level)
-            unit = UNITS[level] if measured else "not measured"
+            unit = of_level[0].row.unit(level) if measured else "not measured"
             yield Text(f"{EVALUATIONS[level].capitalize()} ({unit})", style="underline")
             if measured:
                 yield _level(of_level)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from cl_bench.claims import EVALUATIONS
 from cl_bench.records import LEVELS, Configuration, Level, configurations
-from cl_bench.report.row import UNITS, RowResult
+from cl_bench.report.row import RowResult
 
 MARKERS: Mapping[str, tuple[str, str]] = {"align_uniform": ("o", "$L_a$ & $L_u$"), "info_nce": ("^", "InfoNCE")}
 COLOURS = "viridis"  # even in lightness, so that colour-blind eyes and grey prints can read it
@@ -94,7 +94,7 @@ def _panel(axes: Axes, row: RowResult, level: Level) -> list[Configuration]:
             **scale,
         )
     bar = axes.figure.colorbar(drawn, ax=axes, pad=0.02)
-    bar.set_label(f"{EVALUATIONS[level]} ({UNITS[level]})")
+    bar.set_label(f"{EVALUATIONS[level]} ({row.unit(level)})")
     untrained = row.untrained(level)
     if untrained:
         mean = sum(untrained) / len(untrained)

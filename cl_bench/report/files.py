@@ -1,4 +1,4 @@
-"""The report as files: text, CSV, JSON and figures, each written whole or not at all."""
+"""The report as files: text, CSV, JSON, LaTeX, figures and HTML, each written whole or not at all."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import json
 import os
 import re
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,9 @@ from rich.console import Console
 from cl_bench.claims import holm
 from cl_bench.records import LEVELS, Record
 from cl_bench.report.comparison import comparison_lines
+from cl_bench.report.html import report_html
+from cl_bench.report.latex import paper_latex
+from cl_bench.report.paper_tables import PaperLine, footnotes, paper_lines
 from cl_bench.report.row import RowResult
 from cl_bench.report.tables import summary_table
 from cl_bench.store import write_atomically
@@ -28,10 +31,17 @@ _AGAINST = (
     *("reference", "pairs", "mean_difference", "mean_low", "mean_high", "best_difference", "best_low", "best_high"),
     *("p", "margin", "verdict", "left_out"),
 )
+_PAPER = (
+    *("table", "data", "views", "scheme", "loss", "level", "row", "dataset", "n", "tau", "tau_low", "tau_high"),
+    *("verdict", "paper_n", "paper_tau", "sign", "certain", "separate", "avg", "paper_avg", "marks", "notes"),
+)
 
 
 def write_report(rows: Sequence[RowResult], directory: str | os.PathLike[str]) -> list[Path]:
-    """Writes ``summary.txt``, ``records.csv``, ``claims.json``, ``comparison.csv`` and a PNG a row.
+    """Writes the run as text, tables and figures.
+
+    ``summary.txt``, ``records.csv``, ``claims.json``, ``comparison.csv``, ``paper.csv``, ``paper_tables.tex``, a
+    PNG a row, and ``report.html``: the summary and the figures in one file.
 
     Args:
         rows: The run.
@@ -56,13 +66,17 @@ def write_report(rows: Sequence[RowResult], directory: str | os.PathLike[str]) -
         "records.csv": _csv(rows),
         "claims.json": _claims(rows),
         "comparison.csv": _comparison(rows),
+        "paper.csv": _paper(rows),
+        "paper_tables.tex": paper_latex(rows),
     }
     written = [_write(folder / name, text.encode()) for name, text in contents.items()]
+    figures = []
     for name, row in zip(names, rows, strict=True):
         image = io.BytesIO()
         row_figure(row, image)
-        written.append(_write(folder / name, image.getvalue()))
-    return written
+        figures.append(image.getvalue())
+        written.append(_write(folder / name, figures[-1]))
+    return [*written, _write(folder / "report.html", report_html(rows, figures).encode())]
 
 
 def _write(path: Path, content: bytes) -> Path:
@@ -118,6 +132,40 @@ def _comparison(rows: Sequence[RowResult]) -> str:
             values["verdict"] = line.verdict or ""
         writer.writerow({**about, **{name: "" if value != value else value for name, value in values.items()}})
     return out.getvalue()
+
+
+def _paper(rows: Sequence[RowResult]) -> str:
+    """One line a printed row and level of which this run has a row; a cell is empty where there is nothing to tell."""
+    lines = paper_lines(rows)
+    letters = footnotes(lines)
+    out = io.StringIO()
+    writer = csv.DictWriter(out, _PAPER, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(_beside(line, letters) for line in lines)
+    return out.getvalue()
+
+
+def _beside(line: PaperLine, letters: Mapping[str, str]) -> dict[str, Any]:
+    printed, ours, score = line.printed, line.correlation, line.pair.printed
+    about = {name: getattr(printed, name) for name in ("table", "data", "views", "scheme", "loss", "separate")}
+    values = {"n": ours.n, "tau": ours.tau, "tau_low": ours.low, "tau_high": ours.high}
+    avg, paper_avg = line.averages or ("", "")
+    return {
+        **about,
+        **{name: "" if value != value else value for name, value in values.items()},
+        "level": line.level,
+        "row": line.row.name,
+        "dataset": line.row.dataset,
+        "verdict": " ".join(j.verdict for j in line.judgements),
+        "paper_n": score.models,
+        "paper_tau": score.tau,
+        "sign": line.pair.sign,
+        "certain": line.pair.certain,
+        "avg": avg,
+        "paper_avg": paper_avg,
+        "marks": line.marks(letters),
+        "notes": "; ".join(line.notes),
+    }
 
 
 def _claims(rows: Sequence[RowResult]) -> str:

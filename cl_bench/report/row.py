@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
+from rich.text import Text
+
+from cl_bench import paper
 from cl_bench.claims import Claim, Correlation, Judgement, Verdict, correlate
+from cl_bench.paper import PaperRow
 from cl_bench.records import FAMILIES, LEVELS, Family, Level, Record
 
-UNITS: dict[Level, str] = {"instance": "accuracy, %", "dense": "AP, %"}
+Metric = Literal["coco_ap", "voc07_ap"]
+NAMES: dict[Family, str] = {"align_uniform": "L_a & L_u", "info_nce": "InfoNCE", "total": "total"}
+AP_UNITS: dict[Metric, str] = {"coco_ap": "AP, %", "voc07_ap": "VOC07 AP, %"}
 COLOURS = {Verdict.SUPPORTED: "green", Verdict.REFUTED: "red", Verdict.INCONCLUSIVE: "yellow"}
 
 
@@ -34,6 +42,8 @@ class RowResult:
         known: Claims that the profile is known not to reproduce, each with its reason.
         alpha: One-sided level of the claims.
         margin: By how many percentage points a method may fall behind and still count as no worse.
+        dataset: What ``data`` was drawn from: ``scenes``, ``stl10``, ``coco``.
+        detection_metric: What detection's performance is; its value at IoU .50 is ``extra[f"{detection_metric}50"]``.
     """
 
     name: str
@@ -52,6 +62,8 @@ class RowResult:
     known: tuple[tuple[Claim, str], ...] = ()
     alpha: float = 0.05
     margin: float = 1.0
+    dataset: str = "scenes"
+    detection_metric: Metric = "coco_ap"
 
     @cached_property
     def correlations(self) -> dict[tuple[Level, Family], Correlation]:
@@ -63,6 +75,22 @@ class RowResult:
             for level in LEVELS
             for family in FAMILIES
         }
+
+    def unit(self, level: Level) -> str:
+        """What performance is counted in."""
+        return "accuracy, %" if level == "instance" else AP_UNITS[self.detection_metric]
+
+    def printed(self, family: Family) -> PaperRow | None:
+        """The paper's row that this one answers to."""
+        return paper.lookup(self.data, self.views, self.scheme, family)
+
+    def of_papers_data(self, printed: PaperRow) -> bool:
+        """Whether a printed row's encoders saw the same data set, so that figures can be compared and not only taus."""
+        return printed.data in (self.data, self.dataset)
+
+    def of_papers_setting(self, printed: PaperRow, level: Level) -> bool:
+        """Whether performance is of the same data set and metric as a printed row's."""
+        return self.of_papers_data(printed) and (level == "instance" or self.detection_metric == paper.METRIC)
 
     def untrained(self, level: Level) -> list[float]:
         """Performance of the randomly initialised encoders, percent."""
@@ -83,3 +111,8 @@ class RowResult:
 def number(value: float) -> str:
     """Five characters: two decimals, one from 100 on."""
     return f"{value:.2f}" if value < 99.995 else f"{value:.1f}"
+
+
+def verdicts(judgements: Sequence[Judgement]) -> Text:
+    """One a line, in colour."""
+    return Text("\n").join(Text(j.verdict.value, style=f"bold {COLOURS[j.verdict]}") for j in judgements)

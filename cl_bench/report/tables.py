@@ -14,11 +14,13 @@ from rich.text import Text
 
 from cl_bench import paper
 from cl_bench.claims import EVALUATIONS, Judgement, Verdict, holm
-from cl_bench.records import FAMILIES, LEVELS, RANDOM_INIT, Family, Level, configurations
+from cl_bench.paper import PaperRow
+from cl_bench.records import FAMILIES, LEVELS, RANDOM_INIT, Level, configurations
 from cl_bench.report.comparison import comparison_notes, comparison_table
-from cl_bench.report.row import COLOURS, UNITS, RowResult, number
+from cl_bench.report.paper_tables import paper_notes, paper_tables
+from cl_bench.report.row import COLOURS, NAMES, Metric, RowResult, number, verdicts
 
-NAMES: dict[Family, str] = {"align_uniform": "L_a & L_u", "info_nce": "InfoNCE", "total": "total"}
+AP_NAMES: dict[Metric, str] = {"coco_ap": "COCO AP", "voc07_ap": "VOC07 11-point AP"}
 BEST = 10
 
 
@@ -27,10 +29,10 @@ def summary_table(rows: Sequence[RowResult]) -> Group:
 
     A table for each row and evaluation, one line a family: models, best, mean, mean of the best ten, tau with its
     interval and the verdict; the paper's line and the untrained encoders; beneath it every claim in a sentence. Then
-    dense methods that share data and views, against each other.
+    dense methods that share data and views, against each other, and the paper's tables beside ours.
     """
     blocks = [block for row in rows for block in _row(row)]
-    return Group(*blocks, *comparison_table(rows), *_notes(rows))
+    return Group(*blocks, *comparison_table(rows), *paper_tables(rows), *_notes(rows))
 
 
 def _row(row: RowResult) -> Iterator[RenderableType]:
@@ -43,7 +45,7 @@ def _row(row: RowResult) -> Iterator[RenderableType]:
         yield Text(f"matching precision: {mean:.2f} of the positives are correct ({shares})", style="dim")
     measured = row.measured
     for level in LEVELS:
-        unit = UNITS[level] if level in measured else "not measured"
+        unit = row.unit(level) if level in measured else "not measured"
         yield Text(f"{EVALUATIONS[level].capitalize()} ({unit})", style="underline")
         if level in measured:
             yield _level(row, level, header=level == measured[0])
@@ -84,22 +86,23 @@ def _level(row: RowResult, level: Level, *, header: bool) -> Table:
             NAMES[family],
             *_statistics([c.performance for c in kept]),
             str(row.correlations[level, family]),
-            _verdicts([j for j in of_level if j.claim.about_tau]) if family == "total" else "",
+            verdicts([j for j in of_level if j.claim.about_tau]) if family == "total" else "",
             style="bold" if family == "total" else "",
         )
     if level == "dense":
-        ap50 = [r.extra["coco_ap50"] for r in row.records if r.status == "complete" and "coco_ap50" in r.extra]
+        name = f"{row.detection_metric}50"
+        ap50 = [r.extra[name] for r in row.records if r.status == "complete" and name in r.extra]
         table.add_row("AP50", *_statistics(ap50), style="dim")
     for family in FAMILIES:
-        printed = paper.lookup(row.data, row.views, row.scheme, family)
+        printed = row.printed(family)
         if printed is not None:
             score = printed.score(level)
             figures = (f"{v:.2f}" for v in (score.max, score.avg, score.top10, score.tau))
-            where = f"on {paper.SETTING_NAMES[printed.data]}*"
+            where = _setting(row, printed, level)
             table.add_row(f"paper, {NAMES[family]}", str(score.models), *figures, where, style="dim")
     untrained = row.untrained(level)
     spread = f"sd {statistics.stdev(untrained):.2f} over {len(untrained)} seeds" if len(untrained) > 1 else ""
-    verdict = _verdicts([j for j in of_level if j.claim.kind == "at_random_level"])
+    verdict = verdicts([j for j in of_level if j.claim.kind == "at_random_level"])
     table.add_row("untrained", *_statistics(untrained), spread, verdict, style="dim")
     return table
 
@@ -114,8 +117,11 @@ def _statistics(performance: Sequence[float]) -> tuple[str, str, str, str]:
     return str(len(performance)), top, mean, mean_of_best + few
 
 
-def _verdicts(judgements: Sequence[Judgement]) -> Text:
-    return Text("\n").join(Text(j.verdict.value, style=f"bold {COLOURS[j.verdict]}") for j in judgements)
+def _setting(row: RowResult, printed: PaperRow, level: Level) -> str:
+    """In what a printed row's figures are not to be compared with ours; empty where they are."""
+    if row.of_papers_setting(printed, level):
+        return ""
+    return f"in {paper.METRIC_NAME}*" if row.of_papers_data(printed) else f"on {paper.SETTING_NAMES[printed.data]}*"
 
 
 def _notes(rows: Sequence[RowResult]) -> Iterator[Text]:
@@ -127,11 +133,24 @@ def _notes(rows: Sequence[RowResult]) -> Iterator[Text]:
         *dict.fromkeys(f"detection: {row.detection_protocol}" for row in rows),
         *_precision_notes(rows),
         *comparison_notes(rows),
-        "AP: average precision, averaged over IoU .50 to .95 in steps of .05; AP50: at .50 alone, run by run.",
-        f"*: the paper's own numbers, of another setting ({paper.SOURCE}). {paper.NOTE}",
+        *dict.fromkeys(
+            f"AP: {AP_NAMES[row.detection_metric]}, averaged over IoU .50 to .95 in steps of .05; AP50: at .50 alone, "
+            "run by run."
+            for row in rows
+        ),
+        *_printed_notes(rows),
+        *paper_notes(rows),
         _multiplicity([j for row in rows for j in row.judgements]),
     ]
     return (Text(note, style="dim") for note in notes)
+
+
+def _printed_notes(rows: Sequence[RowResult]) -> Iterator[str]:
+    shown = [(row, p, level) for row in rows for p in map(row.printed, FAMILIES) if p for level in row.measured]
+    if any(_setting(*line) for line in shown):
+        yield f"*: the paper's own numbers, of another setting ({paper.SOURCE}). {paper.NOTE}"
+    elif shown:
+        yield f"paper: its own numbers ({paper.SOURCE}). {paper.NOTE}"
 
 
 def _multiplicity(judgements: Sequence[Judgement]) -> str:

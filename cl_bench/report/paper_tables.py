@@ -1,0 +1,204 @@
+"""Our rows beside the paper's Tables 1 to 3: tau, sign and order."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from string import ascii_lowercase
+
+from rich.console import JustifyMethod, RenderableType
+from rich.rule import Rule
+from rich.table import Table
+from rich.text import Text
+
+from cl_bench import paper
+from cl_bench.claims import EVALUATIONS, Correlation, Judgement
+from cl_bench.paper import Agreement, Pair, PaperRow, agreement
+from cl_bench.power import FEWEST
+from cl_bench.records import LEVELS, Level, configurations
+from cl_bench.report.row import NAMES, RowResult, number, verdicts
+
+TITLE = "Beside the paper's Tables 1-3"
+SHORT: dict[Level, str] = {"instance": "linear", "dense": "detection"}
+_COLUMNS: tuple[tuple[str, int, JustifyMethod], ...] = (
+    ("\nrow", 9, "left"),
+    ("evalu-\nation", 9, "left"),
+    ("\nn", 3, "right"),
+    ("our tau-b\n[95 % interval]", 20, "right"),
+    ("\nverdict", 12, "left"),
+    ("\nn", 3, "right"),
+    ("paper\ntau-b", 5, "right"),
+    ("", 3, "left"),  # marks
+    ("\nsign", 6, "left"),
+)
+
+
+@dataclass(frozen=True)
+class PaperLine:
+    """A printed row at a level, with our row that answers to it."""
+
+    row: RowResult
+    printed: PaperRow
+    level: Level
+
+    @property
+    def group(self) -> str:
+        """What the line stands under."""
+        row, printed = self.row, self.printed
+        views = ", disjoint views" if printed.views == "disjoint" else ""
+        ours = row.dataset if row.of_papers_data(printed) else f"{row.data} {row.dataset}"
+        setting = f"{paper.SETTING_NAMES[printed.data]}, {printed.scheme} scheme{views}"
+        return f"Table {printed.table}: {setting} (ours: {ours})"
+
+    @property
+    def correlation(self) -> Correlation:
+        """Ours."""
+        return self.row.correlations[self.level, self.printed.loss]
+
+    @property
+    def judgements(self) -> list[Judgement]:
+        """On our tau: of a total only."""
+        judged = [j for j in self.row.judgements if j.claim.about_tau and j.claim.level == self.level]
+        return judged if self.printed.loss == "total" else []
+
+    @property
+    def pair(self) -> Pair:
+        """Our tau and the paper's."""
+        return Pair(self.correlation, self.printed.score(self.level))
+
+    @property
+    def sign(self) -> str:
+        """``same``, ``other`` or ``-``, with a ``?`` where one of the two is not told from 0."""
+        pair = self.pair
+        return pair.sign if pair.sign == "-" or pair.certain else f"{pair.sign}?"
+
+    @property
+    def averages(self) -> tuple[float, float] | None:
+        """Mean performance of ours and of the paper's (percent), where data set and metric are the paper's."""
+        kept, _ = configurations(self.row.records, self.level, self.printed.loss)
+        if not kept or not self.row.of_papers_setting(self.printed, self.level):
+            return None
+        return statistics.fmean(c.performance for c in kept), self.printed.score(self.level).avg
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """On what is printed."""
+        return self.printed.notes(self.level)
+
+    def marks(self, footnotes: Mapping[str, str]) -> str:
+        """The letters of its notes."""
+        return "".join(sorted(footnotes[note] for note in self.notes))
+
+
+def paper_lines(rows: Sequence[RowResult]) -> list[PaperLine]:
+    """In the paper's order, what was measured of our rows of the paper's two schemes, index-wise matching being dense.
+
+    A row of another matching strategy is left out: the paper prints none of it.
+    """
+    ours = [(row, [row.printed(family) for family in NAMES]) for row in rows if row.method == paper.METHODS[row.scheme]]
+    return [
+        PaperLine(row, printed, level)
+        for printed in paper.ROWS
+        for row, answers in ours
+        if printed in answers
+        for level in row.measured
+    ]
+
+
+def footnotes(lines: Sequence[PaperLine]) -> dict[str, str]:
+    """The letter of each note on what is printed, in the order in which the lines need them."""
+    return dict(zip(dict.fromkeys(note for line in lines for note in line.notes), ascii_lowercase, strict=False))
+
+
+def agreements(lines: Sequence[PaperLine]) -> list[tuple[str, Agreement]]:
+    """By evaluation, and both together where there are two; of the rows that share no model."""
+    separate = [line for line in lines if line.printed.separate]
+    levels = [level for level in LEVELS if any(line.level == level for line in separate)]
+    found = [(EVALUATIONS[level], agreement([s.pair for s in separate if s.level == level])) for level in levels]
+    return [*found, ("both", agreement([s.pair for s in separate]))] if len(found) > 1 else found
+
+
+def order(found: Agreement) -> str:
+    """Rank agreement in words."""
+    if math.isnan(found.tau):
+        return "too few rows" if found.rows < FEWEST else "undefined"
+    return f"{found.tau:.2f}" + ("" if math.isnan(found.p) else f", p = {found.p:.2g} ({found.method})")
+
+
+def paper_tables(rows: Sequence[RowResult]) -> Iterator[RenderableType]:
+    """A line for each printed row and evaluation of which this run has a row; needs 80 columns and no colour."""
+    lines = paper_lines(rows)
+    if not lines:
+        return
+    marks = footnotes(lines)
+    yield Rule(Text(TITLE, style="bold"), align="left", style="dim")
+    for group, of_group in groupby(lines, lambda line: line.group):
+        yield Text(group, style="underline")
+        yield _table(list(of_group), marks, header=group == lines[0].group)
+    yield Text()
+    yield _agreement(lines)
+    yield from (Text(f"{mark}: {note}", style="dim") for note, mark in marks.items())
+    yield Text()
+
+
+def _table(lines: Sequence[PaperLine], marks: Mapping[str, str], *, header: bool) -> Table:
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim", show_header=header)
+    for name, width, justify in _COLUMNS:
+        table.add_column(name, width=width, justify=justify, no_wrap=True)
+    for line in lines:
+        score, averages = line.printed.score(line.level), line.averages
+        ours, printed = ("", "") if averages is None else (f"\navg {number(averages[0])}", f"\n{averages[1]:.2f}")
+        table.add_row(
+            NAMES[line.printed.loss],
+            SHORT[line.level],
+            str(line.correlation.n),
+            f"{line.correlation}{ours}",
+            verdicts(line.judgements),
+            str(score.models),
+            f"{score.tau:.2f}{printed}",
+            line.marks(marks),
+            line.sign,
+            style="bold" if line.printed.loss == "total" else "",
+        )
+    return table
+
+
+def _agreement(lines: Sequence[PaperLine]) -> Table:
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")
+    table.add_column("\nrows that share no model", width=24, no_wrap=True)
+    columns = {"\nrows": 4, "signs\nagree": 8, "of them\nwithout ?": 9, "order of the rows\n(tau-b, one-sided p)": 29}
+    for name, width in columns.items():
+        table.add_column(name, width=width, justify="right", no_wrap=True)
+    for name, found in agreements(lines):
+        same, certain = f"{found.same} of {found.signed}", f"{found.certain_same} of {found.certain}"
+        table.add_row(name, str(found.rows), same, certain, order(found))
+    return table
+
+
+def paper_notes(rows: Sequence[RowResult]) -> Iterator[str]:
+    """What is compared, what a sign is worth and what agreement does not mean; nothing where nothing is compared."""
+    lines = paper_lines(rows)
+    if not lines:
+        return
+    taus = [row.score(level).tau for row in paper.ROWS for level in LEVELS]
+    yield (
+        f"beside the paper: to its schemes answer {' and '.join(paper.METHODS.values())}, its dense matching being "
+        "index-wise; of other strategies it prints nothing. sign: whether both taus lie on one side of 0; ?: one of "
+        "them is not told from 0, since our interval holds 0 (or there is none, below four configurations), or since "
+        "so many models without any correlation give a tau as large as the paper's 5 times in 100 or more (normal "
+        "approximation; it prints no interval)."
+    )
+    yield (
+        "agreement is counted over rows that share no model: families, and the totals of Table 3, whose families are "
+        f"not printed. It is a count and no test: {sum(tau < 0 for tau in taus)} of the paper's {len(taus)} taus are "
+        "negative, so that whatever makes ours negative agrees, and our rows share a grid, seeds and evaluation "
+        "images. order: Kendall's tau-b of our rows' taus with the paper's; its p takes rows as exchangeable, "
+        "which rows of unlike n are but roughly, and there is none for both evaluations, which are of the same models."
+    )
+    if any(line.printed.table == 1 for line in lines):
+        yield f"Table 1: {paper.RANDOM_NOTE}."
+    if any(line.averages for line in lines):
+        yield "avg: mean performance, beside the paper's below its tau; only where data set and metric are the paper's."
