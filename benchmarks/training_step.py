@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from cl_bench.data import load
 from cl_bench.encoders import build_encoder
-from cl_bench.pretrain import _forward
+from cl_bench.forward import forward
 from cl_bench.profile import Row, load_profile
 from cl_bench.registry import Registry, spec_of
 from cl_bench.spec import PretrainSpec
@@ -70,7 +70,7 @@ def shares(spec: PretrainSpec) -> dict[str, float]:
         x = torch.cat([pair[0][0], pair[1][0]]).contiguous(memory_format=torch.channels_last)
         feature_map = timed("encoder", lambda x=x: encoder(x))
         cut = feature_map.detach().requires_grad_()
-        views = timed("head", lambda cut=cut, pair=pair: _forward(_Given(cut), head, method, pair))  # type: ignore[arg-type]
+        views = timed("head", lambda cut=cut, pair=pair: forward(_Given(cut), head, method, pair))  # type: ignore[arg-type]
         z1, z2 = (z.detach().requires_grad_() for z in (views.z1, views.z2))
         at_z = replace(views, z1=z1, z2=z2)
         terms = timed("loss", lambda at_z=at_z: method.checked_loss(at_z, spec.objective))

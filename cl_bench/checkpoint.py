@@ -15,15 +15,14 @@ from cl_bench.store import Run, StoreWarning
 
 EVERY = 300.0
 """Seconds of training between two checkpoints, which is what a kill costs at most."""
-NAME = "checkpoint.pt"
 State = dict[str, Any]
 
 
 class Checkpoint:
-    """The checkpoint of one run."""
+    """The checkpoint of one training of a run: of its encoder, or of a detector on it."""
 
-    def __init__(self, run: Run, device: torch.device) -> None:
-        self._run, self._device = run, device
+    def __init__(self, run: Run, device: torch.device, name: str = "checkpoint") -> None:
+        self._run, self._device, self._name = run, device, f"{name}.pt"
         self._begun = self._saved = time.monotonic()
         self._before = 0.0
 
@@ -34,7 +33,7 @@ class Checkpoint:
 
     def load(self) -> State | None:
         """The state to go on from; None where there is none. One that is not what was written is set aside."""
-        path = self._run.path / NAME
+        path = self._run.path / self._name
         try:
             content = path.read_bytes()
         except FileNotFoundError:
@@ -63,12 +62,12 @@ class Checkpoint:
         torch.save({"seconds": self.seconds, "state": state}, buffer)
         payload = buffer.getvalue()
         try:
-            self._run.write_bytes(NAME, hashlib.sha256(payload).digest() + payload)
+            self._run.write_bytes(self._name, hashlib.sha256(payload).digest() + payload)
         except OSError as error:
-            why = f"{self._run.path / NAME}: not written ({error.strerror}); training goes on without"
+            why = f"{self._run.path / self._name}: not written ({error.strerror}); training goes on without"
             warnings.warn(why, StoreWarning, stacklevel=2)
         self._saved = time.monotonic()
 
     def clear(self) -> None:
         """The training has ended."""
-        (self._run.path / NAME).unlink(missing_ok=True)
+        (self._run.path / self._name).unlink(missing_ok=True)

@@ -65,6 +65,11 @@ def cells(feature_map: Tensor) -> Tensor:
     return feature_map.flatten(2).transpose(1, 2)
 
 
+def widened(features: Tensor) -> Tensor:
+    """In float32 at least: what autocast left in half precision."""
+    return features.float() if features.dtype in (torch.bfloat16, torch.float16) else features
+
+
 def unit(features: Tensor) -> Tensor:
     """(..., C) -> unit vectors; features that are all 0 (dead cells) all take the one constant direction."""
     return unit_and_norm(features)[0]
@@ -90,4 +95,4 @@ class ProjectionHead(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, P, C) -> (B, P, D) unit-norm projections."""
-        return unit(self.net(features))
+        return unit(widened(self.net(features)))

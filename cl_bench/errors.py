@@ -20,11 +20,29 @@ class NameTakenError(MethodError):
         self.name = name
 
 
+class OutOfMemory(RuntimeError):
+    """The device cannot hold what a stage needs; the message says what to try."""
+
+
 class SpecError(ValueError):
     """A profile, option or setting that makes no sense; its message is one line for the user."""
+
+
+class DataError(SpecError):
+    """A data set that is not there, is not what it should be, or cannot be decoded; its message is one line."""
+
+
+class DataWarning(UserWarning):
+    """Images that were left out of a data set, by name."""
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
     """``"; did you mean 'x'?"`` when something is near, else nothing."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def first_line(error: BaseException) -> str:
+    """An error's type and the first line of its message."""
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from cl_bench.encoders import Encoder, ProjectionHead
-from cl_bench.errors import Diverged, MethodError, NameTakenError, nearest
+from cl_bench.errors import Diverged, MethodError, NameTakenError, first_line, nearest
 from cl_bench.losses import alignment, info_nce, uniformity
 from cl_bench.records import RANDOM_INIT, Level
 from cl_bench.spec import AlignUniform, EncoderSpec, InfoNCE
@@ -26,6 +26,9 @@ Option = bool | int | float | str
 
 EVERY = "all"
 """What ``--method`` takes for every method there is."""
+
+NO_MEMORY = (torch.OutOfMemoryError, MemoryError)
+"""Not a method's own fault, wherever it is raised."""
 
 REGISTERED: dict[str, type[Method]] = {}
 """The methods defined in this process, by name; those of a plugin that a ``Registry`` loads are moved there."""
@@ -152,7 +155,7 @@ class Method:
     def _telling_where(self) -> Iterator[None]:
         try:
             yield
-        except (Diverged, MethodError):
+        except (Diverged, MethodError, *NO_MEMORY):
             raise
         except (Exception, SystemExit) as error:  # a plugin may raise anything; the user is told where
             own = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename) == self.file]
@@ -224,9 +227,3 @@ def _as(kind: type, value: Option, what: str) -> Option:
         except ValueError:
             pass
     raise MethodError(f"{what} takes {kind.__name__}, got {value!r}")
-
-
-def first_line(error: BaseException) -> str:
-    """An error's type and the first line of its message."""
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from cl_bench.data import Dataset
+from cl_bench.data.dataset import take
 from cl_bench.encoders import Encoder, cells, pooled, unit
 from cl_bench.errors import Diverged
 from cl_bench.losses import alignment, uniformity
@@ -48,8 +49,9 @@ def measure(
     """
     draws = torch.Generator().manual_seed(spec.seed)
     maps: tuple[list[torch.Tensor], list[torch.Tensor]] = ([], [])
-    for images in torch.split(data.images, BATCH):
-        for kept, (view, _) in zip(maps, two_views(images.to(device), augment, policy, draws), strict=True):
+    for index in torch.split(torch.arange(len(data)), BATCH):
+        pair = two_views(take(data.images, index), augment, policy, draws, device)
+        for kept, (view, _) in zip(maps, pair, strict=True):
             kept.append(encoder(view.contiguous(memory_format=torch.channels_last)))
     first, second = (torch.cat(kept) for kept in maps)
     if not bool(torch.isfinite(first).all() & torch.isfinite(second).all()):

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, get_args
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from cl_bench.claims import Claim
 from cl_bench.errors import SpecError, nearest
 from cl_bench.records import RANDOM_INIT, Level
 from cl_bench.spec import (
+    DATASETS,
     AlignUniform,
     AugmentSpec,
     Count,
@@ -67,6 +69,18 @@ class Grid(Frozen):
     t: Positive = 2.0
     scope: Scope = "same_index"
 
+    @field_validator("weightings", mode="before")
+    @classmethod
+    def _product(cls, value: Any) -> Any:
+        """Every pair of ``{w_a = [...], w_u = [...]}``, or the pairs themselves."""
+        if (
+            isinstance(value, dict)
+            and value.keys() == {"w_a", "w_u"}
+            and all(isinstance(v, list) for v in value.values())
+        ):
+            return list(product(value["w_a"], value["w_u"]))
+        return value
+
     @model_validator(mode="after")
     def _distinct(self) -> Grid:
         names = [o.config for o in self.objectives()]
@@ -109,12 +123,22 @@ class Known(Frozen):
     reason: Annotated[str, Field(min_length=10)]
 
 
-class _Sources(Frozen):
-    """Data, augmentation and held-out images of one kind of pre-training data."""
+class Sources(Frozen):
+    """One kind of pre-training data: what to train on, and the images to measure on.
+
+    ``optimiser`` and ``grid`` are the profile's where left out; in a file they say only what differs from it, and
+    ``disjoint`` (the grid for disjoint views) what differs from ``grid``.
+    """
 
     data: DataSpec
     heldout: DataSpec
     augment: AugmentSpec
+    optimiser: OptimiserSpec | None = None
+    grid: Grid | None = None
+    disjoint: Grid | None = None
+
+
+KINDS = get_args(DataKind)
 
 
 class Profile(Frozen):
@@ -126,9 +150,9 @@ class Profile(Frozen):
     random_inits: Count = 3
     encoder: EncoderSpec
     optimiser: OptimiserSpec
-    single_object: _Sources
-    multi_object: _Sources
     grid: Grid
+    single_object: Sources
+    multi_object: Sources
     measure_t: Positive = 1.0
     measure_scope: Scope = "same_index"
     linear: LinearSpec
@@ -136,17 +160,60 @@ class Profile(Frozen):
     claims: ClaimsSpec = ClaimsSpec()
     known: tuple[Known, ...] = ()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, raw: Any) -> Any:
+        """What one kind of data says otherwise than the profile is completed by what the profile says."""
+        if not isinstance(raw, dict):
+            return raw
+        out = dict(raw)
+        for kind in KINDS:
+            if isinstance(own := raw.get(kind), dict):
+                optimiser = _over(raw.get("optimiser"), own.get("optimiser"))
+                grid = _over(raw.get("grid"), own.get("grid"))
+                disjoint = _over(grid or raw.get("grid"), own.get("disjoint"))
+                out[kind] = {**own, "optimiser": optimiser, "grid": grid, "disjoint": disjoint}
+        return out
+
     @model_validator(mode="after")
-    def _enough_images(self) -> Profile:
-        for kind in ("single_object", "multi_object"):
-            images = getattr(self, kind).data.images
-            if images < self.optimiser.batch:
-                raise ValueError(f"{kind}.data.images is {images}, less than a batch of {self.optimiser.batch}")
+    def _consistent(self) -> Profile:
+        for kind in KINDS:
+            sources = self.sources(kind)
+            images, batch = sources.data.count, self.optimiser_of(kind).batch
+            if images < batch:
+                raise ValueError(f"{kind}.data.images is {images}, less than a batch of {batch}")
+            for part in (sources.data, sources.heldout):
+                if part.kind != kind:
+                    raise ValueError(f"{kind} takes {kind} data, got {part.name} {part.split}, which is {part.kind}")
         return self
+
+    def with_data(self, change: Callable[[DataSpec], DataSpec]) -> Profile:
+        """The same setting with each data set as ``change`` gives it."""
+        parts = dict.fromkeys(KINDS, ("data", "heldout")) | dict.fromkeys(("linear", "detection"), ("train", "test"))
+        changed = {
+            table: (held := getattr(self, table)).model_copy(update={p: change(getattr(held, p)) for p in names})
+            for table, names in parts.items()
+        }
+        return self.model_copy(update=changed)
+
+    def sources(self, kind: DataKind) -> Sources:
+        """What is said of one kind of pre-training data."""
+        found: Sources = getattr(self, kind)
+        return found
+
+    def optimiser_of(self, kind: DataKind) -> OptimiserSpec:
+        """How an encoder is trained on that data."""
+        return self.sources(kind).optimiser or self.optimiser
+
+    def grid_of(self, kind: DataKind, views: Views) -> Grid:
+        """The points of a sweep on that data."""
+        sources = self.sources(kind)
+        return (sources.disjoint if views == "disjoint" else None) or sources.grid or self.grid
 
     def sweep(self, row: Row) -> tuple[RunSpec, ...]:
         """Every encoder of a row: the grid's objectives, seed after seed, for those of one seed share their views."""
-        return tuple(self._run(row, o, seed) for seed in range(self.seeds) for o in self.grid.objectives())
+        objectives = self.grid_of(row.data, row.views).objectives()
+        return tuple(self._run(row, o, seed) for seed in range(self.seeds) for o in objectives)
 
     def random_init(self) -> tuple[RunSpec, ...]:
         """The untrained encoders of the reference row; shared by all rows."""
@@ -159,7 +226,7 @@ class Profile(Frozen):
         return {Claim(k.claim, k.level): k.reason for k in self.known if (k.method, k.data, k.views) == about}
 
     def _run(self, row: Row, objective: InfoNCE | AlignUniform | RandomInit, seed: int) -> RunSpec:
-        sources: _Sources = getattr(self, row.data)
+        sources = self.sources(row.data)
         return RunSpec(
             pretrain=PretrainSpec(
                 method=row.method,
@@ -168,7 +235,7 @@ class Profile(Frozen):
                 views=row.views,
                 augment=sources.augment,
                 encoder=self.encoder,
-                optimiser=self.optimiser,
+                optimiser=self.optimiser_of(row.data),
                 seed=seed,
             ),
             measure=MeasureSpec(data=sources.heldout, t=self.measure_t, scope=self.measure_scope),
@@ -180,26 +247,81 @@ class Profile(Frozen):
 def load_profile(name: str, settings: Sequence[str] = ()) -> Profile:
     """The profile of that name or TOML file, with ``key.path=value`` settings applied.
 
+    A file may name another profile as its ``base`` (a file relative to its own place), and says only what differs.
+
     Raises:
         SpecError: No such profile, a file that is not TOML, an unknown key or a value that makes no sense; the message
             names the key and the nearest right one.
     """
-    path = Path(name) if name.endswith(".toml") else PROFILES / f"{name}.toml"
-    if not path.is_file():
-        known = sorted(p.stem for p in PROFILES.glob("*.toml"))
-        raise SpecError(
-            f"no profile {name!r}{nearest(name, known)}; profiles: {', '.join(known)}, or a TOML file's path"
-        )
-    try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SpecError(f"profile {path}: not valid TOML: {error}") from None
+    path = profile_file(name)
+    raw = _read(path)
     for setting in settings:
         _apply(raw, setting)
     try:
         return Profile.model_validate({"name": path.stem, **raw})
     except ValidationError as error:
         raise SpecError(f"profile {path.name}: {_one_line(error)}") from None
+
+
+def profile_file(name: str, beside: Path = Path()) -> Path:
+    """The TOML file of a profile, by its name or path.
+
+    Raises:
+        SpecError: There is none; the message names the nearest.
+    """
+    path = beside / name if name.endswith(".toml") else PROFILES / f"{name}.toml"
+    if not path.is_file():
+        known = sorted(p.stem for p in PROFILES.glob("*.toml"))
+        raise SpecError(
+            f"no profile {name!r}{nearest(name, known)}; profiles: {', '.join(known)}, or a TOML file's path"
+        )
+    return path
+
+
+def profile_files(path: Path) -> list[Path]:
+    """A profile's file and those it is based on, the nearest first.
+
+    Raises:
+        SpecError: As ``profile_file``; a file that is not TOML, or a base that leads back to itself.
+    """
+    found = [path]
+    while (base := _parse(found[-1]).get("base")) is not None:
+        following = profile_file(str(base), found[-1].parent)
+        if following.resolve() in [p.resolve() for p in found]:
+            raise SpecError(f"profile {found[-1]}: its base {base!r} leads back to itself")
+        found.append(following)
+    return found
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """What a profile's file and its bases say, the nearer before the farther; a data set of another name is another."""
+    raw: dict[str, Any] = {}
+    for file in reversed(profile_files(path)):
+        raw = _merged(raw, _parse(file))
+    raw.pop("base", None)
+    return raw
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SpecError(f"profile {path}: not valid TOML: {error}") from None
+
+
+def _merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    if "name" in change and change["name"] != base.get("name"):
+        return change
+    out = dict(base)
+    for key, value in change.items():
+        both = isinstance(value, dict) and isinstance(base.get(key), dict)
+        out[key] = _merged(base[key], value) if both else value
+    return out
+
+
+def _over(base: Any, change: Any) -> Any:
+    """A table completed by another; anything else as it is."""
+    return {**base, **change} if isinstance(base, dict) and isinstance(change, dict) else change
 
 
 def _apply(raw: dict[str, Any], setting: str) -> None:
@@ -223,11 +345,18 @@ def _one_line(error: ValidationError) -> str:
     """The first complaint of pydantic, as a person would put it."""
     # A misspelt key is also a missing one: say which was meant.
     first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
-    where = ".".join(str(part) for part in first["loc"]) or "profile"
+    # pydantic says which data set of the union was meant: not a key that anybody wrote.
+    path = [part for i, part in enumerate(first["loc"]) if not (i and part in DATASETS)]
+    where = ".".join(str(part) for part in path) or "profile"
     rest = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if first["type"] == "extra_forbidden":
         fields = _fields_at(Profile, first["loc"][:-1])
-        return f"unknown key {where!r}{nearest(str(first['loc'][-1]), fields)}{rest}"
+        return f"unknown key {where!r}{nearest(str(path[-1]), fields)}{rest}"
+    if first["type"] == "union_tag_invalid":
+        name = first["input"].get("name")
+        return (
+            f"{where}: no data set {name!r}{nearest(str(name), list(DATASETS))}; data sets: {', '.join(DATASETS)}{rest}"
+        )
     if first["type"] == "missing":
         return f"{where} is missing{rest}"
     if first["type"] == "value_error":  # of a whole table, and has said what it got
@@ -237,8 +366,10 @@ def _one_line(error: ValidationError) -> str:
 
 def _fields_at(model: type[BaseModel], path: Sequence[int | str]) -> list[str]:
     for part in path:
+        if part in DATASETS:
+            model = DATASETS[str(part)]
         annotation = model.model_fields[str(part)].annotation if str(part) in model.model_fields else None
-        for inner in (annotation, *get_args(annotation)):  # a table, or a list of tables
+        for inner in (annotation, *get_args(annotation)):  # a table, a list of tables, or a table that may be left out
             if isinstance(inner, type) and issubclass(inner, BaseModel):
                 model = inner
     return list(model.model_fields)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from cl_bench.records import Record
 from cl_bench.spec import RunSpec
@@ -75,6 +75,22 @@ class Display:
 
             yield refresh
             self._write(console)
+
+    @contextmanager
+    def bar(self, console: Console) -> Iterator[Callable[[str, int, int], None]]:
+        """A bar for each thing that is got ready, as (name, done, total); without a terminal a line when it is."""
+        columns = TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn()
+        with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bars:
+            tasks: dict[str, TaskID] = {}
+
+            def on_step(name: str, done: int, total: int) -> None:
+                if name not in tasks:
+                    tasks[name] = bars.add_task(name)
+                bars.update(tasks[name], completed=done, total=total)
+                if done == total and not console.is_terminal:
+                    console.print(f"{name}: {total:,} images", highlight=False, markup=False, soft_wrap=True)
+
+            yield on_step
 
     def _write(self, console: Console) -> None:
         """What finished since."""

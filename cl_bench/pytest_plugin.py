@@ -34,6 +34,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--set", action="append", default=[], metavar="key.path=value", help="change a value of the profile, repeatable"
     )
     add("--seeds", type=int, metavar="N", help="seeds a configuration (default: the profile's)")
+    add("--data-root", metavar="DIR", help="where STL-10, COCO and VOC lie, for a profile that takes them")
+    add("--download", action="store_true", help="get missing data sets into --data-root, where torchvision can")
+    add("--detector", metavar="torchvision|detectron2", help="backend of detection (default: the profile's)")
     add("--device", default="auto", metavar="auto|cpu|cuda[:i]", help="where to train (default: auto)")
     add("--jobs", type=int, metavar="N", help="worker processes (default: one a core on a CPU, one on a GPU)")
     add("--store", default=".cl_bench", metavar="DIR", help="where results are kept (default: .cl_bench)")

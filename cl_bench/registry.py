@@ -11,8 +11,8 @@ from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
 
-from cl_bench.errors import MethodError, NameTakenError, nearest
-from cl_bench.method import EVERY, REGISTERED, Method, Option, first_line
+from cl_bench.errors import MethodError, NameTakenError, first_line, nearest
+from cl_bench.method import EVERY, REGISTERED, Method, Option
 from cl_bench.spec import MethodSpec
 
 BUILT_IN = Path(__file__).resolve().parent.parent / "methods"

@@ -7,7 +7,6 @@ import math
 import os
 import platform
 import sys
-import time
 from collections.abc import Callable
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -15,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from cl_bench import __version__
-from cl_bench.errors import Diverged, MethodError
+from cl_bench.errors import Diverged, MethodError, OutOfMemory
 from cl_bench.records import RANDOM_INIT, Record
 from cl_bench.spec import RunSpec
 from cl_bench.store import Run, Store
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
 
     import torch
 
+    from cl_bench.data import Places
     from cl_bench.encoders import Encoder
     from cl_bench.registry import Registry
 
@@ -35,7 +35,7 @@ STAGES = ("measure", "linear", "detection")
 FIELDS = {
     "measure": {"alignment", "uniformity"},
     "linear": {"accuracy"},
-    "detection": {"coco_ap", "coco_ap50"},
+    "detection": {"coco_ap", "coco_ap50", "voc07_ap", "voc07_ap50"},
 }
 
 
@@ -58,6 +58,7 @@ def load_record(spec: RunSpec, store: Store) -> Record | None:
     pretrain = spec.pretrain
     share = status.get("matching_precision")
     precision = {} if share is None else {"matching_precision": share}
+    aps = {name: evals["detection"][name] for name in sorted(FIELDS["detection"])} if whole else {}
     return Record(
         key=pretrain.key,
         case=spec.case,
@@ -71,17 +72,22 @@ def load_record(spec: RunSpec, store: Store) -> Record | None:
         detail=detail,
         alignment=evals.get("measure", {}).get("alignment", {}),
         uniformity=evals.get("measure", {}).get("uniformity", {}),
-        performance={"instance": evals["linear"]["accuracy"], "dense": evals["detection"]["coco_ap"]} if whole else {},
-        extra={"coco_ap50": evals["detection"]["coco_ap50"], **precision} if whole else {},
+        performance={"instance": evals["linear"]["accuracy"], "dense": aps[spec.detection.metric]} if whole else {},
+        extra={**aps, **precision} if whole else {},
         decomposition_error=status["decomposition_error"],
         seconds={"pretrain": status["seconds"], **{stage: e["seconds"] for stage, e in evals.items()}},
     )
 
 
 def compute(
-    spec: RunSpec, store: Store, registry: Registry, device: torch.device, on_step: OnStep | None = None
+    spec: RunSpec,
+    store: Store,
+    registry: Registry,
+    device: torch.device,
+    on_step: OnStep | None = None,
+    places: Places | None = None,
 ) -> bool:
-    """Compute what the store lacks of a run.
+    """Compute what the store lacks of a run; ``places`` is where data sets other than the embedded one lie.
 
     Returns:
         False, having done nothing, when another process is at work on this run.
@@ -89,22 +95,25 @@ def compute(
     Raises:
         MethodError: The plugin failed; nothing is stored, so that the next run tries again.
         OSError: The store cannot be written; what it held before is whole.
+        OutOfMemory: A stage needs more than there is; of this stage nothing is stored.
     """
     run = store.run(spec.pretrain.key)
     with run.locked() as mine:
         if not mine:
             return False
         with _output_to(run):
-            encoder = _pretrained(spec, run, registry, device, on_step)
+            with _room_for("pre-training", spec):
+                encoder = _pretrained(spec, run, registry, device, on_step, places)
             if encoder is not None:
                 for stage in STAGES:
                     if _read_evaluation(spec, run, stage) is None:
-                        _evaluate(stage, spec, run, encoder, device, on_step)
+                        with _room_for(stage, spec):
+                            _evaluate(stage, spec, run, encoder, device, on_step, places)
         return True
 
 
 def _pretrained(
-    spec: RunSpec, run: Run, registry: Registry, device: torch.device, on_step: OnStep | None
+    spec: RunSpec, run: Run, registry: Registry, device: torch.device, on_step: OnStep | None, places: Places | None
 ) -> Encoder | None:
     """The pre-trained encoder, from the store or trained now; None when it diverged."""
     import safetensors.torch
@@ -136,7 +145,7 @@ def _pretrained(
     report = partial(on_step, "pre-training") if on_step else None
     checkpoint = Checkpoint(run, device)
     try:
-        done = pretrain(spec.pretrain, method, load(spec.pretrain.data), device, report, checkpoint)
+        done = pretrain(spec.pretrain, method, load(spec.pretrain.data, places), device, report, checkpoint)
     except Diverged as error:
         outcome = {"status": "diverged", "detail": f"pre-training: {error}", "decomposition_error": 0.0}
         run.write("status", {**outcome, "seconds": checkpoint.seconds, "provenance": provenance})
@@ -164,9 +173,16 @@ def _pretrained(
 
 
 def _evaluate(
-    stage: str, spec: RunSpec, run: Run, encoder: Encoder, device: torch.device, on_step: OnStep | None
+    stage: str,
+    spec: RunSpec,
+    run: Run,
+    encoder: Encoder,
+    device: torch.device,
+    on_step: OnStep | None,
+    places: Places | None,
 ) -> None:
     """Run one evaluation and store it; one that diverges is stored as such."""
+    from cl_bench.checkpoint import Checkpoint
     from cl_bench.data import load
     from cl_bench.evaluate.detection import evaluate_detection
     from cl_bench.evaluate.linear import evaluate_linear
@@ -174,24 +190,24 @@ def _evaluate(
 
     augment = spec.pretrain.augment
     report = partial(on_step, stage) if on_step else None
-    clock = time.perf_counter()
+    checkpoint = Checkpoint(run, device, _eval_name(spec, stage))
     result: dict[str, Any]
     try:
         if stage == "measure":
-            held_out = load(spec.measure.data)
+            held_out = load(spec.measure.data, places)
             result = dict(measure(encoder, held_out, spec.measure, augment, spec.pretrain.views, device))
         elif stage == "linear":
-            train, test = load(spec.linear.train), load(spec.linear.test)
+            train, test = load(spec.linear.train, places), load(spec.linear.test, places)
             accuracy = evaluate_linear(encoder, train, test, spec.linear, augment.mean, augment.std, device, report)
             result = {"accuracy": accuracy}
         else:
-            train, test = load(spec.detection.train), load(spec.detection.test)
-            result = dict(
-                evaluate_detection(encoder, train, test, spec.detection, augment.mean, augment.std, device, report)
-            )
+            train, test = load(spec.detection.train, places), load(spec.detection.test, places)
+            plan, colours = spec.detection, (augment.mean, augment.std)
+            result = dict(evaluate_detection(encoder, train, test, plan, *colours, device, report, checkpoint))
     except Diverged as error:
         result = {"diverged": str(error)}
-    run.write(_eval_name(spec, stage), {**result, "seconds": time.perf_counter() - clock, "provenance": _versions()})
+    run.write(_eval_name(spec, stage), {**result, "seconds": checkpoint.seconds, "provenance": _versions()})
+    checkpoint.clear()
 
 
 def _read_status(run: Run) -> dict[str, Any] | None:
@@ -222,6 +238,39 @@ def _versions() -> dict[str, str]:
         "python": platform.python_version(),
         "machine": platform.machine(),
     }
+
+
+@contextmanager
+def _room_for(stage: str, spec: RunSpec) -> Iterator[None]:
+    """Say what to try where memory is out."""
+    from cl_bench.method import NO_MEMORY
+
+    try:
+        yield
+    except (RuntimeError, *NO_MEMORY) as error:
+        if isinstance(error, NO_MEMORY) or "DefaultCPUAllocator" in str(error):
+            raise OutOfMemory(f"{stage}: out of memory with {_smaller(stage, spec)}") from None
+        raise
+
+
+def _smaller(stage: str, spec: RunSpec) -> str:
+    """What a stage has in memory at a time, and the setting that halves it."""
+    if stage == "pre-training":
+        batch = spec.pretrain.optimiser.batch
+        tried = spec.pretrain.optimiser.chunk or batch
+        half = max((n for n in range(2, tried // 2 + 1) if batch % n == 0), default=0)
+        kept = "loss and gradients stay the whole batch's, batch norm's statistics become the chunk's"
+        what, advice = f"{tried} images of a batch of {batch}", half and f"--set optimiser.chunk={half} ({kept})"
+    elif stage == "linear":
+        half = spec.linear.batch // 2
+        what, advice = f"a batch of {spec.linear.batch}", half and f"--set linear.batch={half}"
+    elif stage == "detection":
+        half, rate = spec.detection.batch // 2, spec.detection.lr * (spec.detection.batch // 2) / spec.detection.batch
+        advice = half and f"--set detection.batch={half} --set detection.lr={rate:g}"
+        what = f"a batch of {spec.detection.batch}"
+    else:
+        what, advice = f"the features of {spec.measure.data.count:,} images", ""
+    return f"{what}; try {advice or '--device cpu'}"
 
 
 @contextmanager

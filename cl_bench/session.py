@@ -15,20 +15,22 @@ from rich.console import Console
 
 from cl_bench.claims import Claim, Judgement
 from cl_bench.comparison import REFERENCE
-from cl_bench.engines.local import ComputationError, LocalEngine, default_jobs, torch_device
-from cl_bench.errors import MethodError, SpecError
+from cl_bench.engines.local import ComputationError, LocalEngine, default_jobs, usable_devices
+from cl_bench.errors import MethodError, SpecError, first_line
+from cl_bench.origins import origins
 from cl_bench.profile import Profile, Row, load_profile
 from cl_bench.progress import Display
-from cl_bench.records import Record
-from cl_bench.report import RowResult, plan_table, summary_table, write_report
+from cl_bench.records import RANDOM_INIT, Record
+from cl_bench.report import RowResult, origins_table, plan_table, summary_table, write_report
 from cl_bench.runner import load_record
-from cl_bench.spec import MethodSpec, RunSpec
+from cl_bench.spec import DataSpec, MethodSpec, RunSpec, ScenesSpec
 from cl_bench.store import Store
 
 if TYPE_CHECKING:
     from _pytest.outcomes import Failed
     from _pytest.terminal import TerminalReporter
 
+    from cl_bench.data.finder import Finder
     from cl_bench.registry import Registry
 else:
     Failed = pytest.fail.Exception
@@ -62,7 +64,29 @@ class Session:
         """The validated profile."""
         option = self.config.option
         seeds = [] if option.seeds is None else [f"seeds={option.seeds}"]
-        return _or_usage_error(lambda: load_profile(option.profile, [*option.set, *seeds]))
+        detector = [] if option.detector is None else [f"detection.detector={option.detector}"]
+        profile = _or_usage_error(lambda: load_profile(option.profile, [*option.set, *seeds, *detector]))
+        return profile.with_data(self._found)
+
+    def _found(self, spec: DataSpec) -> DataSpec:
+        return spec if isinstance(spec, ScenesSpec) else self.data.found(spec)
+
+    @cached_property
+    def data(self) -> Finder:
+        """Where data sets are, and which are missing."""
+        from cl_bench.data import Places
+        from cl_bench.data.finder import Finder
+
+        option = self.config.option
+        if option.download and option.data_root is None:
+            raise pytest.UsageError("--download needs --data-root DIR, where to put what it gets")
+        root = None if option.data_root is None else self.config.invocation_params.dir / option.data_root
+        return Finder(Places.of(self.store.root, root), fetch=option.download and not self._is_worker)
+
+    @property
+    def _is_worker(self) -> bool:
+        """Whether this is a worker of pytest-xdist."""
+        return hasattr(self.config, "workerinput")
 
     @cached_property
     def methods(self) -> list[MethodSpec]:
@@ -126,17 +150,17 @@ class Session:
     @cached_property
     def engine(self) -> LocalEngine:
         """Who computes what is missing."""
-        device = self.check_engine()
-        jobs = self.config.option.jobs or default_jobs(device)
+        devices = self.check_engine()
+        jobs = self.config.option.jobs or default_jobs(devices)
         _ = self.methods  # by now the registry knows the files that --method names
-        return LocalEngine(self.store, self.registry.places, device, jobs, self.display)
+        return LocalEngine(self.store, self.registry.places, devices, jobs, self.display, self.data.places.root)
 
-    def check_engine(self) -> str:
-        """The device, if it works and the number of workers makes sense."""
+    def check_engine(self) -> list[str]:
+        """The devices, if they work and the number of workers makes sense."""
         option = self.config.option
         if option.jobs is not None and option.jobs < 1:
             raise pytest.UsageError(f"--jobs must be at least 1, got {option.jobs}")
-        return str(_or_usage_error(lambda: torch_device(option.device)))
+        return _or_usage_error(lambda: usable_devices(option.device))
 
     @cached_property
     def display(self) -> Display:
@@ -167,7 +191,7 @@ class Session:
     def _console(self) -> Console:
         """Where pytest writes; silent in pytest-xdist workers, which have no terminal."""
         reporter: TerminalReporter | None = self.config.pluginmanager.getplugin("terminalreporter")
-        if reporter is None or hasattr(self.config, "workerinput"):
+        if reporter is None or self._is_worker:
             return Console(quiet=True)
         if reporter._tw.width_of_current_line:  # ensure_newline() would have pytest write the file's name again
             reporter._tw.line()
@@ -184,8 +208,14 @@ class Session:
         option = self.config.option
         if option.plan and getattr(option, "numprocesses", None):
             raise pytest.UsageError("--plan runs nothing: leave out -n")
-        if option.set or option.seeds is not None or option.profile != "smoke":
+        if option.download or option.data_root is not None:
+            _ = self.data
+        if option.set or option.seeds is not None or option.profile != "smoke" or option.detector is not None:
             _ = self.profile
+        if option.detector is not None:
+            from cl_bench.evaluate.detection import check_detector
+
+            _or_usage_error(lambda: check_detector(option.detector))
         if option.method:
             _ = self.methods
         if option.jobs is not None or option.device != "auto":
@@ -238,13 +268,50 @@ class Session:
         if not wanted:
             return
         if self.config.option.plan:
-            state = {
-                name: [(s, s.pretrain.objective.config, load_record(s, self.store)) for s in specs]
-                for name, specs in wanted.items()
-            }
-            self._console().print(plan_table(state, self.profile.claims.alpha, self.engine.jobs))
+            self._plan(wanted)
         else:
-            self.submit([spec for specs in wanted.values() for spec in specs])
+            specs = [spec for specs in wanted.values() for spec in specs]
+            self._prepare([spec for spec in specs if load_record(spec, self.store) is None])
+            self.submit(specs)
+
+    def _plan(self, wanted: dict[str, list[RunSpec]]) -> None:
+        """Show what would run, how long it takes, what data is missing and where the profile's values are from."""
+        console, option = self._console(), self.config.option
+        state = {
+            name: [(s, s.pretrain.objective.config, load_record(s, self.store)) for s in specs]
+            for name, specs in wanted.items()
+        }
+        estimates = {name: self._timed(name, wanted[name][0]) for name, cases in state.items() if not _stored(cases)}
+        estimates = {name: stages for name, stages in estimates.items() if stages}
+        console.print(plan_table(state, self.profile.claims.alpha, self.engine.jobs, estimates))
+        for line in dict.fromkeys(self.data.missing.values()):
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(origins_table(_or_usage_error(lambda: origins(option.profile, option.set))))
+
+    def _timed(self, row: str, spec: RunSpec) -> dict[str, float]:
+        """Seconds an encoder of a row takes here, by stage."""
+        import torch
+
+        from cl_bench.estimate import estimate
+
+        device, method = torch.device(self.check_engine()[0]), None
+        self._console().print(f"timing a few steps of {row} on {device} ...", highlight=False, markup=False)
+        if device.type == "cpu":
+            torch.set_num_threads(1)  # as a worker has
+        if spec.pretrain.method.name != RANDOM_INIT:
+            method = self.registry.resolve(str(spec.pretrain.method))
+        try:
+            return estimate(spec, method, device)
+        except (MethodError, ValueError, RuntimeError) as error:  # a plan that cannot time one row is one all the same
+            self._console().print(f"{row} could not be timed: {first_line(error)}", highlight=False, markup=False)
+            return {}
+
+    def _prepare(self, specs: Sequence[RunSpec]) -> None:
+        """Find and decode the data of what is to be computed, before any of it is."""
+        data = {d for spec in specs for d in spec.data_sets if not isinstance(d, ScenesSpec)}
+        if data:
+            with self.display.bar(self._console()) as on_step:
+                _or_usage_error(lambda: self.data.prepare(data, on_step))
 
     def _wanted(self, items: Sequence[pytest.Item]) -> dict[str, list[RunSpec]]:
         """Specs by row."""
@@ -317,12 +384,14 @@ class Session:
             method=str(row.method),
             scheme=row.method.level,
             data=row.data,
+            dataset=profile.sources(row.data).data.name,
             views=row.views,
             records=stored(sweep),
             random_init=stored(profile.random_init()),
             judgements=tuple(self._judgements.get(row.name, {}).values()),
             expected=len(sweep),
             profile=profile.name,
+            detection_metric=profile.detection.metric,
             detection_protocol=profile.detection.sentence,
             linear_protocol=profile.linear.sentence,
             known=tuple(profile.known_failures(row).items()),
@@ -334,6 +403,10 @@ class Session:
         """Stop the workers, however the session ends."""
         if "engine" in self.__dict__:
             self.engine.close()
+
+
+def _stored(cases: Sequence[tuple[RunSpec, str, Record | None]]) -> bool:
+    return any(record is not None for _, _, record in cases)
 
 
 def claim_of(node: Any) -> Claim:

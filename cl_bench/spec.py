@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from cl_bench.records import RANDOM_INIT, Level
 
@@ -18,6 +18,7 @@ Views = Literal["overlapping", "disjoint"]
 EncoderName = Literal["small_cnn", "resnet18"]
 Scope = Literal["same_index", "other_images", "all_pairs"]
 Negatives = Literal["both_views", "cross_view", "ntxent"]
+Precision = Literal["float32", "bfloat16"]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
@@ -35,8 +36,8 @@ class Frozen(BaseModel):
         return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-class DataSpec(Frozen):
-    """A set of images: ``images`` of them, ``size`` pixels square, drawn from ``seed``."""
+class ScenesSpec(Frozen):
+    """Embedded scenes: ``images`` of them, ``size`` pixels square, drawn from ``seed``."""
 
     name: Literal["scenes"] = "scenes"
     kind: DataKind
@@ -45,9 +46,109 @@ class DataSpec(Frozen):
     size: Annotated[int, Field(ge=16)]
     seed: Annotated[int, Field(ge=0)] = 0
 
+    @property
+    def count(self) -> int:
+        """How many images."""
+        return self.images
+
+    def __str__(self) -> str:
+        return f"{self.images:,} images"
+
+
+class FilesSpec(Frozen):
+    """Images of a data set under ``--data-root``.
+
+    ``short_side``: larger images are scaled down to it when they are decoded; None keeps every pixel. ``limit``: the
+    first so many; None takes all. ``broken``: what to do about an image that cannot be decoded. ``source``: what lies
+    under the data root (a digest of the annotations and of the files' sizes), which is settled when it is found there.
+    """
+
+    name: str
+    split: str
+    short_side: Annotated[int, Field(ge=16)] | None = None
+    limit: Count | None = None
+    broken: Literal["refuse", "leave_out"] = "refuse"
+    source: str = ""
+
+    @property
+    def published(self) -> int:
+        """How many images the published split has."""
+        raise NotImplementedError
+
+    @property
+    def count(self) -> int:
+        """How many images, of the published data set."""
+        return min(self.published, self.limit or self.published)
+
+    def __str__(self) -> str:
+        first = "" if self.limit is None else f"the first {self.limit:,} of "
+        return f"{first}{self.name} {self.split}"
+
+
+class STL10Spec(FilesSpec):
+    """STL-10 (Coates, Ng, Lee, AISTATS 2011): 96 x 96 pixels; ``train`` and ``test`` are labelled."""
+
+    name: Literal["stl10"]
+    split: Literal["train", "test", "unlabeled", "train+unlabeled"]
+    kind: Literal["single_object"] = "single_object"
+
+    @property
+    def published(self) -> int:
+        """How many images the published split has."""
+        return {"train": 5_000, "test": 8_000, "unlabeled": 100_000, "train+unlabeled": 105_000}[self.split]
+
+
+class COCOSpec(FilesSpec):
+    """COCO 2017 (Lin et al., ECCV 2014), with the boxes of its objects."""
+
+    name: Literal["coco"]
+    split: Literal["train2017", "val2017"]
+    kind: Literal["multi_object"] = "multi_object"
+
+    @property
+    def published(self) -> int:
+        """How many images the published split has."""
+        return {"train2017": 118_287, "val2017": 5_000}[self.split]
+
+
+class VOCSpec(FilesSpec):
+    """PASCAL VOC (Everingham et al., IJCV 2010), with the boxes of its objects and which of them are difficult."""
+
+    name: Literal["voc"]
+    split: Literal["trainval2007", "trainval2012", "trainval2007+2012", "test2007"]
+    kind: Literal["multi_object"] = "multi_object"
+
+    @property
+    def published(self) -> int:
+        """How many images the published split has."""
+        sizes = {"trainval2007": 5_011, "trainval2012": 11_540, "trainval2007+2012": 16_551, "test2007": 4_952}
+        return sizes[self.split]
+
+
+DATASETS: dict[str, type[ScenesSpec | STL10Spec | COCOSpec | VOCSpec]] = {
+    "scenes": ScenesSpec,
+    "stl10": STL10Spec,
+    "coco": COCOSpec,
+    "voc": VOCSpec,
+}
+
+
+def _dataset(value: Any) -> str:
+    """The data set that a table or a spec names; one that names none is of scenes."""
+    return str(value.get("name", "scenes") if isinstance(value, dict) else getattr(value, "name", ""))
+
+
+DataSpec = Annotated[
+    Annotated[ScenesSpec, Tag("scenes")]
+    | Annotated[STL10Spec, Tag("stl10")]
+    | Annotated[COCOSpec, Tag("coco")]
+    | Annotated[VOCSpec, Tag("voc")],
+    Discriminator(_dataset),
+]
+
 
 class AugmentSpec(Frozen):
-    """How a view is drawn; probabilities and strengths as in torchvision."""
+    """How a view is drawn; probabilities and strengths as in torchvision. ``blur_sigma`` is in pixels of the view."""
 
     size: Annotated[int, Field(ge=8)]
     scale: tuple[Positive, Positive] = (0.2, 1.0)
@@ -59,6 +160,8 @@ class AugmentSpec(Frozen):
     saturation: NonNegative = 0.4
     hue: Annotated[float, Field(ge=0, le=0.5)] = 0.1
     grayscale: Annotated[float, Field(ge=0, le=1)] = 0.2
+    blur: Annotated[float, Field(ge=0, le=1)] = 0.0
+    blur_sigma: tuple[Positive, Positive] = (0.1, 2.0)
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[Positive, Positive, Positive] = (0.229, 0.224, 0.225)
 
@@ -68,6 +171,8 @@ class AugmentSpec(Frozen):
             raise ValueError(f"scale must be low, high with high <= 1, got {self.scale}")
         if self.ratio[0] > self.ratio[1]:
             raise ValueError(f"ratio must be low, high, got {self.ratio}")
+        if self.blur_sigma[0] > self.blur_sigma[1]:
+            raise ValueError(f"blur_sigma must be low, high, got {self.blur_sigma}")
         return self
 
 
@@ -80,7 +185,13 @@ class EncoderSpec(Frozen):
 
 
 class OptimiserSpec(Frozen):
-    """SGD over ``epochs`` passes; the rate follows ``schedule`` after ``warmup`` steps."""
+    """SGD over ``epochs`` passes; the rate follows ``schedule`` after ``warmup`` steps.
+
+    ``precision``: of the encoder's and the head's arithmetic (autocast); losses are in float32 always. ``compile``:
+    the encoder through ``torch.compile``. ``chunk``: how many images go through the encoder at a time, for a card
+    that cannot hold the batch: loss and gradients are those of the whole batch (GradCache, Gao et al., RepL4NLP
+    2021), batch norm's statistics those of the chunk.
+    """
 
     batch: Annotated[int, Field(ge=2)]
     epochs: Count
@@ -91,6 +202,15 @@ class OptimiserSpec(Frozen):
     milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
     warmup: Annotated[int, Field(ge=0)] = 0
     log_every: Count = 10
+    precision: Precision = "float32"
+    compile: bool = False
+    chunk: Annotated[int, Field(ge=2)] | None = None
+
+    @model_validator(mode="after")
+    def _whole_chunks(self) -> OptimiserSpec:
+        if self.chunk is not None and self.batch % self.chunk:
+            raise ValueError(f"chunk must divide the batch of {self.batch}, got {self.chunk}")
+        return self
 
 
 class InfoNCE(Frozen):
@@ -175,13 +295,19 @@ class MeasureSpec(Frozen):
 class LinearSpec(Frozen):
     """Linear evaluation of the pooled feature of a frozen encoder.
 
-    ``cached``: features computed once, without augmentation. ``standardise``: scaled by the training set's mean and
-    standard deviation, so that a short schedule does not measure the scale of the features.
+    ``augmented`` (inherited: Wang & Isola, ICML 2020): each epoch sees each image anew, a random crop of ``scale``
+    resized to ``size`` pixels and flipped with probability a half. ``cached``: features computed once, without
+    augmentation. Both test on the centre ``size`` pixels of the image resized to a short side of ``resize``; without
+    ``size`` images are taken as they are. ``standardise``: features scaled by the training set's mean and standard
+    deviation, so that a short schedule does not measure their scale.
     """
 
     train: DataSpec
     test: DataSpec
-    protocol: Literal["cached"] = "cached"
+    protocol: Literal["cached", "augmented"] = "cached"
+    size: Annotated[int, Field(ge=8)] | None = None
+    resize: Annotated[int, Field(ge=8)] | None = None
+    scale: tuple[Positive, Positive] = (0.08, 1.0)
     standardise: bool
     epochs: Count = 100
     batch: Count = 128
@@ -191,45 +317,87 @@ class LinearSpec(Frozen):
     gamma: Positive = 0.2
     seed: int = 0
 
+    @model_validator(mode="after")
+    def _sizes(self) -> LinearSpec:
+        if self.protocol == "augmented" and (self.size is None or self.standardise):
+            raise ValueError("protocol 'augmented' takes a size, and features as they are (standardise = false)")
+        if (self.size is None) != (self.resize is None) or (self.size or 0) > (self.resize or 0):
+            raise ValueError(f"size and resize go together, size <= resize, got {self.size} and {self.resize}")
+        return self
+
     @property
     def sentence(self) -> str:
         """The protocol, for the table."""
         scaled = " standardised" if self.standardise else ""
-        sizes = f"{self.train.images:,} images to train, {self.test.images:,} to test"
-        return f"frozen encoder, {self.protocol}{scaled} features, {self.epochs} epochs, {sizes}"
+        what = "images augmented anew each epoch" if self.protocol == "augmented" else f"cached{scaled} features"
+        sizes = f"{self.train} to train, {self.test} to test"
+        return f"frozen encoder, {what}, {self.epochs} epochs, {sizes}"
 
 
 class DetectionSpec(Frozen):
     """Faster R-CNN C4. ``frozen``: the encoder's weights and statistics stay; ``finetune``: all are trained.
 
-    ``anchors`` are in pixels (root of the area), ``aspect_ratios`` height over width; ``milestones`` are shares of
-    ``iterations``; samples and proposals are counted an image.
+    ``metric`` is the performance that claims are about; all of them are recorded. ``anchors`` are in pixels (root of
+    the area), ``aspect_ratios`` height over width; ``milestones`` are shares of ``iterations``; samples and proposals
+    are counted an image. ``short_sides``: a training image is resized to one of them, drawn at random, a test image to
+    ``test_short_side``, neither to more than ``long_side``; left out, images are taken as they are. ``flip``: the
+    probability that a training image is mirrored. ``mean``, ``std``: of the pixels; the pre-training's where left out.
+    ``weight_decay_norm``: of batch norm's weights; as the others' where left out. ``warmup_start``: share of ``lr`` at
+    step 0; 1 / (``warmup`` + 1) where left out. ``precise_norm``: after the last step batch norm's statistics are taken
+    anew over so many training batches; 0 keeps the running ones. ``roi_aligned``, ``roi_sampling``: RoIAlign's
+    half-pixel shift and its samples a bin and axis (0: as many as it has cells).
     """
 
     train: DataSpec
     test: DataSpec
+    detector: Literal["torchvision", "detectron2"] = "torchvision"
+    metric: Literal["coco_ap", "voc07_ap"] = "coco_ap"
     protocol: Literal["frozen", "finetune"]
     iterations: Count
     batch: Count
     lr: Positive
     momentum: NonNegative = 0.9
     weight_decay: NonNegative = 1e-4
+    weight_decay_norm: NonNegative | None = None
     warmup: Annotated[int, Field(ge=0)] = 20
+    warmup_start: Annotated[float, Field(ge=0, le=1)] | None = None
     milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.75, 0.92)
+    precise_norm: Annotated[int, Field(ge=0)] = 0
+    precision: Precision = "float32"
+    short_sides: tuple[Annotated[int, Field(ge=16)], ...] = ()
+    test_short_side: Annotated[int, Field(ge=16)] | None = None
+    long_side: Annotated[int, Field(ge=16)] = 1333
+    flip: Annotated[float, Field(ge=0, le=1)] = 0.0
+    mean: tuple[float, float, float] | None = None
+    std: tuple[Positive, Positive, Positive] | None = None
     anchors: tuple[Positive, ...]
     aspect_ratios: tuple[Positive, ...] = (0.5, 1.0, 2.0)
     roi_size: Count
+    roi_aligned: bool = False
+    roi_sampling: Annotated[int, Field(ge=0)] = 2
     rpn_samples: Count
     roi_samples: Count
     proposals_train: Count
     proposals_test: Count
     seed: int = 0
 
+    @model_validator(mode="after")
+    def _fits(self) -> DetectionSpec:
+        if self.detector == "detectron2" and self.protocol != "finetune":
+            raise ValueError("detector 'detectron2' takes protocol 'finetune' only, got 'frozen'")
+        if self.precise_norm and self.protocol != "finetune":
+            raise ValueError(f"precise_norm goes with protocol 'finetune', got {self.precise_norm} with 'frozen'")
+        if (self.mean is None) != (self.std is None):
+            raise ValueError(f"mean and std go together, got {self.mean} and {self.std}")
+        return self
+
     @property
     def sentence(self) -> str:
         """The protocol, for the table."""
-        sizes = f"{self.train.images:,} images to train, {self.test.images:,} to test"
-        return f"Faster R-CNN C4, {self.protocol} encoder, {self.iterations} iterations of {self.batch}, {sizes}"
+        sizes = f"{self.train} to train, {self.test} to test"
+        by = "" if self.detector == "torchvision" else f" ({self.detector})"
+        kept = "frozen" if self.protocol == "frozen" else "fine-tuned"
+        return f"Faster R-CNN C4{by}, {kept} encoder, {self.iterations} iterations of {self.batch}, {sizes}"
 
 
 class RunSpec(Frozen):
@@ -239,6 +407,13 @@ class RunSpec(Frozen):
     measure: MeasureSpec
     linear: LinearSpec
     detection: DetectionSpec
+
+    @property
+    def data_sets(self) -> set[DataSpec]:
+        """All the images it takes."""
+        trained = () if self.pretrain.objective.family == RANDOM_INIT else (self.pretrain.data,)
+        downstream = (getattr(stage, part) for stage in (self.linear, self.detection) for part in ("train", "test"))
+        return {*trained, self.measure.data, *downstream}
 
     @property
     def case(self) -> str:

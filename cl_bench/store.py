@@ -45,13 +45,7 @@ class Store:
 
     def set_aside(self, path: Path, why: str) -> None:
         """Move a file that cannot be trusted out of the way, and say so; it is computed again."""
-        kept = self.root / "set_aside" / f"{path.relative_to(self.root / 'runs')}-{time.time_ns()}".replace(os.sep, "-")
-        kept.parent.mkdir(exist_ok=True)
-        try:
-            path.rename(kept)
-        except FileNotFoundError:  # another process was faster
-            return
-        warnings.warn(f"{path}: {why}; set aside as {kept}, to be computed again", StoreWarning, stacklevel=3)
+        set_aside(path, self.root / "runs", self.root / "set_aside", why)
 
 
 class Run:
@@ -66,16 +60,13 @@ class Run:
         """The payload of a JSON record; None if it is not there, is garbled or lacks a field (then it is set aside)."""
         path = self.path / f"{name}.json"
         try:
-            outer = json.loads(path.read_bytes())
-            payload: dict[str, Any] = outer["payload"]
-            intact = outer["sha256"] == _digest(payload) and isinstance(payload, dict) and set(fields) <= set(payload)
+            payload = unsealed(path.read_bytes(), fields)
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError, TypeError, RecursionError, IsADirectoryError):
-            intact = False
-        if not intact:
+        except IsADirectoryError:
+            payload = None
+        if payload is None:
             self.set_aside(name)
-            return None
         return payload
 
     def set_aside(self, name: str) -> None:
@@ -84,8 +75,7 @@ class Run:
 
     def write(self, name: str, payload: dict[str, Any]) -> None:
         """Write a JSON record: all of it or, on an error, nothing."""
-        text = json.dumps({"payload": payload, "sha256": _digest(payload)}, indent=1, sort_keys=True)
-        write_atomically(self.path / f"{name}.json", text.encode())
+        write_atomically(self.path / f"{name}.json", sealed(payload))
 
     def write_bytes(self, name: str, content: bytes) -> str:
         """Write a file whole; returns its sha256."""
@@ -111,14 +101,48 @@ class Run:
     @contextmanager
     def locked(self) -> Iterator[bool]:
         """Hold this run; yields False at once when another process holds it. Dies with the process."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / "lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-                return
-            yield True
+        with locked(self.path) as mine:
+            yield mine
+
+
+@contextmanager
+def locked(folder: Path, wait: bool = False) -> Iterator[bool]:
+    """Hold a directory; while another process holds it, yields False at once or waits. Dies with the process."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
+def set_aside(path: Path, within: Path, folder: Path, why: str) -> None:
+    """Move a file out of the way into ``folder``, named by where it was ``within`` a directory, and say so."""
+    kept = folder / f"{path.relative_to(within)}-{time.time_ns()}".replace(os.sep, "-")
+    kept.parent.mkdir(exist_ok=True)
+    try:
+        path.rename(kept)
+    except FileNotFoundError:  # another process was faster
+        return
+    warnings.warn(f"{path}: {why}; set aside as {kept}, to be computed again", StoreWarning, stacklevel=4)
+
+
+def sealed(payload: dict[str, Any]) -> bytes:
+    """A JSON record with the hash of its payload."""
+    return json.dumps({"payload": payload, "sha256": _digest(payload)}, indent=1, sort_keys=True).encode()
+
+
+def unsealed(content: bytes, fields: Iterable[str] = ()) -> dict[str, Any] | None:
+    """The payload of a JSON record; None if it is garbled or lacks a field."""
+    try:
+        outer = json.loads(content)
+        payload: dict[str, Any] = outer["payload"]
+        intact = outer["sha256"] == _digest(payload) and isinstance(payload, dict) and set(fields) <= set(payload)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return payload if intact else None
 
 
 def write_atomically(path: Path, content: bytes) -> None:

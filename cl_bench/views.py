@@ -1,17 +1,28 @@
 """Two augmented views of a batch and their geometry: whole batches at once, every parameter drawn per image.
 
-Parameters come from a CPU generator, so that a seed gives the same views on every device; pixels are worked on where
-the images are.
+Parameters come from a CPU generator before a pixel is looked at, so that a seed gives the same views on every device.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
+from cl_bench.colour import Colours, colour, draw_colours, moved
 from cl_bench.spec import AugmentSpec, Views
+
+BLOCK = 2**21
+"""Numbers a CPU works on at a time: few enough to stay in its cache, enough to be worth their calls."""
+
+# glibc hands what is freed back to the system, and every block pays for the same pages anew, until it has seen
+# something of nearly 32 MiB freed; then it keeps twice as much. No page of this one is ever touched.
+torch.empty(31 * 2**20, dtype=torch.uint8)
 
 CUT = (0.3, 0.7)
 """Where ``disjoint`` views cut the image in two, as a share of its side (ours: the paper's rule is not printed)."""
@@ -24,19 +35,24 @@ class Geometry:
     Attributes:
         boxes: (B, 4) crop (x1, y1, x2, y2) in source pixels, whole numbers; x2 and y2 exclusive.
         flips: (B,) bool, mirrored left to right.
-        height: Of the source images, in pixels.
-        width: Of the source images, in pixels.
+        height: Of the source images, in pixels; (B,) where they differ.
+        width: Of the source images, in pixels; (B,) where they differ.
     """
 
     boxes: Tensor
     flips: Tensor
-    height: int
-    width: int
+    height: int | Tensor
+    width: int | Tensor
+
+    def __getitem__(self, rows: slice) -> Geometry:
+        height, width = (side[rows] if isinstance(side, Tensor) else side for side in (self.height, self.width))
+        return Geometry(self.boxes[rows], self.flips[rows], height, width)
 
     def cells(self, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Cell centres (B, P, 2) and cell sizes (B, 2) in source coordinates [0, 1], for a (H, W) grid of cells."""
         H, W = grid
-        unit = torch.tensor([self.width, self.height], dtype=torch.float32, device=self.boxes.device)
+        sides = (self.width, self.height)
+        unit = torch.stack([torch.as_tensor(s, dtype=torch.float32, device=self.boxes.device) for s in sides], -1)
         corner, extent = self.boxes[:, :2] / unit, (self.boxes[:, 2:] - self.boxes[:, :2]) / unit
         v, u = torch.meshgrid(
             (torch.arange(H, device=unit.device) + 0.5) / H,
@@ -49,16 +65,37 @@ class Geometry:
         return corner[:, None] + inside * extent[:, None], extent / torch.tensor([W, H], device=unit.device)
 
 
+@dataclass(frozen=True)
+class Draws:
+    """What is drawn for one view of B images, on the CPU.
+
+    Attributes:
+        boxes: (B, 4) int64 crop (x1, y1, x2, y2) in source pixels, x2 and y2 exclusive.
+        flips: (B,) bool, mirrored left to right.
+        colours: Of the view's pixels.
+    """
+
+    boxes: Tensor
+    flips: Tensor
+    colours: Colours
+
+
 def two_views(
-    images: Tensor, augment: AugmentSpec, policy: Views, generator: torch.Generator
+    images: Tensor | Sequence[Tensor],
+    augment: AugmentSpec,
+    policy: Views,
+    generator: torch.Generator,
+    device: torch.device | None = None,
 ) -> tuple[tuple[Tensor, Geometry], tuple[Tensor, Geometry]]:
     """Two augmented views of each image.
 
     Args:
-        images: (B, 3, H, W) uint8.
+        images: (B, 3, H, W) uint8; or B of (3, h_i, w_i) uint8 on the CPU, of which only the crops are read, and moved
+            once they are resized.
         augment: Sizes, probabilities and strengths.
         policy: ``overlapping``: two RandomResizedCrops of the image. ``disjoint``: two that share no pixel.
-        generator: CPU generator; advances by the same amount whatever the device.
+        generator: CPU generator; advances by the same amount whatever the device and the sizes of the images.
+        device: Of the views; the images' where it is left out.
 
     Returns:
         For each view (B, 3, size, size) float32, normalised by mean and std, and its geometry.
@@ -66,33 +103,131 @@ def two_views(
     Raises:
         ValueError: An image of one pixel, which has no two disjoint crops.
     """
-    B, _, H, W = images.shape
-    pixels = images.float().div_(255)
+    device = device or images[0].device
+    images, height, width = _placed(images, device)
     views = []
-    for boxes in crop_boxes(B, H, W, augment, policy, generator):
-        flips = torch.rand(B, generator=generator) < augment.flip
-        boxes, flips = boxes.to(images.device), flips.to(images.device)
-        view = colour(resized_crop(pixels, boxes, flips, augment.size), augment, generator)
-        views.append((view, Geometry(boxes.float(), flips, H, W)))
+    for draws in draw(len(images), height, width, augment, policy, generator):
+        place = Geometry(moved(draws.boxes.float(), device), moved(draws.flips, device), height, width)
+        views.append((show(images, draws, augment, device), place))
     return views[0], views[1]
 
 
+def random_view(
+    images: Tensor | Sequence[Tensor], augment: AugmentSpec, generator: torch.Generator, device: torch.device
+) -> Tensor:
+    """(B, 3, size, size): one augmented view of each image, the first of ``two_views``."""
+    images, height, width = _placed(images, device)
+    first, _ = draw(len(images), height, width, augment, "overlapping", generator)
+    return show(images, first, augment, device)
+
+
+def _placed(
+    images: Tensor | Sequence[Tensor], device: torch.device
+) -> tuple[Tensor | Sequence[Tensor], int | Tensor, int | Tensor]:
+    """Images of one size where they are worked on, others where they are; their height and width."""
+    if isinstance(images, Tensor):
+        return moved(images, device), images.shape[-2], images.shape[-1]
+    height, width = torch.tensor([image.shape[1:] for image in images]).unbind(1)
+    return list(images), height, width
+
+
+def draw(
+    n: int,
+    height: int | Tensor,
+    width: int | Tensor,
+    augment: AugmentSpec,
+    policy: Views,
+    generator: torch.Generator,
+) -> tuple[Draws, Draws]:
+    """All that is random about two views of n images; ``height`` and ``width`` are the images', (n,) if they differ."""
+    first, second = (
+        Draws(boxes, torch.rand(n, generator=generator) < augment.flip, draw_colours(n, augment, generator))
+        for boxes in crop_boxes(n, height, width, augment, policy, generator)
+    )
+    return first, second
+
+
+def show(images: Tensor | Sequence[Tensor], draws: Draws, augment: AugmentSpec, device: torch.device) -> Tensor:
+    """The pixels of one view on ``device``, as ``two_views`` gives them; uniform images are there already."""
+    n, size = len(images), augment.size
+    out = torch.empty(n, 3, size, size, device=device)
+    boxes, flips = moved(draws.boxes, device), moved(draws.flips, device)
+
+    def work(rows: slice) -> None:
+        if isinstance(images, Tensor):
+            pixels = resized_crop(images[rows].float().div_(255), boxes[rows], flips[rows], size)
+        else:
+            crops = moved(cut(images[rows], draws.boxes[rows], size), device)
+            mirrored = moved(draws.flips[rows].nonzero()[:, 0], device)
+            crops.index_copy_(0, mirrored, crops.index_select(0, mirrored).flip(-1))
+            pixels = crops.float().div_(255)
+        out[rows] = colour(pixels, draws.colours[rows], augment)
+
+    largest = max(size * size, images.shape[-2] * images.shape[-1] if isinstance(images, Tensor) else 0)
+    spread(work, n, max(1, BLOCK // (3 * largest)) if device.type == "cpu" else n)
+    return out
+
+
+def cut(images: Sequence[Tensor], boxes: Tensor, size: int) -> Tensor:
+    """Crop each image to its own box and resize, bilinear and antialiased, rounded to uint8 as PIL does.
+
+    Args:
+        images: B of (3, h_i, w_i) uint8 on the CPU, possibly of a memory map; nothing outside the box is read.
+        boxes: (B, 4) int64 (x1, y1, x2, y2).
+        size: Side of the output.
+
+    Returns:
+        (B, 3, size, size) uint8.
+    """
+    out = torch.empty(len(images), 3, size, size, dtype=torch.uint8)
+
+    def work(rows: slice) -> None:
+        for image, (x1, y1, x2, y2), view in zip(images[rows], boxes[rows].tolist(), out[rows], strict=True):
+            crop = image[None, :, y1:y2, x1:x2]
+            view.copy_(interpolate(crop, (size, size), mode="bilinear", antialias=True)[0])
+
+    spread(work, len(images), 4)
+    return out
+
+
+def spread(work: Callable[[slice], None], n: int, step: int) -> None:
+    """Work on n images, ``step`` at a time, in as many threads as torch may use, each of which keeps to itself."""
+    parts = [slice(start, start + step) for start in range(0, n, step)]
+    threads = torch.get_num_threads()
+    if min(threads, len(parts)) == 1:
+        for part in parts:
+            work(part)
+        return
+    try:
+        with ThreadPoolExecutor(min(threads, len(parts)), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            for _ in pool.map(work, parts):
+                pass
+    finally:
+        torch.set_num_threads(threads)  # a thread that sets it does so for itself, and for threads that come later
+
+
 def crop_boxes(
-    n: int, height: int, width: int, augment: AugmentSpec, policy: Views, generator: torch.Generator
+    n: int,
+    height: int | Tensor,
+    width: int | Tensor,
+    augment: AugmentSpec,
+    policy: Views,
+    generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
     """Crops for two views of n images: two (n, 4) int64 of (x1, y1, x2, y2) in pixels, x2 and y2 exclusive."""
-    whole = torch.tensor([0, 0, width, height]).expand(n, 4)
+    whole = torch.zeros(n, 4, dtype=torch.int64)
+    whole[:, 2], whole[:, 3] = width, height
     regions = (whole, whole) if policy == "overlapping" else _two_sides(whole, generator)
     return _random_crop(regions[0], augment, generator), _random_crop(regions[1], augment, generator)
 
 
 def _two_sides(whole: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Cut each image in two along a random axis at a random place; which side is whose is random too."""
-    n, (width, height) = len(whole), whole[0, 2:].tolist()
-    if width * height < 2:
-        raise ValueError(f"disjoint views need an image of two pixels at least, got {height} x {width}")
-    draws = torch.rand(3, n, generator=generator)
-    vertical = (draws[0] < 0.5) if min(width, height) > 1 else torch.full((n,), width > 1)
+    width, height = whole[:, 2:].unbind(1)
+    if bool((width * height < 2).any()):
+        raise ValueError("disjoint views need images of two pixels at least, got one of 1 x 1")
+    draws = torch.rand(3, len(whole), generator=generator)
+    vertical = torch.where(torch.minimum(width, height) > 1, draws[0] < 0.5, width > 1)
     length = torch.where(vertical, width, height)
     cut = ((CUT[0] + draws[1] * (CUT[1] - CUT[0])) * length).round().long()
     cut = torch.minimum(cut.clamp_min(1), length - 1)
@@ -143,7 +278,22 @@ def resized_crop(images: Tensor, boxes: Tensor, flips: Tensor, size: int) -> Ten
     H, W = images.shape[-2:]
     rows = _resampling(boxes[:, 1], boxes[:, 3], H, size, torch.zeros_like(flips))
     columns = _resampling(boxes[:, 0], boxes[:, 2], W, size, flips)
-    return rows[:, None] @ images @ columns[:, None].mT
+    # The second product for the three channels at once: as many rows, a third of the matrices.
+    out: Tensor = (rows[:, None] @ images).flatten(1, 2) @ columns.mT
+    return out.view(len(images), -1, size, size)
+
+
+def resized(image: Tensor, short: int | None, longest: int | None = None) -> Tensor:
+    """(3, h, w) uint8, bilinear and antialiased, with that short side; None: as it is.
+
+    The short side is less where the long one would exceed ``longest``.
+    """
+    if short is None:
+        return image
+    h, w = image.shape[-2:]
+    scale = min(short / min(h, w), (longest or math.inf) / max(h, w))
+    size = int(h * scale + 0.5), int(w * scale + 0.5)
+    return interpolate(image[None], size, mode="bilinear", antialias=True)[0]
 
 
 def _resampling(start: Tensor, stop: Tensor, length: int, size: int, mirror: Tensor) -> Tensor:
@@ -153,69 +303,7 @@ def _resampling(start: Tensor, stop: Tensor, length: int, size: int, mirror: Ten
     out = torch.where(mirror[:, None], size - 1 - out, out)
     centre = start[:, None] + (out + 0.5) * step
     pixel = torch.arange(length, device=start.device) + 0.5
-    weights = (1 - (pixel - centre[..., None]).abs() / step.clamp_min(1)[..., None]).clamp_min(0)
+    distance = (pixel - centre[..., None]).abs_().div_(step.clamp_min(1)[..., None])
     inside = (pixel > start[:, None]) & (pixel < stop[:, None])
-    weights = weights * inside[:, None]
-    return weights / weights.sum(-1, keepdim=True)
-
-
-def colour(images: Tensor, augment: AugmentSpec, generator: torch.Generator) -> Tensor:
-    """Colour jitter in random order, grayscale and normalisation; each image has its own parameters.
-
-    Args:
-        images: (B, 3, H, W) float in [0, 1].
-        augment: Strengths and probabilities, as torchvision's ColorJitter and RandomGrayscale.
-        generator: CPU generator.
-    """
-    B = len(images)
-    uniform = torch.rand(6, B, generator=generator)
-    order = torch.rand(B, 4, generator=generator).argsort(1)
-    jittered = uniform[4] < augment.jitter
-    strengths = (augment.brightness, augment.contrast, augment.saturation, augment.hue)
-    operations = (_brightness, _contrast, _saturation, _hue)
-    out = images.clone()
-    for step in range(4):
-        for k, (strength, operation) in enumerate(zip(strengths, operations, strict=True)):
-            chosen = (jittered & (order[:, step] == k)).nonzero()[:, 0]
-            if strength == 0 or not len(chosen):
-                continue
-            centre = 0.0 if operation is _hue else 1.0
-            low = -strength if operation is _hue else max(0.0, centre - strength)
-            factor = (low + uniform[k, chosen] * (centre + strength - low)).to(images.device)[:, None, None, None]
-            where = chosen.to(images.device)
-            out[where] = operation(out[where], factor)
-    gray = (uniform[5] < augment.grayscale).to(images.device)[:, None, None, None]
-    out = torch.where(gray, _luma(out), out)
-    mean, std = (torch.tensor(v, device=images.device)[:, None, None] for v in (augment.mean, augment.std))
-    return (out - mean) / std
-
-
-def _luma(x: Tensor) -> Tensor:
-    return (0.2989 * x[:, 0] + 0.587 * x[:, 1] + 0.114 * x[:, 2]).unsqueeze(1)
-
-
-def _brightness(x: Tensor, factor: Tensor) -> Tensor:
-    return (x * factor).clamp(0, 1)
-
-
-def _contrast(x: Tensor, factor: Tensor) -> Tensor:
-    return torch.lerp(_luma(x).mean((1, 2, 3), keepdim=True), x, factor).clamp(0, 1)
-
-
-def _saturation(x: Tensor, factor: Tensor) -> Tensor:
-    return torch.lerp(_luma(x).expand_as(x), x, factor).clamp(0, 1)
-
-
-def _hue(x: Tensor, turn: Tensor) -> Tensor:
-    """Turn the hue by ``turn`` of a full circle, in HSV."""
-    high, low = x.amax(1, keepdim=True), x.amin(1, keepdim=True)
-    chroma = high - low
-    r, g, b = x.unbind(1)
-    c = chroma[:, 0].clamp_min(1e-12)
-    peak = high[:, 0]
-    sector = torch.where(peak == r, (g - b) / c, torch.where(peak == g, 2 + (b - r) / c, 4 + (r - g) / c))
-    hue = (sector[:, None] + 6 * turn) % 6
-    # channel = high - chroma * clamp(min(k, 4 - k), 0, 1) with k = (offset + hue) mod 6, offsets 5, 3, 1 for r, g, b
-    offset = torch.tensor([5.0, 3.0, 1.0], device=x.device)[:, None, None]
-    k = (offset + hue) % 6
-    return high - chroma * torch.minimum(k, 4 - k).clamp(0, 1)
+    weights = distance.neg_().add_(1).clamp_min_(0).mul_(inside.float()[:, None])
+    return weights.div_(weights.sum(-1, keepdim=True))

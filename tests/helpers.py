@@ -15,9 +15,10 @@ import torch
 from hypothesis import settings
 from rich.console import Console, RenderableType
 
+from cl_bench.data.dataset import Ragged
 from cl_bench.profile import PROFILES, Profile, Row, load_profile
 from cl_bench.records import LEVELS, RANDOM_INIT, Record
-from cl_bench.runner import STAGES, _eval_name
+from cl_bench.runner import FIELDS, STAGES, _eval_name
 from cl_bench.spec import MethodSpec, RunSpec
 from cl_bench.store import Store
 
@@ -52,6 +53,12 @@ def some(examples: int) -> settings:
 def rng(seed: int = 0) -> torch.Generator:
     """A generator of one's own."""
     return torch.Generator().manual_seed(seed)
+
+
+def ragged(sizes: list[tuple[int, int]], seed: int = 0) -> Ragged:
+    """Noise of those heights and widths."""
+    pixels = torch.randint(256, (sum(3 * h * w for h, w in sizes),), generator=rng(seed), dtype=torch.uint8)
+    return Ragged(pixels, torch.tensor(sizes))
 
 
 def tiny_profile(path: Path, **changes: Any) -> Path:
@@ -130,7 +137,7 @@ def plant(
     evals = {
         "measure": {"alignment": dict.fromkeys(levels, L_a), "uniformity": dict.fromkeys(levels, L_u)},
         "linear": {"accuracy": performance},
-        "detection": {"coco_ap": performance, "coco_ap50": performance},
+        "detection": dict.fromkeys(FIELDS["detection"], performance),
     }
     for stage in () if diverged else STAGES:
         run.write(_eval_name(spec, stage), {**evals[stage], "seconds": 1.0, "provenance": {}})

@@ -1,7 +1,7 @@
-"""What the losses should be: loops over float64 vectors, from the formulas, sharing no code with cl_bench.
+"""What losses and VOC07's average precision should be: loops, from the formulas, sharing no code with cl_bench.
 
-Every sum is a loop of scalar torch operations, so that autograd gives the gradient by a second route.
-A batch is ``z[image][cell]``, a vector each; ``weights[image][p][q]`` are floats.
+Every sum of a loss is a loop of scalar torch operations in float64, so that autograd gives the gradient by a second
+route. A batch is ``z[image][cell]``, a vector each; ``weights[image][p][q]`` are floats.
 """
 
 from __future__ import annotations
@@ -144,3 +144,41 @@ def correct_positives(weights, boxes, flips, grid):
                 every += weight
                 right += weight if shared else 0.0
     return right, every
+
+
+def voc07_average_precision(detections, truths, classes):
+    """In percent, at IoU .50:.05:.95 and at .50; exact arithmetic, but for recall points, which are the binary ones.
+
+    ``detections[image]`` are (box, label, score), ``truths[image]`` (box, label, difficult); a box is (x1, y1, x2, y2).
+    """
+    means = []
+    for percent in range(50, 100, 5):
+        aps = []
+        for label in range(classes):
+            objects = [[(box, difficult) for box, own, difficult in image if own == label] for image in truths]
+            positives = sum(not difficult for image in objects for _, difficult in image)
+            if not positives:
+                continue
+            ranked = [(i, *d) for i, image in enumerate(detections) for d in image if d[1] == label]
+            taken, outcomes = set(), []
+            for i, box, _, _ in sorted(ranked, key=lambda d: -d[3]):
+                overlaps = [_iou(box, other) for other, _ in objects[i]]
+                best = max(range(len(overlaps)), key=overlaps.__getitem__, default=None)
+                if best is None or overlaps[best] <= Fraction(percent, 100):
+                    outcomes.append(0)
+                elif not objects[i][best][1]:
+                    outcomes.append(int((i, best) not in taken))
+                    taken.add((i, best))
+            found = [sum(outcomes[: n + 1]) for n in range(len(outcomes))]
+            curve = [(f / positives, Fraction(f, n)) for n, f in enumerate(found, start=1)]
+            best_at = [max((p for r, p in curve if r >= k * 0.1), default=Fraction(0)) for k in range(11)]
+            aps.append(sum(best_at) / 11)
+        means.append(100 * sum(aps) / len(aps))
+    return float(sum(means) / len(means)), float(means[0])
+
+
+def _iou(a, b):
+    (ax1, ay1, ax2, ay2), (bx1, by1, bx2, by2) = (map(Fraction, box) for box in (a, b))
+    width, height = min(ax2, bx2) - max(ax1, bx1), min(ay2, by2) - max(ay1, by1)
+    shared = max(width, 0) * max(height, 0)
+    return shared / ((ax2 - ax1) * (ay2 - ay1) + (bx2 - bx1) * (by2 - by1) - shared)

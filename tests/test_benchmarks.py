@@ -48,6 +48,23 @@ def test_extra_memory_sees_what_is_allocated(benchmark_module):
     assert 60 * 2**20 < extra < 90 * 2**20
 
 
+@pytest.mark.parametrize(("setting", "ways"), [("COCO", 3), ("STL-10", 2)])
+def test_the_feeder_against_a_data_loader(setting, ways, benchmark_module, monkeypatch, tmp_path, capsys):
+    feeder = benchmark_module("feeder")
+    rates = feeder.compare(setting, 5, (60, 80) if setting == "COCO" else (96, 96), 2, 1, tmp_path)
+    assert len(rates) == ways and min(rates.values()) > 0
+    assert capsys.readouterr().out.count(f"| {setting}: 5 images") == ways
+
+
+def test_what_is_fed_is_what_the_files_hold(benchmark_module, tmp_path):
+    feeder = benchmark_module("feeder")
+    pictures = [*feeder.pictures(2, 40, 30), *feeder.pictures(1, 20, 50)]
+    ragged = feeder.as_ragged(pictures, tmp_path / "rgb")
+    assert [image.shape for image in ragged] == [(3, 40, 30), (3, 40, 30), (3, 20, 50)]
+    for image, picture in zip(ragged, pictures, strict=True):
+        assert torch.equal(image, feeder.pil_to_tensor(picture))
+
+
 def test_the_parts_of_a_training_step(benchmark_module, monkeypatch, tmp_path):
     from helpers import dense_row, tiny
 

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import dense_row, tiny
+from helpers import dense_row, ragged, tiny
 
-from cl_bench import checkpoint, pretrain
-from cl_bench.checkpoint import NAME, Checkpoint
-from cl_bench.data import load
+from cl_bench import checkpoint, feeder, pretrain
+from cl_bench.checkpoint import Checkpoint
+from cl_bench.data import Dataset, load
 from cl_bench.errors import Diverged
 from cl_bench.registry import Registry, spec_of
 from cl_bench.runner import compute, load_record
@@ -88,11 +88,11 @@ def same(one, other):
 )
 def test_a_training_goes_on_where_it_was(method, stop, views_kept, tmp_path, monkeypatch):
     spec = spec_in(tmp_path, method).pretrain
-    pretrain._kept.clear()
+    feeder._kept.clear()
     whole = train(spec)
     if not views_kept:
-        pretrain._kept.clear()
-        monkeypatch.setattr(pretrain, "KEPT_VIEWS", 0)
+        feeder._kept.clear()
+        monkeypatch.setattr(feeder, "KEPT_VIEWS", 0)
     assert train(spec, kept_in(tmp_path / "store"), stop) is None
     assert train(spec, kept_in(tmp_path / "store"), min(4, stop + 1)) is None or stop == 4
     steps = []
@@ -127,6 +127,29 @@ def test_what_a_plugin_draws_goes_on_where_it_was(tmp_path, forget_methods):
     same(run(kept_in(tmp_path / "store")), run())
 
 
+@pytest.mark.parametrize("plan", [{}, {"optimiser__chunk": 8}, {"optimiser__precision": "bfloat16"}], ids=str)
+def test_so_does_one_in_chunks_and_of_images_of_different_sizes(plan, tmp_path, forget_methods):
+    spec = spec_in(tmp_path, **plan).pretrain
+    data = Dataset(ragged([(24 + i % 30, 24 + 7 * i % 41) for i in range(64)]), ())
+
+    class Noisy(type(Registry().resolve("dense_index")), name="noisy"):
+        def head(self, encoder, spec):
+            return torch.nn.Sequential(torch.nn.Dropout(0.5), super().head(encoder, spec))
+
+    def run(kept=None, stop=None):
+        def on_step(done, steps):
+            if done == stop:
+                raise KeyboardInterrupt
+
+        feeder._kept.clear()
+        return pretrain.pretrain(spec, Noisy(), data, CPU, on_step, kept)
+
+    for stop in (1, 3):
+        with pytest.raises(KeyboardInterrupt):
+            run(kept_in(tmp_path / "store"), stop)
+    same(run(kept_in(tmp_path / "store")), run())
+
+
 @pytest.mark.parametrize("step", [1, 3])
 def test_a_killed_run_ends_in_the_bytes_of_an_uninterrupted_one(step, tmp_path):
     spec = spec_in(tmp_path)
@@ -137,7 +160,7 @@ def test_a_killed_run_ends_in_the_bytes_of_an_uninterrupted_one(step, tmp_path):
         killed = subprocess.run([sys.executable, "-c", KILLED, spec.model_dump_json(), broken.root, str(step)])
         assert killed.returncode == -signal.SIGKILL
         run = broken.run(spec.pretrain.key)
-        assert (run.path / NAME).exists() and not (run.path / "status.json").exists()
+        assert (run.path / "checkpoint.pt").exists() and not (run.path / "status.json").exists()
         seen = []
         compute(spec, broken, Registry(), CPU, lambda stage, done, total: seen.append((stage, done)))
     finally:
@@ -148,7 +171,7 @@ def test_a_killed_run_ends_in_the_bytes_of_an_uninterrupted_one(step, tmp_path):
     assert one == other
     figures = [load_record(spec, store) for store in (whole, broken)]
     assert figures[0].performance == figures[1].performance and figures[0].extra == figures[1].extra
-    assert not (run.path / NAME).exists()
+    assert not (run.path / "checkpoint.pt").exists()
 
 
 def test_time_is_counted_over_the_processes(tmp_path, monkeypatch):
@@ -181,7 +204,7 @@ def test_garbage_is_set_aside_and_training_begins_anew(garbage, tmp_path):
     spec = spec_in(tmp_path).pretrain
     kept = kept_in(tmp_path / "store")
     assert train(spec, kept, 2) is None
-    path = next((tmp_path / "store").rglob(NAME))
+    path = next((tmp_path / "store").rglob("checkpoint.pt"))
     path.write_bytes(garbage)
     with pytest.warns(StoreWarning, match="hash is off"):
         again = train(spec, kept_in(tmp_path / "store"))
@@ -192,7 +215,7 @@ def test_garbage_is_set_aside_and_training_begins_anew(garbage, tmp_path):
 def test_what_torch_cannot_load_safely_is_set_aside(tmp_path):
     kept = kept_in(tmp_path)
     kept.save({})
-    path = next(tmp_path.rglob(NAME))
+    path = next(tmp_path.rglob("checkpoint.pt"))
     harm = b"cos\nsystem\n(S'touch " + str(tmp_path / "harmed").encode() + b"'\ntR."
     path.write_bytes(hashlib.sha256(harm).digest() + harm)
     with pytest.warns(StoreWarning, match="cannot be loaded"):
@@ -214,16 +237,16 @@ def test_a_full_disk_costs_the_checkpoint_alone(tmp_path, monkeypatch):
 
 def test_one_that_diverged_leaves_none(tmp_path, monkeypatch):
     spec, store = spec_in(tmp_path), Store(tmp_path / "store")
-    real = pretrain._forward
+    real = pretrain.forward
 
-    def explode(*args):
-        views = real(*args)
-        if (store.run(spec.pretrain.key).path / NAME).exists():
+    def explode(*args, **more):
+        views = real(*args, **more)
+        if (store.run(spec.pretrain.key).path / "checkpoint.pt").exists():
             raise Diverged("features not finite")
         return views
 
-    monkeypatch.setattr(pretrain, "_forward", explode)
+    monkeypatch.setattr(pretrain, "forward", explode)
     compute(spec, store, Registry(), CPU)
     path = store.run(spec.pretrain.key).path
     assert json.loads((path / "status.json").read_text())["payload"]["status"] == "diverged"
-    assert not (path / NAME).exists()
+    assert not (path / "checkpoint.pt").exists()

@@ -9,8 +9,9 @@ from torch import nn
 from cl_bench.data.dataset import Dataset
 from cl_bench.encoders import build_encoder
 from cl_bench.errors import Diverged
-from cl_bench.evaluate.detection import Detector, _fit, _truths, evaluate_detection, load_backbone
-from cl_bench.spec import DataSpec, DetectionSpec
+from cl_bench.evaluate.detection import _fit, _truths, build_detector, evaluate_detection, load_backbone
+from cl_bench.evaluate.torchvision_detector import TorchvisionDetector as Detector
+from cl_bench.spec import DetectionSpec, ScenesSpec
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CPU = torch.device("cpu")
@@ -19,8 +20,8 @@ CPU = torch.device("cpu")
 def spec(**changes):
     data = {"kind": "multi_object", "images": 1, "size": 32}
     settings = {
-        "train": DataSpec(split="train", **data),
-        "test": DataSpec(split="test", **data),
+        "train": ScenesSpec(split="train", **data),
+        "test": ScenesSpec(split="test", **data),
         "protocol": "frozen",
         "iterations": 3,
         "batch": 4,
@@ -51,11 +52,6 @@ def squares(images=8, size=32, seed=0):
     return Dataset(pixels, ("red", "green"), boxes=tuple(boxes), box_labels=tuple(labels))
 
 
-def as_targets(data):
-    pairs = zip(data.boxes, data.box_labels, strict=True)
-    return [{"boxes": boxes, "labels": labels + 1} for boxes, labels in pairs]
-
-
 def encoder(name="small_cnn", seed=0):
     """With batch-norm statistics that are not the ones every new encoder has."""
     torch.manual_seed(seed)
@@ -66,9 +62,7 @@ def encoder(name="small_cnn", seed=0):
 
 def detector(settings, source, classes=2):
     torch.manual_seed(settings.seed)
-    built = Detector(source, classes, settings, MEAN, STD)
-    load_backbone(built, source)
-    return built
+    return build_detector(source, classes, settings, MEAN, STD)
 
 
 def snapshot(module_or_tensors):
@@ -129,7 +123,7 @@ def test_frozen_keeps_the_encoder_bit_for_bit(name):
     source, data = encoder(name), squares()
     built = detector(spec(), source)
     before = snapshot(built.state_dict())
-    _fit(built, data.images, _truths("train", data), spec(), None)
+    _fit(built, data.images, _truths("train", data), spec(), CPU)
     assert not changed(source.state_dict(), built.backbone())
     assert any(name.startswith("rpn.") for name in changed(before, built.state_dict()))
     assert any("box_predictor" in name for name in changed(before, built.state_dict()))
@@ -140,7 +134,7 @@ def test_finetune_changes_every_tensor_of_the_encoder(name):
     source, data = encoder(name), squares()
     settings = spec(protocol="finetune")
     built = detector(settings, source)
-    _fit(built, data.images, _truths("train", data), settings, None)
+    _fit(built, data.images, _truths("train", data), settings, CPU)
     assert changed(source.state_dict(), built.backbone()) == source.state_dict().keys()
 
 
@@ -149,13 +143,13 @@ def test_a_frozen_trunk_sees_every_training_image_once():
     built = detector(settings, encoder())
     seen = []
     built.trunk.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
-    _fit(built, data.images, _truths("train", data), settings, None)
+    _fit(built, data.images, _truths("train", data), settings, CPU)
     assert sum(seen) == len(data)
 
 
 def test_cached_maps_give_the_loss_of_the_images():
     data, source = squares(), encoder()
-    targets = as_targets(data)
+    truths = _truths("train", data)
     built = detector(spec(), source).train()
     batch = torch.tensor([5, 0, 3])
     with torch.no_grad():
@@ -163,7 +157,7 @@ def test_cached_maps_give_the_loss_of_the_images():
     losses = []
     for maps in (cached, built.features(data.images[batch])):
         torch.manual_seed(0)
-        losses.append(torch.stack(list(built(maps, (32, 32), [targets[i] for i in batch])[1].values())))
+        losses.append(torch.stack(list(built.losses_of(maps, [(32, 32)] * 3, [truths[i] for i in batch]).values())))
     torch.testing.assert_close(*losses)
 
 
@@ -183,8 +177,8 @@ def test_the_scale_of_the_features_does_not_matter_to_a_frozen_detector(factor):
     for source in (plain, scaled):
         built = detector(spec(), source).train()
         torch.manual_seed(0)
-        found, parts = built(built.features(data.images), (32, 32), as_targets(data))
-        assert found == [] and len(parts) == 4
+        parts = built.losses(data.images, _truths("train", data))
+        assert len(parts) == 4
         losses.append(torch.stack(list(parts.values())))
     torch.testing.assert_close(*losses, rtol=1e-3, atol=1e-4)
 
@@ -202,7 +196,7 @@ def test_the_same_arguments_give_the_same_bits_and_touch_nothing_outside(protoco
         assert torch.equal(torch.get_rng_state(), state)
     torch.set_rng_state(generator)
     assert results[0] == results[1]
-    assert set(results[0]) == {"coco_ap", "coco_ap50"}
+    assert set(results[0]) == {"coco_ap", "coco_ap50", "voc07_ap", "voc07_ap50"}
     assert not changed(before, source.state_dict())
     assert not source.training and all(p.requires_grad for p in source.parameters())
 
@@ -212,7 +206,7 @@ def test_trained_weights_repeat_bit_for_bit():
     for _ in range(2):
         built = detector(spec(), source)
         torch.manual_seed(0)
-        _fit(built, data.images, _truths("train", data), spec(), None)
+        _fit(built, data.images, _truths("train", data), spec(), CPU)
         states.append(snapshot(built))
     assert not changed(*states)
 
@@ -229,9 +223,16 @@ def test_finetuning_memorises_a_few_images():
     source = encoder()
     built = detector(settings, source)
     losses = []
-    built.register_forward_hook(lambda module, inputs, output: losses.append(sum(output[1].values()).item()))
+    of_images = built.losses
+
+    def noted(*batch):
+        found = of_images(*batch)
+        losses.append(sum(found.values()).item())
+        return found
+
+    built.losses = noted
     torch.manual_seed(0)
-    _fit(built, data.images, _truths("train", data), settings, None)
+    _fit(built, data.images, _truths("train", data), settings, CPU)
     assert sum(losses[-5:]) < 0.6 * sum(losses[:5])
 
 
@@ -268,7 +269,7 @@ def test_weights_that_the_last_step_broke_diverge():
         built.rpn.head.cls_logits.bias.data.fill_(float("inf"))
 
     with pytest.raises(Diverged, match="a weight is not finite"):
-        _fit(built, data.images, _truths("train", data), settings, spoil)
+        _fit(built, data.images, _truths("train", data), settings, CPU, spoil)
 
 
 def test_progress_is_told_at_every_step():

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import warnings
@@ -19,8 +20,9 @@ import pytest
 from helpers import alive, children, dense_row, environment, plant, tiny, trained, until
 
 from cl_bench.engines import local
-from cl_bench.engines.local import ComputationError, LocalEngine, default_jobs, torch_device
+from cl_bench.engines.local import ComputationError, LocalEngine, default_jobs, torch_device, usable_devices
 from cl_bench.errors import SpecError
+from cl_bench.progress import Display
 from cl_bench.records import Record
 from cl_bench.registry import BUILT_IN
 from cl_bench.runner import load_record
@@ -30,6 +32,7 @@ from cl_bench.store import Store, StoreWarning
 PLUGINS = """
 import os, sys, time, warnings
 from pathlib import Path
+import torch
 from cl_bench import Match, matching
 
 HERE = Path(__file__).parent
@@ -71,6 +74,13 @@ def asks(views):
 def counts(views):
     with open(HERE / "calls", "a") as file:
         file.write(f"{views.z1.double().sum().item():.17g}\\n")
+    return Match.identity(views)
+
+@matching("engine_full")
+def full(views):
+    (HERE / "tried").touch()
+    if not (HERE / "room").exists():
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\\nSee the documentation")
     return Match.identity(views)
 
 @matching("engine_slow")
@@ -120,7 +130,7 @@ class Bench:
 
     def engine(self, jobs: int) -> LocalEngine:
         self.notes = Notes()
-        return LocalEngine(self.store, [BUILT_IN, self.methods], "cpu", jobs, self.notes)
+        return LocalEngine(self.store, [BUILT_IN, self.methods], ["cpu"], jobs, self.notes)
 
 
 @pytest.fixture
@@ -240,6 +250,35 @@ def test_closing_leaves_no_process_not_even_a_zombie(havoc: Havoc) -> None:
     assert havoc.left == []
 
 
+# ---- out of memory
+
+
+def test_out_of_memory_is_one_line_that_says_what_to_try_and_the_others_go_on(bench: Bench) -> None:
+    full, other = bench.specs("engine_full")[0], bench.specs("dense_index")[0]
+    engine = bench.engine(jobs=1)
+    try:
+        engine.submit([full, other])
+        said = str(within(60, lambda: engine.record(full)))
+        assert isinstance(within(60, lambda: engine.record(other)), Record)
+        assert len(engine._processes) == 1
+    finally:
+        engine.close()
+    assert said == (
+        f"{full.case}: pre-training: out of memory with 32 images of a batch of 32; try --set optimiser.chunk=16 "
+        "(loss and gradients stay the whole batch's, batch norm's statistics become the chunk's)"
+    )
+    run = bench.store.run(full.pretrain.key)
+    assert (bench.methods / "tried").exists() and not (run.path / "status.json").exists()
+    assert load_record(full, bench.store) is None
+    (bench.methods / "room").touch()
+    engine = bench.engine(jobs=1)
+    try:
+        assert engine.submit([full]) == 1
+        assert isinstance(within(60, lambda: engine.record(full)), Record)
+    finally:
+        engine.close()
+
+
 # ---- rivals
 
 
@@ -275,7 +314,7 @@ from cl_bench.spec import RunSpec
 from cl_bench.store import Store
 
 task = json.loads(sys.stdin.readline())
-engine = LocalEngine(Store(Path(task["store"])), [Path(f) for f in task["folders"]], "cpu", task["jobs"], Display())
+engine = LocalEngine(Store(Path(task["store"])), [Path(f) for f in task["folders"]], ["cpu"], task["jobs"], Display())
 specs = [RunSpec.model_validate(s) for s in task["specs"]]
 engine.submit(specs)
 print("ready", flush=True)
@@ -409,21 +448,56 @@ def no_stray_workers() -> Iterator[None]:
 
 
 @pytest.mark.parametrize(
-    ("device", "xdist", "cores", "gibibytes", "jobs"),
+    ("devices", "xdist", "cores", "gibibytes", "jobs"),
     [
-        ("cpu", False, 4, 16, 4),
-        ("cpu", False, 64, 12, 8),
-        ("cpu", False, 2, 1, 1),
-        ("cpu", True, 4, 16, 1),
-        ("cuda:1", False, 4, 16, 1),
+        (["cpu"], False, 4, 16, 4),
+        (["cpu"], False, 64, 12, 8),
+        (["cpu"], False, 2, 1, 1),
+        (["cpu"], True, 4, 16, 1),
+        (["cuda:1"], False, 4, 16, 1),
+        (["cuda:0", "cuda:1"], False, 4, 16, 2),
+        (["cuda:0", "cuda:1"], True, 4, 16, 1),
     ],
 )
 def test_workers_by_default(
-    monkeypatch: pytest.MonkeyPatch, device: str, xdist: bool, cores: int, gibibytes: int, jobs: int
+    monkeypatch: pytest.MonkeyPatch, devices: list[str], xdist: bool, cores: int, gibibytes: int, jobs: int
 ) -> None:
     monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
     if xdist:
         monkeypatch.setenv("PYTEST_XDIST_WORKER", "gw0")
     monkeypatch.setattr("os.sched_getaffinity", lambda _: range(cores), raising=False)
     monkeypatch.setattr("os.sysconf", lambda name: 4096 if name == "SC_PAGE_SIZE" else gibibytes * 2**18)
-    assert default_jobs(device) == jobs
+    assert default_jobs(devices) == jobs
+
+
+@pytest.mark.parametrize(
+    ("name", "xdist", "found"),
+    [
+        ("cuda", None, ["cuda:0", "cuda:1", "cuda:2"]),
+        ("cuda:1", None, ["cuda:1"]),
+        ("cpu", None, ["cpu"]),
+        ("cuda", "gw4", ["cuda:1", "cuda:2", "cuda:0"]),
+    ],
+)
+def test_every_gpu_is_used_and_xdist_s_workers_begin_at_different_ones(
+    monkeypatch: pytest.MonkeyPatch, name: str, xdist: str | None, found: list[str]
+) -> None:
+    import torch
+
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
+    if xdist:
+        monkeypatch.setenv("PYTEST_XDIST_WORKER", xdist)
+    monkeypatch.setattr("cl_bench.engines.local.torch_device", torch.device)  # there is no GPU to try
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
+    assert usable_devices(name) == found
+
+
+def test_workers_take_the_devices_in_turn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    told = []
+    monkeypatch.setattr(LocalEngine, "_send", lambda self, process, message: told.append(message["device"]))
+    engine = LocalEngine(Store(tmp_path), [], ["cpu", "other"], 3, Display())
+    with tempfile.TemporaryFile("w+") as errors:
+        for worker in range(3):
+            engine._spawn(worker, errors)
+        engine.close()
+    assert told == ["cpu", "other", "cpu"]

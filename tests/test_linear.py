@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import nn
 
-from cl_bench.data import Dataset
+from cl_bench.data import Dataset, Ragged
 from cl_bench.encoders import Encoder, build_encoder
 from cl_bench.errors import Diverged
 from cl_bench.evaluate.linear import evaluate_linear
-from cl_bench.spec import DataSpec, LinearSpec
+from cl_bench.spec import LinearSpec, ScenesSpec
 
 CPU = torch.device("cpu")
-DATA = DataSpec(kind="single_object", split="train", images=8, size=16)
+DATA = ScenesSpec(kind="single_object", split="train", images=8, size=16)
 COLOURS = torch.tensor([[200, 60, 60], [60, 200, 60], [60, 60, 200]])
 UNIT = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 
@@ -216,3 +216,75 @@ def test_features_that_are_not_finite_diverge(call, bad):
 def test_a_classifier_that_is_not_finite_diverges():
     with pytest.raises(Diverged, match="not finite"):
         accuracy(colours(1e38), standardise=False, lr=1e30, epochs=2)
+
+
+# Augmented, and images of another size than the encoder's
+
+
+AUGMENTED = {"protocol": "augmented", "standardise": False, "size": 8, "resize": 10, "epochs": 5, "lr": 0.1}
+
+
+def large(data, side=16):
+    return Dataset(
+        data.images.repeat_interleave(side // 4, 2).repeat_interleave(side // 4, 3), data.classes, data.labels
+    )
+
+
+def test_augmented_features_are_read_entirely_and_the_seed_decides():
+    train, test = large(painted(balanced(90))), large(painted(balanced(60), seed=1))
+    state = torch.get_rng_state()
+    assert accuracy(train=train, test=test, **{**AUGMENTED, "epochs": 30}) == 100.0
+    assert torch.equal(torch.get_rng_state(), state)
+    hard = {kind: large(data) for kind, data in HARD.items()}
+    assert accuracy(**hard, **AUGMENTED) == accuracy(**hard, **AUGMENTED)
+
+
+def test_each_epoch_sees_each_image_anew_and_the_test_sees_its_centre():
+    seen = []
+
+    class Watch(nn.Module):
+        def forward(self, x):
+            seen.append(x.clone())
+            return x
+
+    rows = torch.arange(16, dtype=torch.uint8)[:, None] * 15
+    image = torch.stack([rows.expand(16, 16), rows.mT.expand(16, 16), torch.full((16, 16), 7, dtype=torch.uint8)])
+    data = Dataset(image[None].repeat(4, 1, 1, 1), tuple("abc"), torch.tensor([0, 1, 2, 0]))
+    encoder = Encoder(Watch(), nn.Identity(), 3, 3, 1).eval()
+    evaluate_linear(encoder, data, data, spec(**{**AUGMENTED, "epochs": 3, "resize": 16}), **UNIT, device=CPU)
+    *epochs, test = seen
+    assert len(epochs) == 3 and all(batch.shape == (4, 3, 8, 8) for batch in seen)
+    assert not torch.equal(epochs[0], epochs[1]) and not torch.equal(epochs[0][0], epochs[0][1])
+    torch.testing.assert_close(test, (data.images[:, :, 4:12, 4:12].float() / 255))
+    directions = {bool(view[1, 0, -1] > view[1, 0, 0]) for batch in epochs for view in batch}
+    assert directions == {True, False}  # mirrored, and not
+
+
+@pytest.mark.parametrize("protocol", ["cached", "augmented"])
+def test_images_of_different_sizes(protocol):
+    data = large(painted(balanced(30)))
+    wide = [nn.functional.pad(im, (0, 4 * (i % 3)), mode="replicate") for i, im in enumerate(data.images)]
+    sizes = torch.tensor([image.shape[1:] for image in wide])
+    ragged = Dataset(
+        Ragged(torch.cat([im.permute(1, 2, 0).flatten() for im in wide]), sizes), data.classes, data.labels
+    )
+    settings = {**AUGMENTED, "protocol": protocol, "epochs": 40}
+    assert accuracy(train=ragged, test=ragged, **settings) == 100.0
+
+
+def test_the_centre_is_torchvision_s():
+    from torchvision.transforms import v2
+
+    seen = []
+
+    class Watch(nn.Module):
+        def forward(self, x):
+            seen.append(x)
+            return x
+
+    images = torch.randint(256, (2, 3, 96, 96), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    data = Dataset(images, tuple("ab"), torch.tensor([0, 1]))
+    changes = {"size": 64, "resize": 70, "epochs": 1, "standardise": False}
+    evaluate_linear(Encoder(Watch(), nn.Identity(), 3, 3, 1).eval(), data, data, spec(**changes), **UNIT, device=CPU)
+    theirs = v2.Compose([v2.Resize(70, antialias=True), v2.CenterCrop(64)])(images)
+    torch.testing.assert_close(seen[0] * 255, theirs.float(), rtol=0, atol=1e-3)

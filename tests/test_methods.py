@@ -15,7 +15,7 @@ from torch.nn.functional import normalize
 
 from cl_bench.encoders import build_encoder, cells
 from cl_bench.errors import MethodError
-from cl_bench.pretrain import _forward
+from cl_bench.forward import forward
 from cl_bench.registry import Registry
 from cl_bench.spec import AlignUniform, AugmentSpec, EncoderSpec, InfoNCE
 from cl_bench.types import DenseViews
@@ -612,7 +612,7 @@ def test_a_network_gets_a_finite_loss_and_gradient(text, policy, objective):
     head = method.head(encoder, EncoderSpec(name="small_cnn", hidden=16, projection=8))
     pictures = torch.randint(256, (6, 3, 40, 40), generator=rng(), dtype=torch.uint8)
     augmented = two_views(pictures, AugmentSpec(size=32, flip=0.5), policy, rng())
-    views = _forward(encoder, head, method, augmented)
+    views = forward(encoder, head, method, augmented)
     assert views.grid == (4, 4)
     anchors = torch.cat([m.anchors for m in method.matches(views)])
     if text.startswith(("dense_setsim", "dense_geometric", "dense_vicregl")):
@@ -634,7 +634,7 @@ def test_the_norms_a_strategy_sees_are_the_features_lengths_before_they_were_nor
     head = method.head(encoder, EncoderSpec(name="small_cnn", hidden=16, projection=8))
     pictures = torch.randint(256, (3, 3, 40, 40), generator=rng(), dtype=torch.uint8)
     augmented = two_views(pictures, AugmentSpec(size=32), "overlapping", rng())
-    views = _forward(encoder, head, method, augmented)
+    views = forward(encoder, head, method, augmented)
     assert not views.norm1.requires_grad and not views.norm2.requires_grad
     for (x, _), h, norm in zip(augmented, (views.h1, views.h2), (views.norm1, views.norm2), strict=True):
         features = cells(encoder(x)).detach()

@@ -5,16 +5,18 @@ from __future__ import annotations
 import oracles
 import pytest
 import torch
+from helpers import ragged
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
 from cl_bench import metrics
 from cl_bench.data import Dataset
+from cl_bench.data.dataset import take
 from cl_bench.encoders import Encoder, build_encoder
 from cl_bench.errors import Diverged
 from cl_bench.metrics import correct_positives, measure
-from cl_bench.spec import AugmentSpec, DataSpec, MeasureSpec
+from cl_bench.spec import AugmentSpec, MeasureSpec, ScenesSpec
 from cl_bench.types import DenseViews, Match
 from cl_bench.views import Geometry, two_views
 
@@ -24,13 +26,17 @@ POLICIES = ("overlapping", "disjoint")
 
 
 def spec(**changes):
-    data = DataSpec(kind="single_object", split="test", images=6, size=16)
+    data = ScenesSpec(kind="single_object", split="test", images=6, size=16)
     return MeasureSpec(data=data, **changes)
 
 
 def images(n=6, side=16, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return Dataset(torch.randint(256, (n, 3, side, side), generator=generator, dtype=torch.uint8), ("0",))
+
+
+def of_all_sizes():
+    return Dataset(ragged([(16, 40), (31, 9), (8, 8), (20, 21), (50, 12), (9, 70)]), ("0",))
 
 
 def fake(channels=5, last=None):
@@ -51,7 +57,8 @@ def by_hand(encoder, data, spec, policy, batch):
     draws = torch.Generator().manual_seed(spec.seed)
     maps = []
     for start in range(0, len(data), batch):
-        pair = two_views(data.images[start : start + batch], AUGMENT, policy, draws)
+        index = torch.arange(start, min(start + batch, len(data)))
+        pair = two_views(take(data.images, index), AUGMENT, policy, draws)
         maps.append([encoder(view).double() for view, _ in pair])
     out = {"alignment": {}, "uniformity": {}}
     for level in ("instance", "dense"):
@@ -69,9 +76,10 @@ def by_hand(encoder, data, spec, policy, batch):
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("scope", ["same_index", "other_images", "all_pairs"])
 @pytest.mark.parametrize(("t", "batch"), [(1.0, 256), (2.5, 4)])
-def test_measures_are_the_oracle_s_on_the_same_views(policy, scope, t, batch, monkeypatch):
+@pytest.mark.parametrize("data", [images(), of_all_sizes()], ids=["uniform", "ragged"])
+def test_measures_are_the_oracle_s_on_the_same_views(data, policy, scope, t, batch, monkeypatch):
     monkeypatch.setattr(metrics, "BATCH", batch)
-    asked, encoder, data = spec(t=t, scope=scope, seed=3), fake(), images()
+    asked, encoder = spec(t=t, scope=scope, seed=3), fake()
     measured = measure(encoder, data, asked, AUGMENT, policy, CPU)
     assert {name: set(levels) for name, levels in measured.items()} == {
         "alignment": {"instance", "dense"},

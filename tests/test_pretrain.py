@@ -7,10 +7,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from helpers import ragged
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, MultiStepLR, SequentialLR
 
-from cl_bench import LossTerms, Match, Method, method, pretrain
+from cl_bench import LossTerms, Match, Method, feeder, method, pretrain
 from cl_bench.data import Dataset
 from cl_bench.data.scenes import draw_scenes
 from cl_bench.encoders import unit
@@ -21,12 +22,12 @@ from cl_bench.registry import Registry, spec_of
 from cl_bench.spec import (
     AlignUniform,
     AugmentSpec,
-    DataSpec,
     EncoderSpec,
     InfoNCE,
     OptimiserSpec,
     PretrainSpec,
     RandomInit,
+    ScenesSpec,
 )
 
 CPU = torch.device("cpu")
@@ -56,7 +57,7 @@ def spec_for(plugin="dense_index", objective=NCE, seed=0, views="overlapping", a
     return PretrainSpec(
         method=spec_of(resolve(plugin)),
         objective=objective,
-        data=DataSpec(kind="single_object", split="train", images=64, size=16),
+        data=ScenesSpec(kind="single_object", split="train", images=64, size=16),
         views=views,
         augment=AugmentSpec(**{"size": 16, "flip": 0.5, **(augment or {})}),
         encoder=EncoderSpec(name="small_cnn", hidden=16, projection=8),
@@ -265,7 +266,7 @@ def test_a_strategy_sees_unit_features_and_their_places(level, grid):
 
 def test_each_projection_belongs_to_its_own_feature_cell_and_view(monkeypatch):
     calls = []
-    monkeypatch.setattr(pretrain, "two_views", lambda *a, make=pretrain.two_views: calls.append(make(*a)) or calls[-1])
+    monkeypatch.setattr(feeder, "two_views", lambda *a, make=feeder.two_views: calls.append(make(*a)) or calls[-1])
 
     class Bare(Method, name="p_bare"):
         def head(self, encoder, spec):
@@ -294,8 +295,8 @@ def test_each_projection_belongs_to_its_own_feature_cell_and_view(monkeypatch):
 
 def test_each_epoch_takes_each_image_once_in_an_order_of_its_own(monkeypatch):
     seen = []
-    real = pretrain.two_views
-    monkeypatch.setattr(pretrain, "two_views", lambda images, *rest: seen.append(images) or real(images, *rest))
+    real = feeder.two_views
+    monkeypatch.setattr(feeder, "two_views", lambda images, *rest: seen.append(images) or real(images, *rest))
     data = Dataset(torch.arange(70, dtype=torch.uint8)[:, None, None, None].expand(-1, 3, 16, 16).contiguous(), ())
     for seed in (0, 1):
         train(data=data, epochs=2, seed=seed)
@@ -312,8 +313,8 @@ def test_each_epoch_takes_each_image_once_in_an_order_of_its_own(monkeypatch):
 def drawn(monkeypatch):
     """A list that grows by one for each batch whose views are drawn."""
     calls = []
-    real = pretrain.two_views
-    monkeypatch.setattr(pretrain, "two_views", lambda *a: calls.append(1) or real(*a))
+    real = feeder.two_views
+    monkeypatch.setattr(feeder, "two_views", lambda *a: calls.append(1) or real(*a))
     return calls
 
 
@@ -343,7 +344,7 @@ def test_other_data_or_views_are_drawn_anew(change, drawn):
 
 def test_views_that_do_not_fit_are_drawn_each_time(monkeypatch, drawn):
     data = noise()
-    monkeypatch.setattr(pretrain, "KEPT_VIEWS", 64 * 2 * 3 * 16 * 16 * 4 - 1)
+    monkeypatch.setattr(feeder, "KEPT_VIEWS", 64 * 2 * 3 * 16 * 16 * 4 - 1)
     assert torch.equal(weights(train(data=data)), weights(train(data=data)))
     assert len(drawn) == 8
 
@@ -466,6 +467,48 @@ def test_training_starts_from_the_same_weights_as_random_init():
     untouched = pretrain.pretrain(spec, None, noise(2), CPU)
     for a, b in zip(trained.encoder.parameters(), untouched.encoder.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-20)
+
+
+# Images of different sizes, half precision, chunks, compiled
+
+
+def of_all_sizes(n=64):
+    return Dataset(ragged([(16 + 7 * i % 40, 16 + 3 * i % 50) for i in range(n)]), ())
+
+
+def test_images_of_different_sizes_are_trained_on_with_the_same_bits_each_time():
+    first, again = train(data=of_all_sizes()), train(data=of_all_sizes())
+    assert torch.equal(weights(first), weights(again)) and first.history == again.history
+    assert first.decomposition_error < 1e-5
+
+
+@pytest.mark.parametrize("plugin", LEVELS.values(), ids=LEVELS)
+@pytest.mark.parametrize("objective", [NCE, AU], ids=lambda o: o.family)
+def test_bfloat16_trains_to_nearly_the_same_losses(objective, plugin):
+    half, exact = (train(plugin, objective, lr=0.005, precision=p) for p in ("bfloat16", "float32"))
+    assert not torch.equal(weights(half), weights(exact))
+    assert all(v.dtype != torch.bfloat16 for v in half.encoder.state_dict().values())
+    assert [e["loss"] for e in half.history] == pytest.approx([e["loss"] for e in exact.history], abs=0.05)
+    assert half.decomposition_error < 1e-5
+
+
+def test_the_encoder_is_compiled_and_keeps_its_names(monkeypatch):
+    compiled = []
+    real = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda m: compiled.append(m) or real(m, backend="eager"))
+    done, plain = train(compile=True), train()
+    assert compiled == [done.encoder] and list(done.encoder.state_dict()) == list(plain.encoder.state_dict())
+    torch.testing.assert_close(weights(done), weights(plain), rtol=1e-4, atol=1e-5)
+    assert done.encoder.state_dict()["trunk.0.1.num_batches_tracked"] == 4
+    assert type(done.encoder) is type(plain.encoder)
+
+
+def test_chunks_of_the_whole_batch_are_the_plain_training_and_smaller_ones_are_not():
+    plain, whole, small = train(), train(chunk=16), train(chunk=4)
+    torch.testing.assert_close(weights(whole), weights(plain), rtol=1e-5, atol=1e-6)
+    assert not torch.allclose(weights(small), weights(plain), rtol=1e-3, atol=1e-4)  # batch norm of the chunk
+    assert small.encoder.state_dict()["trunk.0.1.num_batches_tracked"] == 4 * 4
+    assert small.decomposition_error < 1e-5 and len(small.history) == 4
 
 
 # What goes wrong

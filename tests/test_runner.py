@@ -15,11 +15,11 @@ import pytest
 import torch
 from helpers import dense_row, plant, tiny, trained
 
-from cl_bench.errors import Diverged, MethodError
+from cl_bench.errors import Diverged, MethodError, OutOfMemory
 from cl_bench.profile import Profile
 from cl_bench.records import LEVELS, Record
 from cl_bench.registry import Registry, spec_of
-from cl_bench.runner import STAGES, compute, load_record
+from cl_bench.runner import FIELDS, STAGES, compute, load_record
 from cl_bench.spec import RunSpec
 from cl_bench.store import Run, Store, StoreWarning
 
@@ -85,10 +85,12 @@ def test_a_computed_record_is_complete(made: tuple[RunSpec, Path, Record]) -> No
     assert set(record.alignment) == set(record.uniformity) == set(record.performance) == set(LEVELS)
     assert all(-1 <= v <= 1 for v in record.alignment.values())
     assert all(v <= 1e-6 for v in record.uniformity.values())
-    assert all(0 <= v <= 100 for v in (*record.performance.values(), record.extra["coco_ap50"]))
+    assert all(
+        0 <= v <= 100 for v in (*record.performance.values(), *(record.extra[name] for name in FIELDS["detection"]))
+    )
     assert set(record.seconds) == {"pretrain", *STAGES}
     assert record.decomposition_error < 1e-4
-    assert set(record.extra) == {"coco_ap50", "matching_precision"}
+    assert set(record.extra) == FIELDS["detection"] | {"matching_precision"}
     run = Store(root).run(spec.pretrain.key)
     history = [json.loads(line) for line in (run.path / "history.jsonl").read_text().splitlines()]
     assert [entry["step"] for entry in history] == [0, 1]
@@ -109,7 +111,7 @@ def test_a_precision_is_told_only_where_there_is_one(tmp_path: Path, forget_meth
         assert compute(spec, store, registry, CPU)
         record = load_record(spec, store)
         assert record is not None and record.status == "complete"
-        assert set(record.extra) == {"coco_ap50"}
+        assert set(record.extra) == FIELDS["detection"]
         status = (store.run(spec.pretrain.key).path / "status.json").read_text()
         json.loads(status, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
 
@@ -259,6 +261,72 @@ def test_a_plugin_that_fails_leaves_no_record(tmp_path: Path, body: str, message
         assert "\n" not in str(caught.value)
     assert load_record(spec, store) is None
     assert not [name for name in trained(store.root) if not name.endswith("spec.json")]
+
+
+@pytest.mark.parametrize(
+    ("stage", "where", "said"),
+    [
+        ("measure", "cl_bench.metrics.measure", r"the features of 64 images; try --device cpu"),
+        ("linear", "cl_bench.evaluate.linear.evaluate_linear", r"a batch of 128; try --set linear\.batch=64"),
+        (
+            "detection",
+            "cl_bench.evaluate.detection.evaluate_detection",
+            r"a batch of 2; try --set detection\.batch=1 --set detection\.lr=0\.05",
+        ),
+    ],
+)
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory.\nTried"), MemoryError(), None], ids=repr)
+def test_a_stage_that_is_out_of_memory_says_what_to_try_and_is_tried_again(
+    kept: tuple[RunSpec, Store, Run],
+    monkeypatch: pytest.MonkeyPatch,
+    stage: str,
+    where: str,
+    said: str,
+    error: Exception | None,
+) -> None:
+    spec, store, run = kept
+    before = trained(store.root)
+    (path,) = run.path.glob(f"evals/{stage}-*.json")
+    path.unlink()
+
+    def fail(*_: object) -> None:
+        if error is None:
+            torch.empty(2**55)
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(where, fail)
+        with pytest.raises(OutOfMemory, match=f"^{stage}: out of memory with {said}$"):
+            work(spec, store)
+    assert len(trained(store.root)) == len(before) - 1 and load_record(spec, store) is None
+    assert work(spec, store) and load_record(spec, store) is not None
+
+
+@pytest.mark.parametrize(
+    ("plan", "said"),
+    [
+        ({"batch": 32}, "32 images of a batch of 32; try --set optimiser.chunk=16 ("),
+        ({"batch": 32, "chunk": 8}, "8 images of a batch of 32; try --set optimiser.chunk=4 ("),
+        ({"batch": 45}, "45 images of a batch of 45; try --set optimiser.chunk=15 ("),
+        ({"batch": 32, "chunk": 2}, "2 images of a batch of 32; try --device cpu"),
+        ({"batch": 31}, "31 images of a batch of 31; try --device cpu"),
+    ],
+    ids=str,
+)
+def test_pre_training_that_is_out_of_memory_names_a_chunk_that_the_batch_can_be_cut_into(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plan: dict[str, int], said: str
+) -> None:
+    spec = specs(tmp_path, **{f"optimiser__{key}": value for key, value in plan.items()})[1]
+    store = Store(tmp_path / "store")
+
+    def fail(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr("cl_bench.pretrain.pretrain", fail)
+    with pytest.raises(OutOfMemory) as caught:
+        work(spec, store)
+    assert str(caught.value).startswith(f"pre-training: out of memory with {said}")
+    assert not (store.run(spec.pretrain.key).path / "status.json").exists()
 
 
 def test_a_plugin_edited_since_the_spec_was_made_is_not_stored_under_the_old_source(

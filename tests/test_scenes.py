@@ -15,7 +15,7 @@ from sklearn.datasets import load_digits
 
 from cl_bench.data import load, scenes
 from cl_bench.data.scenes import draw_scenes
-from cl_bench.spec import DataSpec
+from cl_bench.spec import ScenesSpec
 
 KINDS = ("single_object", "multi_object")
 SIZES = (16, 17, 33, 48)
@@ -149,9 +149,9 @@ def test_backgrounds_are_dim_and_smooth(kind, monkeypatch):
 
 def test_load_keeps_a_data_set_by_its_spec():
     spec = {"kind": "multi_object", "split": "test", "images": 3, "size": 19, "seed": 5}
-    data = load(DataSpec(**spec))
-    assert load(DataSpec(**spec)) is data
+    data = load(ScenesSpec(**spec))
+    assert load(ScenesSpec(**spec)) is data
     assert digest(data) == digest(draw_scenes(**spec))
     for change in ({"kind": "single_object"}, {"split": "train"}, {"images": 4}, {"size": 20}, {"seed": 6}):
-        other = load(DataSpec(**{**spec, **change}))
+        other = load(ScenesSpec(**{**spec, **change}))
         assert digest(other) == digest(draw_scenes(**{**spec, **change})) != digest(data)

@@ -2,16 +2,118 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
+from tarfile import TarError
+from typing import Any
 
-from cl_bench.data.dataset import Dataset
+from cl_bench.data.coco import COCO
+from cl_bench.data.dataset import Dataset, Images, Ragged
+from cl_bench.data.decoded import Map, Progress
 from cl_bench.data.scenes import draw_scenes
-from cl_bench.spec import DataSpec
+from cl_bench.data.source import Source, name_of
+from cl_bench.data.stl10 import STL10
+from cl_bench.data.voc import VOC
+from cl_bench.errors import DataError
+from cl_bench.spec import DataSpec, FilesSpec, ScenesSpec
 
-__all__ = ["Dataset", "load"]
+__all__ = ["Dataset", "Images", "Places", "Ragged", "bind", "download", "load", "prepare", "verify"]
+
+SOURCES: dict[str, type[Source[Any]]] = {"stl10": STL10, "coco": COCO, "voc": VOC}
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where data sets are looked for, and where their decoded images are kept."""
+
+    root: Path | None
+    cache: Path
+
+    @classmethod
+    def of(cls, store: Path, root: str | Path | None) -> Places:
+        """Of a run: a store keeps the decoded images too."""
+        return cls(None if root is None else Path(root), store / "data")
+
+
+def bind(spec: DataSpec, root: Path | None) -> DataSpec:
+    """The spec with its ``source``: what lies under the root, found out within a second. Scenes need none.
+
+    Raises:
+        DataError: It is not there, or is not what it should be.
+    """
+    if isinstance(spec, ScenesSpec):
+        return spec
+    return spec.model_copy(update={"source": _source(spec, root).digest()})
+
+
+def prepare(spec: DataSpec, places: Places, progress: Progress | None = None) -> None:
+    """Decode what is not decoded yet. ``progress`` is told what, how many images of it and of how many.
+
+    Raises:
+        DataError: As ``bind``; it is not what the spec's source says; images that cannot be decoded; a full disk.
+    """
+    if isinstance(spec, FilesSpec):
+        _open(spec, places, progress)
+
+
+def verify(spec: DataSpec, places: Places, progress: Progress | None = None) -> None:
+    """Read every decoded byte; what is not as it was written is decoded again, with a warning.
+
+    Raises:
+        DataError: As ``prepare``; nothing is decoded yet.
+    """
+    if isinstance(spec, FilesSpec):
+        _open(spec, places, progress, verify=True)
 
 
 @lru_cache(maxsize=8)
-def load(spec: DataSpec) -> Dataset:
-    """The data set of a spec; the same spec gives the same bytes. Kept in memory for the next caller."""
-    return draw_scenes(spec.kind, spec.split, spec.images, spec.size, spec.seed)
+def load(spec: DataSpec, places: Places | None = None) -> Dataset:
+    """The data set of a spec; the same spec gives the same bytes. Kept for the next caller, decoded where it must be.
+
+    Raises:
+        DataError: As ``prepare``.
+    """
+    if isinstance(spec, ScenesSpec):
+        return draw_scenes(spec.kind, spec.split, spec.images, spec.size, spec.seed)
+    return _open(spec, places or Places(None, Path()), None)
+
+
+def download(spec: DataSpec, root: Path) -> None:
+    """Have torchvision fetch what is missing under the root.
+
+    Raises:
+        DataError: It does not fetch that data set, or could not; the message says how to do it by hand.
+    """
+    if isinstance(spec, ScenesSpec):
+        return
+    source = _source(spec, root)
+    if not source.complete():
+        try:
+            source.fetch()
+        except (OSError, RuntimeError, EOFError, TarError) as error:
+            why = " ".join(str(error).split())
+            raise DataError(f"{source.what}: not downloaded to {root}: {why}; by hand: {source.by_hand}") from None
+        source.digest()
+
+
+def _source(spec: FilesSpec, root: Path | None) -> Source[Any]:
+    source = SOURCES[spec.name](spec, root or Path("DIR"))
+    if root is None:
+        where = f"say where it is with --data-root DIR (expected there: {', '.join(source.layout)})"
+        raise DataError(f"{source.what}: {where}; to get it: {source.remedy}")
+    return source
+
+
+def _open(spec: FilesSpec, places: Places, progress: Progress | None, verify: bool = False) -> Dataset:
+    source = _source(spec, places.root)
+    digest = source.digest()
+    if spec.source and spec.source != digest:
+        was, now = spec.source[:16], digest[:16]
+        raise DataError(f"{source.what}: {places.root} is not what it was (source {was}, now {now}): put it back")
+    size = f"-short{spec.short_side}" if spec.short_side else ""
+    first = f"-first{spec.limit}" if spec.limit else ""
+    path = places.cache / f"{name_of(spec).replace(' ', '-')}{size}{first}-{digest[:16]}"
+    if verify and not path.is_dir():
+        raise DataError(f"{source.what}: not decoded yet: no {path}; python -m cl_bench.data --prepare decodes it")
+    return Map(path, source.what, progress).open(source.listing, spec.broken == "leave_out", verify)

@@ -1,71 +1,133 @@
-"""Look at the data: ``python -m cl_bench.data [--profile NAME] [--out DIR]`` writes contact sheets as PNG."""
+"""Look at the data: ``python -m cl_bench.data [--profile NAME] [--out DIR]`` writes contact sheets as PNG.
+
+``--prepare`` decodes the profile's data sets instead, and ``--verify`` reads all that is decoded and checks it.
+"""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from torch import Tensor
-from torch.nn.functional import interpolate
+from torch.nn.functional import interpolate, pad
 from torchvision.utils import draw_bounding_boxes, make_grid, save_image
 
-from cl_bench.data import Dataset, load
+from cl_bench.data import Dataset, Places, load, prepare, verify
 from cl_bench.errors import SpecError
-from cl_bench.profile import load_profile
-from cl_bench.spec import AugmentSpec, Views
+from cl_bench.profile import Profile, load_profile
+from cl_bench.spec import AugmentSpec, DataSpec, FilesSpec, Views
+from cl_bench.store import Store
 from cl_bench.views import two_views
 
 COLUMNS, ROWS, TILE = 12, 6, 96
+
+
+def tile(image: Tensor) -> Tensor:
+    """(3, TILE, TILE) of a (3, h, w) uint8 image: its aspect is kept, what is left is white."""
+    scale = TILE / max(image.shape[1:])
+    size = [max(1, round(side * scale)) for side in image.shape[1:]]
+    mode = {"mode": "nearest"} if scale > 1 else {"mode": "bilinear", "antialias": True}
+    small = interpolate(image[None].float(), size=size, **mode)[0].round().byte()
+    return pad(small, (0, TILE - size[1], 0, TILE - size[0]), value=255)
 
 
 def sheet(data: Dataset) -> Tensor:
     """(3, H, W) in [0, 1]: the first images, with their boxes where they have them."""
     tiles = []
     for i in range(min(COLUMNS * ROWS, len(data))):
-        scale = TILE / data.images.shape[-1]
-        image = interpolate(data.images[i : i + 1].float(), size=(TILE, TILE)).byte()[0]
-        if data.boxes is not None and data.box_labels is not None:
+        image = data.images[i]
+        shown = tile(image)
+        if data.boxes is not None and data.box_labels is not None and len(data.boxes[i]):
             names = [data.classes[int(label)] for label in data.box_labels[i]]
-            image = draw_bounding_boxes(image, data.boxes[i] * scale, names, colors="yellow")
-        tiles.append(image.float() / 255)
+            scale = TILE / max(image.shape[1:])
+            shown = draw_bounding_boxes(shown, data.boxes[i] * scale, names, colors="yellow")
+        tiles.append(shown.float() / 255)
     grid: Tensor = make_grid(tiles, COLUMNS, pad_value=1.0)
     return grid
 
 
 def view_sheet(data: Dataset, augment: AugmentSpec, policy: Views) -> Tensor:
     """(3, H, W) in [0, 1]: images, each followed by its two views."""
-    images = data.images[: COLUMNS // 3 * ROWS]
-    (first, _), (second, _) = two_views(images, augment, policy, torch.Generator().manual_seed(0))
+    first = [data.images[i] for i in range(min(COLUMNS // 3 * ROWS, len(data)))]
+    images = torch.stack(first) if isinstance(data.images, Tensor) else first
+    views = two_views(images, augment, policy, torch.Generator().manual_seed(0))
     mean, std = (torch.tensor(v)[:, None, None] for v in (augment.mean, augment.std))
-    shown = [images.float() / 255, first * std + mean, second * std + mean]
-    tiles = torch.stack([interpolate(x.clamp(0, 1), size=(TILE, TILE)) for x in shown], dim=1)
-    grid: Tensor = make_grid(tiles.flatten(0, 1), COLUMNS, pad_value=1.0)
+    seen = [((view * std + mean).clamp(0, 1) * 255).byte() for view, _ in views]
+    tiles = [tile(image) for triple in zip(first, *seen, strict=True) for image in triple]
+    grid: Tensor = make_grid([t.float() / 255 for t in tiles], COLUMNS, pad_value=1.0)
     return grid
 
 
-def main() -> None:
-    """Write a sheet for each set of images of a profile, and one for each policy of views."""
-    parser = argparse.ArgumentParser(prog="python -m cl_bench.data", description="Write contact sheets as PNG.")
-    parser.add_argument("--profile", default="smoke", help="name or TOML file (default: smoke)")
-    parser.add_argument("--out", type=Path, default=Path("contact_sheets"), help="directory (default: contact_sheets)")
-    arguments = parser.parse_args()
-    try:
-        profile = load_profile(arguments.profile)
-        arguments.out.mkdir(parents=True, exist_ok=True)
-    except (SpecError, OSError) as error:
-        sys.exit(f"{parser.prog}: {error}")
-    sheets = {"detection": sheet(load(profile.detection.train)), "linear": sheet(load(profile.linear.train))}
+def specs(profile: Profile) -> list[DataSpec]:
+    """Every set of images of a profile, once."""
+    kinds = profile.single_object, profile.multi_object
+    pretraining = [spec for kind in kinds for spec in (kind.data, kind.heldout)]
+    ours = profile.linear, profile.detection
+    return list(dict.fromkeys([*pretraining, *(spec for part in ours for spec in (part.train, part.test))]))
+
+
+def write_sheets(profile: Profile, places: Places, out: Path) -> None:
+    """A sheet for each set of images that something is trained on, and one for each policy of views."""
+    out.mkdir(parents=True, exist_ok=True)
+    sheets = {part: sheet(load(getattr(profile, part).train, places)) for part in ("detection", "linear")}
     for name, sources in (("single_object", profile.single_object), ("multi_object", profile.multi_object)):
-        data = load(sources.data)
+        data = load(sources.data, places)
         sheets[name] = sheet(data)
         sheets[f"{name}-overlapping"] = view_sheet(data, sources.augment, "overlapping")
         sheets[f"{name}-disjoint"] = view_sheet(data, sources.augment, "disjoint")
     for name, image in sheets.items():
-        path = arguments.out / f"{name}.png"
+        path = out / f"{name}.png"
         save_image(image, path)
         print(path)
+
+
+def each(work: Callable[..., None], wanted: Sequence[DataSpec], places: Places, outcome: str) -> None:
+    """Do something to each data set on disk, with a bar."""
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    on_disk = [spec for spec in wanted if isinstance(spec, FilesSpec)]
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def show(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what)
+            bars.update(tasks[what], completed=done, total=total)
+
+        for spec in on_disk:
+            work(spec, places, show)
+            print(f"{spec.name} {spec.split}: {outcome}")
+    if not on_disk:
+        print("no data set on disk: scenes are drawn")
+
+
+def main() -> None:
+    """Do what the command line says."""
+    parser = argparse.ArgumentParser(prog="python -m cl_bench.data", description="Write contact sheets as PNG.")
+    parser.add_argument("--profile", default="smoke", help="name or TOML file (default: smoke)")
+    parser.add_argument("--out", type=Path, default=Path("contact_sheets"), help="directory (default: contact_sheets)")
+    parser.add_argument("--data-root", type=Path, metavar="DIR", help="where data sets are looked for")
+    parser.add_argument("--store", type=Path, default=Path(".cl_bench"), metavar="DIR", help="(default: .cl_bench)")
+    parser.add_argument("--prepare", action="store_true", help="decode the profile's data sets; write no sheets")
+    parser.add_argument("--verify", action="store_true", help="read all that is decoded and check it; write no sheets")
+    arguments = parser.parse_args()
+    try:
+        profile = load_profile(arguments.profile)
+        on_disk = any(isinstance(spec, FilesSpec) for spec in specs(profile))
+        root = Store(arguments.store).root if on_disk else arguments.store  # scenes leave nothing behind
+        places = Places(arguments.data_root, root / "data")
+        if arguments.prepare:
+            each(prepare, specs(profile), places, "decoded")
+        if arguments.verify:
+            each(verify, specs(profile), places, "whole")
+        if not arguments.prepare and not arguments.verify:
+            write_sheets(profile, places, arguments.out)
+    except (SpecError, OSError) as error:
+        sys.exit(f"{parser.prog}: {error}")
 
 
 if __name__ == "__main__":

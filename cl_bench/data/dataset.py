@@ -2,9 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
+
+
+def starts_of(sizes: Tensor) -> Tensor:
+    """(N,) int64: the byte at which each image of those sizes begins, one after the other."""
+    ends = 3 * sizes.prod(1).cumsum(0)
+    return torch.cat([torch.zeros(1, dtype=torch.int64), ends[:-1]])
+
+
+class Ragged(Sequence[Tensor]):
+    """uint8 RGB images of different sizes, one after the other in a buffer that may be a memory map.
+
+    Attributes:
+        sizes: (N, 2) int64, height and width of each image in pixels.
+    """
+
+    def __init__(self, pixels: Tensor, sizes: Tensor, starts: Tensor | None = None) -> None:
+        """Images of those ``sizes`` out of ``pixels``, (bytes,) uint8, each stored row by row, pixel by pixel.
+
+        ``starts``, (N,) int64, says at which byte each begins, where something lies between them.
+        """
+        self._pixels, self.sizes = pixels, sizes
+        self._starts = (starts_of(sizes) if starts is None else starts).tolist()
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def __getitem__(self, index: int) -> Tensor:  # type: ignore[override]
+        """(3, h, w): a view of the buffer, nothing is copied."""
+        height, width = self.sizes[index].tolist()
+        start = self._starts[index % len(self)]
+        return self._pixels[start : start + 3 * height * width].view(height, width, 3).permute(2, 0, 1)
+
+
+Images = Tensor | Ragged
+"""(N, 3, H, W) uint8 where all are of one size, else ``Ragged``."""
+
+
+def take(images: Images, index: Tensor) -> Tensor | list[Tensor]:
+    """The images at those places: (B, 3, H, W), or B of (3, h_i, w_i)."""
+    return images[index] if isinstance(images, Tensor) else [images[i] for i in index.tolist()]
 
 
 @dataclass(frozen=True)
@@ -12,18 +54,21 @@ class Dataset:
     """Images with what is known of them.
 
     Attributes:
-        images: (N, 3, H, W) uint8, RGB.
+        images: (N, 3, H, W) uint8, RGB; or ``Ragged`` where sizes differ. It may be a memory map: do not write to it.
         classes: Names of the classes; index = label.
         labels: (N,) int64, the class of each single-object image; None for multi-object data.
         boxes: N tensors (n_i, 4) float32, (x1, y1, x2, y2) in pixels; None where there are no boxes.
         box_labels: N tensors (n_i,) int64, the class of each box; None where there are no boxes.
+        difficult: N tensors (n_i,) bool, the boxes that are trained on and do not count in evaluation; None where
+            there is no such thing.
     """
 
-    images: Tensor
+    images: Images
     classes: tuple[str, ...]
     labels: Tensor | None = None
     boxes: tuple[Tensor, ...] | None = None
     box_labels: tuple[Tensor, ...] | None = None
+    difficult: tuple[Tensor, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.images)

@@ -50,20 +50,30 @@ class LocalEngine:
     Args:
         store: Where records are kept.
         places: Where plugins are found: folders, and single files.
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:i``.
+        devices: As ``cpu`` or ``cuda:1``; the workers take them in turn.
         jobs: Worker processes at most; they start only when something is missing from the store.
         watcher: Who is told.
+        data_root: Where data sets lie.
     """
 
-    def __init__(self, store: Store, places: Sequence[Path], device: str, jobs: int, watcher: Watcher) -> None:
+    def __init__(
+        self,
+        store: Store,
+        places: Sequence[Path],
+        devices: Sequence[str],
+        jobs: int,
+        watcher: Watcher,
+        data_root: Path | None = None,
+    ) -> None:
         self.store = store
         self.watcher = watcher
         self._settings = {
             "store": str(store.root),
             "places": [str(place) for place in places],
             "path": [str(Path(entry).resolve()) for entry in sys.path],
-            "device": device,
+            "data_root": None if data_root is None else str(data_root),
         }
+        self._devices = devices
         self.jobs = jobs
         self._queue: deque[RunSpec] = deque()
         self._known: set[str] = set()
@@ -149,7 +159,7 @@ class LocalEngine:
             try:
                 errors = errors or tempfile.TemporaryFile("w+")  # noqa: SIM115
                 if process is None or process.poll() is not None:
-                    process = self._spawn(errors)
+                    process = self._spawn(worker, errors)
                 outcome = self._one(worker, process, spec, errors)
             except Exception as error:  # a thread that ends in silence would leave the others waiting for ever
                 outcome = ComputationError(f"{spec.case}: {type(error).__name__}: {error}")
@@ -173,10 +183,11 @@ class LocalEngine:
         if errors is not None:
             errors.close()
 
-    def _spawn(self, errors: Any) -> subprocess.Popen[str]:
+    def _spawn(self, worker: int, errors: Any) -> subprocess.Popen[str]:
+        device = self._devices[worker % len(self._devices)]
         here = str(Path(__file__).resolve().parents[2])
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (here, os.environ.get("PYTHONPATH"))))}
-        if self._settings["device"] == "cpu":
+        if device == "cpu":
             environment.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
         errors.seek(0)
         errors.truncate()
@@ -194,7 +205,7 @@ class LocalEngine:
         if self._closed:
             process.kill()
         assert process.stdin is not None
-        self._send(process, self._settings)
+        self._send(process, {**self._settings, "device": device})
         return process
 
     @staticmethod
@@ -239,13 +250,31 @@ class LocalEngine:
         return ComputationError(f"{spec.case}: its worker process ended ({why}){': ' + said[-1] if said else ''}")
 
 
-def default_jobs(device: str) -> int:
-    """Workers to start: one a core on a CPU as memory allows, one on a GPU or inside a pytest-xdist worker."""
-    if device.startswith("cuda") or "PYTEST_XDIST_WORKER" in os.environ:
+def default_jobs(devices: Sequence[str]) -> int:
+    """Workers to start: one a GPU, or one a core as memory allows; one alone inside a pytest-xdist worker."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
         return 1
+    if devices[0].startswith("cuda"):
+        return len(devices)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return max(1, min(cores, memory // WORKER_MEMORY))
+
+
+def usable_devices(name: str) -> list[str]:
+    """The devices that ``auto``, ``cpu``, ``cuda`` (all of them) or ``cuda:i`` names; pytest-xdist workers take turns.
+
+    Raises:
+        SpecError: As ``torch_device``.
+    """
+    import torch
+
+    device = torch_device(name)
+    if device.type != "cuda" or device.index is not None:
+        return [str(device)]
+    count = torch.cuda.device_count()
+    first = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    return [f"cuda:{(first + i) % count}" for i in range(count)]
 
 
 def torch_device(name: str) -> torch.device:

@@ -5,6 +5,7 @@ It ends when its standard input does, so it never outlives the process that star
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import queue
@@ -16,7 +17,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from cl_bench.errors import MethodError
+from cl_bench.errors import MethodError, OutOfMemory
 
 STEP_EVERY = 0.2  # seconds between two progress events
 
@@ -44,6 +45,7 @@ def main() -> None:
 
     import torch
 
+    from cl_bench.data import Places
     from cl_bench.engines.local import torch_device
     from cl_bench.registry import Registry
     from cl_bench.runner import compute
@@ -57,6 +59,7 @@ def main() -> None:
         torch.use_deterministic_algorithms(True)
     sys.path += [entry for entry in settings["path"] if entry not in sys.path]  # installed plugins may live there
     store, registry = Store(Path(settings["store"])), Registry([Path(p) for p in settings["places"]])
+    places = Places.of(store.root, settings["data_root"])
     show = warnings.showwarning
 
     def pass_on(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
@@ -78,17 +81,22 @@ def main() -> None:
     while True:
         spec = RunSpec.model_validate(tasks.get())
         try:
-            mine = compute(spec, store, registry, device, on_step)
+            mine = compute(spec, store, registry, device, on_step, places)
             send(event="done" if mine else "busy")
         except Exception as error:  # whatever a plugin or the machine does, the other records must go on
+            full = isinstance(error, OutOfMemory)
             send(event="failed", error=_one_line(error, store.run(spec.pretrain.key).path / "output.txt"))
+            del error  # and with it every tensor of the frames that it passed
+            if full and device.type == "cuda":
+                gc.collect()
+                torch.cuda.empty_cache()
 
 
 def _one_line(error: Exception, log: Path) -> str:
     """What went wrong; for what nobody foresaw, the traceback is kept beside what the run printed."""
     text = str(error).strip().splitlines()
     line = text[0] if text else "no message"
-    if isinstance(error, MethodError):
+    if isinstance(error, MethodError | OutOfMemory):
         return line
     try:
         with log.open("a") as file:

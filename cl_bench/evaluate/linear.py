@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from cl_bench.data import Dataset
+from cl_bench.data import Dataset, Images
+from cl_bench.data.dataset import take
 from cl_bench.encoders import Encoder, pooled
 from cl_bench.errors import Diverged
-from cl_bench.spec import LinearSpec
+from cl_bench.spec import AugmentSpec, LinearSpec
+from cl_bench.views import random_view, resized
 
 BATCH = 256
 
@@ -27,14 +29,15 @@ def evaluate_linear(
 ) -> float:
     """Test accuracy in percent after the last epoch.
 
-    ``cached`` protocol: features of the un-augmented images, computed once; the optimiser and its schedule are those of
-    Wang & Isola's linear evaluation (Adam 1e-3, betas .5 and .999, batch 128, rate x 0.2 at 60 and 80 of 100 epochs).
+    ``augmented`` protocol: Wang & Isola's linear evaluation, with their optimiser and schedule (Adam 1e-3, betas .5 and
+    .999, batch 128, rate x 0.2 at 60 and 80 of 100 epochs). ``cached``: the same, but for features of the un-augmented
+    images, computed once.
 
     Args:
         encoder: Frozen, in eval mode.
         train: Labelled images.
         test: Labelled images.
-        spec: Epochs, batch, rates, seed.
+        spec: Protocol, epochs, batch, rates, seed.
         mean: Of the pixels, by channel, in [0, 1].
         std: Of the pixels, by channel.
         device: Where.
@@ -43,29 +46,37 @@ def evaluate_linear(
     Raises:
         Diverged: Features or weights that are not finite.
         ValueError: Data without labels.
+
+    Source: Wang & Isola, ICML 2020.
     """
     if train.labels is None or test.labels is None:
         raise ValueError("linear evaluation needs labelled images, got a data set without labels")
-    x, y = _features(encoder, train, mean, std, device), train.labels.to(device)
-    centre, spread = torch.zeros_like(x[0]), torch.ones_like(x[0])
-    if spec.standardise:
-        spread, centre = torch.std_mean(x, dim=0)
-        spread = spread.where(spread > 0, 1.0)
-        x = (x - centre) / spread
+    seen = _Pixels(spec, mean, std, device)
+    y = train.labels.to(device)
+    x = None
+    centre, spread = torch.zeros(encoder.channels, device=device), torch.ones(encoder.channels, device=device)
+    if spec.protocol == "cached":
+        x = _features(encoder, seen.plain(train.images))
+        if spec.standardise:
+            spread, centre = torch.std_mean(x, dim=0)
+            spread = spread.where(spread > 0, 1.0)
+            x = (x - centre) / spread
     draws = torch.Generator().manual_seed(spec.seed)
     # Not initialised by torch: that would draw from the global generator.
     classifier: nn.Linear = nn.utils.skip_init(  # type: ignore[no-untyped-call]
-        nn.Linear, x.shape[1], len(train.classes), device=device
+        nn.Linear, encoder.channels, len(train.classes), device=device
     )
-    bound = x.shape[1] ** -0.5  # torch's own initialisation, from our generator
+    bound = encoder.channels**-0.5  # torch's own initialisation, from our generator
     with torch.no_grad():
         for parameter in classifier.parameters():
             parameter.copy_((torch.rand(parameter.shape, generator=draws) * 2 - 1) * bound)
     optimiser = torch.optim.Adam(classifier.parameters(), spec.lr, spec.betas)
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimiser, list(spec.milestones), spec.gamma)
     for epoch in range(spec.epochs):
-        for index in torch.split(torch.randperm(len(x), generator=draws).to(device), spec.batch):
-            loss = nn.functional.cross_entropy(classifier(x[index]), y[index])
+        for index in torch.split(torch.randperm(len(train), generator=draws), spec.batch):
+            where = index.to(device)
+            features = _features(encoder, [seen.augmented(train.images, index, draws)]) if x is None else x[where]
+            loss = nn.functional.cross_entropy(classifier(features), y[where])
             optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
@@ -75,25 +86,52 @@ def evaluate_linear(
     if not bool(torch.isfinite(classifier.weight).all()):
         raise Diverged("linear classifier's weights are not finite")
     with torch.no_grad():
-        features = (_features(encoder, test, mean, std, device) - centre) / spread
+        features = (_features(encoder, seen.plain(test.images)) - centre) / spread
         guess = classifier(features).argmax(1)
     return 100 * float((guess.cpu() == test.labels).double().mean())
 
 
+class _Pixels:
+    """Images as the encoder sees them, (B, 3, h, w) normalised."""
+
+    def __init__(
+        self, spec: LinearSpec, mean: tuple[float, float, float], std: tuple[float, float, float], device: torch.device
+    ) -> None:
+        self.spec, self.device = spec, device
+        self.mean, self.std = (torch.tensor(v, device=device)[:, None, None] for v in (mean, std))
+        if spec.protocol == "augmented":
+            assert spec.size is not None
+            self.augment = AugmentSpec(
+                size=spec.size, scale=spec.scale, flip=0.5, jitter=0, grayscale=0, mean=mean, std=std
+            )
+
+    def plain(self, images: Images) -> Iterator[Tensor]:
+        """Batches of all images in order: their centres, where the spec names a size."""
+        for start in range(0, len(images), BATCH):
+            batch: Tensor | Sequence[Tensor]
+            if isinstance(images, Tensor):
+                batch = images[start : start + BATCH]
+            else:
+                batch = [images[i] for i in range(start, min(start + BATCH, len(images)))]
+            if self.spec.size is not None:
+                centres = [_centre(resized(image, self.spec.resize), self.spec.size) for image in batch]
+                batch = torch.stack(centres)
+            yield (torch.as_tensor(batch).to(self.device).float() / 255 - self.mean) / self.std
+
+    def augmented(self, images: Images, index: Tensor, draws: torch.Generator) -> Tensor:
+        """Random crops of those images, mirrored with probability a half."""
+        return random_view(take(images, index), self.augment, draws, self.device)
+
+
+def _centre(image: Tensor, size: int) -> Tensor:
+    top, left = (round((side - size) / 2) for side in image.shape[-2:])
+    return image[..., top : top + size, left : left + size]
+
+
 @torch.no_grad()
-def _features(
-    encoder: Encoder,
-    data: Dataset,
-    mean: tuple[float, float, float],
-    std: tuple[float, float, float],
-    device: torch.device,
-) -> Tensor:
-    """(N, C) pooled features."""
-    m, s = (torch.tensor(v, device=device)[:, None, None] for v in (mean, std))
-    out = []
-    for images in torch.split(data.images, BATCH):
-        normalised = (images.to(device).float() / 255 - m) / s
-        out.append(pooled(encoder(normalised.contiguous(memory_format=torch.channels_last))).squeeze(1))
+def _features(encoder: Encoder, batches: Iterator[Tensor] | list[Tensor]) -> Tensor:
+    """(N, C) pooled features of the images in all batches."""
+    out = [pooled(encoder(batch.contiguous(memory_format=torch.channels_last))).squeeze(1) for batch in batches]
     features = torch.cat(out)
     if not bool(torch.isfinite(features).all()):
         raise Diverged("backbone features are not finite")

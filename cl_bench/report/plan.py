@@ -10,10 +10,16 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from cl_bench.origins import Origin
 from cl_bench.power import power
 from cl_bench.records import RANDOM_INIT, Record
 
 TAUS = (-0.3, -0.5, -0.7)
+STAGES = {"pretrain": "pre-\ntraining", "measure": "L_a\nand L_u", "linear": "linear", "detection": "detection"}
+LISTED = 20
+"""Cases to compute that are named, a row."""
+UNITS = ((86400.0, "days"), (3600.0, "h"), (60.0, "min"), (1.0, "s"))
+"""Two of a unit are told in it; less, in the next smaller one."""
 
 
 class Planned(Protocol):
@@ -24,42 +30,100 @@ class Planned(Protocol):
         """Its id."""
 
 
-def plan_table(rows: Mapping[str, Sequence[tuple[Planned, str, Record | None]]], alpha: float, jobs: int) -> Group:
+Cases = Sequence[tuple[Planned, str, Record | None]]
+"""Of a row: the spec, its configuration, and what the store holds of it."""
+
+
+def plan_table(
+    rows: Mapping[str, Cases], alpha: float, jobs: int, estimates: Mapping[str, Mapping[str, float]] | None = None
+) -> Group:
     """The plan of a run.
 
     Args:
-        rows: For each row its cases: the spec, its configuration, and what the store holds of it.
+        rows: For each row its cases.
         alpha: One-sided level of the claims.
         jobs: How many are computed at a time.
+        estimates: For rows of which the store holds nothing, seconds an encoder by stage, timed here.
     """
-    return Group(*_blocks(rows, alpha, jobs))
+    return Group(_counts(rows, alpha), *_listed(rows), *_times(rows, jobs, estimates or {}))
 
 
-def _blocks(
-    rows: Mapping[str, Sequence[tuple[Planned, str, Record | None]]], alpha: float, jobs: int
-) -> Iterator[RenderableType]:
+def missing(cases: Cases) -> list[Planned]:
+    """What would be computed."""
+    return [spec for spec, _, record in cases if record is None]
+
+
+def origins_table(values: Sequence[Origin]) -> Table:
+    """Where each value of the profile comes from."""
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim", title="Values", title_justify="left", expand=True)
+    table.add_column("key", overflow="fold", ratio=4)
+    table.add_column("value", no_wrap=True, overflow="ellipsis", ratio=3)
+    table.add_column("from", no_wrap=True, width=9)
+    table.add_column("", overflow="fold", ratio=4)
+    for origin in values:
+        table.add_row(*(Text(text) for text in origin))
+    return table
+
+
+def _counts(rows: Mapping[str, Cases], alpha: float) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", title="Plan", title_justify="left")
     for name in ("row", "encoders", "in the\nstore", "to\ncompute", "config-\nurations"):
         table.add_column(name, justify="left" if name == "row" else "right", no_wrap=name == "row")
     for tau in TAUS:
         table.add_column(f"power at\ntau {tau:g}", justify="right")
     for row, cases in rows.items():
-        n = len({config for _, config, _ in cases})
-        stored = sum(record is not None for _, _, record in cases)
+        n, missed = len({config for _, config, _ in cases}), len(missing(cases))
         powers = ["-" for _ in TAUS] if row == RANDOM_INIT else [f"{power(n, tau, alpha):.2f}" for tau in TAUS]
-        table.add_row(row, str(len(cases)), str(stored), str(len(cases) - stored), str(n), *powers)
-    yield table
-    missing = [(row, spec.case) for row, cases in rows.items() for spec, _, record in cases if record is None]
-    for row, case in missing:
-        yield Text(f"would compute {row}: {case}")
-    known = [sum(r.seconds.values()) for cases in rows.values() for _, _, r in cases if r is not None]
-    if not missing:
+        table.add_row(row, str(len(cases)), str(len(cases) - missed), str(missed), str(n), *powers)
+    return table
+
+
+def _listed(rows: Mapping[str, Cases]) -> Iterator[Text]:
+    for row, cases in rows.items():
+        absent = missing(cases)
+        yield from (Text(f"would compute {row}: {spec.case}") for spec in absent[:LISTED])
+        if len(absent) > LISTED:
+            yield Text(f"would compute {row}: and {len(absent) - LISTED} more")
+
+
+def _times(
+    rows: Mapping[str, Cases], jobs: int, estimates: Mapping[str, Mapping[str, float]]
+) -> Iterator[RenderableType]:
+    """Seconds an encoder by the stored ones of its row, else timed here, else by the stored ones of the other rows."""
+    absent = {row: len(missing(cases)) for row, cases in rows.items() if missing(cases)}
+    if not absent:
         yield Text("Everything is in the store; nothing would be trained.")
-    elif known:
-        minutes = statistics.median(known) * len(missing) / jobs / 60
-        yield Text(
-            f"{len(missing)} encoders to compute, {jobs} at a time: about {minutes:.1f} min at the stored ones' "
-            f"median of {statistics.median(known):.1f} s."
-        )
-    else:
-        yield Text(f"{len(missing)} encoders to compute, {jobs} at a time; no stored one to take the time from yet.")
+        return
+    count = f"{sum(absent.values())} encoders to compute, {jobs} at a time"
+    seconds = {row: sum(stages.values()) for row, stages in estimates.items()}
+    stored = {row: [sum(r.seconds.values()) for _, _, r in cases if r is not None] for row, cases in rows.items()}
+    every = [s for known in stored.values() for s in known]
+    for row in absent:
+        if stored[row] or (row not in seconds and every):
+            seconds[row] = statistics.median(stored[row] or every)
+    if estimates:
+        yield _estimated(absent, estimates)
+    if not set(absent) <= set(seconds):
+        yield Text(f"{count}; no stored one to take the time from yet.")
+        return
+    whole = sum(seconds[row] * n for row, n in absent.items())
+    source = ["as timed here"] if estimates else []
+    source += [f"at the stored ones' median of {statistics.median(every):.1f} s"] if every else []
+    yield Text(f"{count}: about {_time(whole / jobs)} {' and '.join(source)}.")
+
+
+def _estimated(absent: Mapping[str, int], estimates: Mapping[str, Mapping[str, float]]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", title="Time an encoder", title_justify="left")
+    table.add_column("row", no_wrap=True, vertical="bottom")
+    for name in (*STAGES.values(), "together", "all to\ncompute"):
+        table.add_column(name, justify="right", vertical="bottom")
+    for row, stages in estimates.items():
+        each = sum(stages.values())
+        table.add_row(row, *(_time(stages[stage]) for stage in STAGES), _time(each), _time(each * absent[row]))
+    return table
+
+
+def _time(seconds: float) -> str:
+    """As ``2.5 h``."""
+    size, unit = next((u for u in UNITS if seconds >= 2 * u[0]), UNITS[-1])
+    return f"{seconds / size:,.1f} {unit}"

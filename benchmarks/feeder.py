@@ -1,0 +1,177 @@
+"""Two augmented views of every image of an epoch: our feeder against a DataLoader of torchvision's transforms.
+
+python benchmarks/feeder.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import random
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageFilter
+from timing import machine, medians
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+from torchvision import transforms
+from torchvision.transforms.functional import pil_to_tensor
+
+from cl_bench import feeder
+from cl_bench.data import Dataset, Images, Ragged
+from cl_bench.feeder import pairs_of_views
+from cl_bench.registry import Registry, spec_of
+from cl_bench.spec import AugmentSpec, EncoderSpec, InfoNCE, OptimiserSpec, PretrainSpec, ScenesSpec
+
+CPU = torch.device("cpu")
+CORES = 2
+SETTINGS = {
+    "COCO": (AugmentSpec(size=224, flip=0.5, blur=0.5), 64),
+    "STL-10": (AugmentSpec(size=64, scale=(0.08, 1.0), flip=0.5, hue=0.4), 768),
+}
+"""Augmentation and batch."""
+
+
+def pictures(n: int, height: int, width: int) -> list[Image.Image]:
+    """Smooth random colours with a texture on them: as a photograph, neither flat nor noise to JPEG."""
+    draws = np.random.default_rng(0)
+    out = []
+    for _ in range(n):
+        small = Image.fromarray(draws.integers(256, size=(8, 10, 3), dtype=np.uint8))
+        smooth = np.asarray(small.resize((width, height), Image.Resampling.BICUBIC), np.float32)
+        texture = draws.normal(0, 10, (height, width, 1)).astype(np.float32)
+        out.append(Image.fromarray((smooth + texture).clip(0, 255).astype(np.uint8)))
+    return out
+
+
+class Pil:
+    """MoCo's blur, which DenseCL uses too: PIL's, several times faster than torchvision's."""
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        return image.filter(ImageFilter.GaussianBlur(random.uniform(0.1, 2.0)))
+
+
+class Files(TorchDataset[tuple[Tensor, Tensor]]):
+    """Two views an image by torchvision's transforms, from JPEG bytes in files or from arrays."""
+
+    def __init__(self, source: Sequence[Path] | np.ndarray, augment: AugmentSpec, blur: Callable[..., object]) -> None:
+        a = augment
+        jitter = transforms.ColorJitter(a.brightness, a.contrast, a.saturation, a.hue)
+        self.source = source
+        self.views = transforms.Compose(
+            [
+                transforms.RandomResizedCrop(a.size, a.scale),
+                transforms.RandomApply([jitter], a.jitter),
+                transforms.RandomGrayscale(a.grayscale),
+                *([transforms.RandomApply([blur], a.blur)] if a.blur else []),
+                transforms.RandomHorizontalFlip(a.flip),
+                transforms.ToTensor(),
+                transforms.Normalize(a.mean, a.std),
+            ]
+        )
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        found = self.source[index]
+        image = Image.open(found).convert("RGB") if isinstance(found, Path) else Image.fromarray(found)
+        return self.views(image), self.views(image)
+
+
+def ours(images: Images, augment: AugmentSpec, batch: int) -> Callable[[], None]:
+    """An epoch through the feeder."""
+    spec = PretrainSpec(
+        method=spec_of(Registry().resolve("dense_index")),
+        objective=InfoNCE(temperature=0.2),
+        data=ScenesSpec(kind="multi_object", split="train", images=len(images), size=augment.size),
+        views="overlapping",
+        augment=augment,
+        encoder=EncoderSpec(name="resnet18"),
+        optimiser=OptimiserSpec(batch=batch, epochs=1, lr=0.1),
+        seed=0,
+    )
+    data = Dataset(images, ())
+
+    def run() -> None:
+        feeder._kept.clear()
+        for _, ((first, _), (second, _)), _ in pairs_of_views(spec, data, CPU, None):
+            assert first.shape == second.shape == (batch, 3, augment.size, augment.size)
+
+    return run
+
+
+def peer(files: Files, batch: int) -> Callable[[], None]:
+    """An epoch through the DataLoader, whose workers are started before and kept."""
+    loader = DataLoader(files, batch, shuffle=True, num_workers=CORES, drop_last=True, persistent_workers=True)
+
+    def run() -> None:
+        for first, second in loader:
+            assert first.shape == second.shape == (batch, 3, *first.shape[2:])
+
+    return run
+
+
+def as_ragged(images: Sequence[Image.Image], path: Path) -> Ragged:
+    """Decoded images in one file, mapped into memory."""
+    with path.open("wb") as file:
+        for image in images:
+            file.write(np.asarray(image).tobytes())
+    pixels = torch.from_file(str(path), size=path.stat().st_size, dtype=torch.uint8)
+    return Ragged(pixels, torch.tensor([image.size[::-1] for image in images]))
+
+
+def compare(setting: str, n: int, side: tuple[int, int], batch: int, rounds: int, folder: Path) -> dict[str, float]:
+    """Images a second of each way; prints a row a way."""
+    augment = SETTINGS[setting][0]
+    drawn, shape = pictures(n, *side), f"{n} images of {side[1]} x {side[0]}, batch {batch}"
+    candidates: dict[str, Callable[[], None]] = {}
+    decoding = 0.0
+    if setting == "COCO":
+        paths = [folder / f"{i}.jpg" for i in range(n)]
+        for path, image in zip(paths, drawn, strict=True):
+            image.save(path, quality=90)
+        start = time.perf_counter()
+        ragged = as_ragged([Image.open(io.BytesIO(path.read_bytes())).convert("RGB") for path in paths], folder / "rgb")
+        decoding = time.perf_counter() - start
+        candidates["ours"] = ours(ragged, augment, batch)
+        candidates["DataLoader, PIL's blur"] = peer(Files(paths, augment, Pil()), batch)
+        candidates["DataLoader, torchvision's blur"] = peer(
+            Files(paths, augment, transforms.GaussianBlur(23, augment.blur_sigma)), batch
+        )
+    else:
+        candidates["ours"] = ours(torch.stack([pil_to_tensor(image) for image in drawn]), augment, batch)
+        candidates["DataLoader"] = peer(Files(np.stack([np.asarray(i) for i in drawn]), augment, Pil()), batch)
+    seconds = medians(candidates, rounds)
+    fastest = min(s for name, s in seconds.items() if name != "ours")
+    for name, s in seconds.items():
+        ratio = "" if name == "ours" else f"{s / seconds['ours']:.2f}x"
+        print(f"| {setting}: {shape} | {name} | {n // batch * batch / s:,.0f} | {ratio} |", flush=True)
+    if decoding:
+        epochs = decoding / (fastest - seconds["ours"])
+        print(f"  decoded once in {decoding:.2f} s (one thread), paid back after {epochs:.1f} epochs", flush=True)
+    return {name: n // batch * batch / s for name, s in seconds.items()}
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    rounds = parser.parse_args().rounds
+    torch.set_num_threads(CORES)
+    print(machine("torchvision", "pillow"))
+    print("| | | images/s | ours against it |")
+    print("|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        compare("COCO", 256, (480, 640), SETTINGS["COCO"][1], rounds, Path(folder))
+        compare("STL-10", 1536, (96, 96), SETTINGS["STL-10"][1], rounds, Path(folder))
+
+
+if __name__ == "__main__":
+    main()

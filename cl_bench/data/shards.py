@@ -1,0 +1,125 @@
+"""Shards of a map: how it is cut, how they are decoded in threads, and the journal of those that are on disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from cl_bench.data.dataset import starts_of
+from cl_bench.data.source import Listing, Pixels
+
+SHARD = 64 << 20
+"""Bytes that are decoded, flushed and entered in the journal together: what a kill costs at most."""
+CHUNK = 4 << 20
+THREADS = min(32, os.cpu_count() or 1)
+
+
+class Shard(NamedTuple):
+    """Images ``first`` to ``last`` (exclusive), at the bytes ``start`` to ``end``."""
+
+    first: int
+    last: int
+    start: int
+    end: int
+
+
+class Entry(NamedTuple):
+    """What is known of a decoded shard: its CRC-32 and, by their index, why images could not be decoded."""
+
+    crc32: int
+    broken: dict[str, str]
+
+
+Entries = dict[Shard, Entry]
+Piece = tuple[Pixels, dict[str, str]]
+
+
+def cut(sizes: Tensor) -> list[Shard]:
+    """Whole images of those (N, 2) sizes, as many a shard as reach ``SHARD`` bytes."""
+    starts = starts_of(sizes).tolist()
+    starts.append(starts[-1] + 3 * int(sizes[-1].prod()))
+    shards, first = [], 0
+    for i in range(1, len(starts)):
+        if starts[i] - starts[first] >= SHARD or i == len(starts) - 1:
+            shards.append(Shard(first, i, starts[first], starts[i]))
+            first = i
+    return shards
+
+
+def decode(listing: Listing, shards: Sequence[Shard]) -> Iterator[tuple[Shard, list[Future[Piece]]]]:
+    """Each shard with its pieces, in order; the next one is under way already while one is being written."""
+    pool = ThreadPoolExecutor(THREADS)
+
+    def submit(shard: Shard) -> tuple[Shard, list[Future[Piece]]]:
+        spans = [(i, min(i + listing.step, shard.last)) for i in range(shard.first, shard.last, listing.step)]
+        return shard, [pool.submit(_piece, listing, *span) for span in spans]
+
+    try:
+        ahead = submit(shards[0]) if shards else None
+        for following in (*shards[1:], None):
+            here, ahead = ahead, submit(following) if following else None
+            if here:
+                yield here
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _piece(listing: Listing, first: int, last: int) -> Piece:
+    """Pixels of some images; zeros, and why, where they cannot be decoded.
+
+    Raises:
+        OSError: The machine's fault, not the image's.
+    """
+    wanted = 3 * int(listing.sizes[first:last].prod(1).sum())
+    try:
+        pixels = listing.read(first, last)
+        if pixels.size != wanted:
+            raise ValueError(f"{pixels.size:,} bytes of pixels, expected {wanted:,}")
+        return pixels, {}
+    except MemoryError:
+        raise
+    except Exception as error:  # on garbage Pillow raises whatever its parsers stumble on
+        system = error.strerror if isinstance(error, OSError) else None
+        if system and not isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError):
+            raise
+        why = " ".join((system or str(error) or type(error).__name__).split())
+        return np.zeros(wanted, np.uint8), {str(i): why for i in range(first, last)}
+
+
+def checksum(descriptor: int, shard: Shard) -> int:
+    """CRC-32 of its bytes in a file; of fewer where the file is short."""
+    crc = 0
+    for at in range(shard.start, shard.end, CHUNK):
+        crc = zlib.crc32(os.pread(descriptor, min(CHUNK, shard.end - at), at), crc)
+    return crc
+
+
+def line(shard: Shard, entry: Entry) -> bytes:
+    """A shard's line for the journal. The newline comes first, for the line before may be torn."""
+    text = json.dumps([*shard, *entry]).encode()
+    return b"\n%08x %s" % (zlib.crc32(text), text)
+
+
+def read_journal(path: Path) -> Entries:
+    """What was entered there; a line that is torn or garbled counts for nothing."""
+    rows = []
+    with suppress(FileNotFoundError):
+        for found in path.read_bytes().split(b"\n"):
+            digest, _, text = found.partition(b" ")
+            if text and digest == b"%08x" % zlib.crc32(text):
+                rows.append(json.loads(text))
+    return entries(rows)
+
+
+def entries(rows: Sequence[Any]) -> Entries:
+    """From rows as the journal and the manifest have them; of two about one shard the later counts."""
+    return {Shard(*row[:4]): Entry(*row[4:]) for row in rows}
