@@ -21,7 +21,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 from torchvision import transforms
-from torchvision.transforms.functional import pil_to_tensor
 
 from cl_bench import feeder
 from cl_bench.data import Dataset, Images, Ragged
@@ -146,7 +145,7 @@ def compare(setting: str, n: int, side: tuple[int, int], batch: int, rounds: int
             Files(paths, augment, transforms.GaussianBlur(23, augment.blur_sigma)), batch
         )
     else:
-        candidates["ours"] = ours(torch.stack([pil_to_tensor(image) for image in drawn]), augment, batch)
+        candidates["ours"] = ours(as_ragged(drawn, folder / "rgb"), augment, batch)
         candidates["DataLoader"] = peer(Files(np.stack([np.asarray(i) for i in drawn]), augment, Pil()), batch)
     seconds = medians(candidates, rounds)
     fastest = min(s for name, s in seconds.items() if name != "ours")

@@ -153,7 +153,7 @@ def _noise(spec: DataSpec, count: int) -> Dataset:
     if isinstance(spec, FilesSpec) and spec.short_side and spec.short_side < min(height, width):
         height, width = (round(side * spec.short_side / min(height, width)) for side in (height, width))
     image = torch.randint(256, (3, height, width), generator=draws, dtype=torch.uint8)
-    images = image.expand(count, -1, -1, -1) if spec.name in ("scenes", "stl10") else _Same(image, count)
+    images = image.expand(count, -1, -1, -1) if isinstance(spec, ScenesSpec) else _Same(image, count)
     classes = tuple(map(str, range({"coco": 80, "voc": 20}.get(spec.name, 10))))
     if spec.kind == "single_object":
         return Dataset(images, classes, labels=torch.arange(count) % len(classes))

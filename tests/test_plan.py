@@ -89,3 +89,29 @@ def test_any_width(rows: dict[str, tuple[RunSpec, ...]], tmp_path: Path, width: 
 
 def test_nothing_to_plan(tmp_path: Path) -> None:
     assert "nothing would be trained" in plan({}, Store(tmp_path / "store"))
+
+
+def test_a_row_of_which_nothing_is_stored_is_told_by_stage(
+    rows: dict[str, tuple[RunSpec, ...]], tmp_path: Path
+) -> None:
+    store = Store(tmp_path / "store")
+    state = {
+        name: [(s, s.pretrain.objective.config, load_record(s, store)) for s in specs] for name, specs in rows.items()
+    }
+    stages = {"pretrain": 7200.0, "measure": 90.0, "linear": 1.5, "detection": 400_000.0}
+    console = Console(file=io.StringIO(), width=110)
+    console.print(plan_table(state, 0.05, 2, {"some-row": stages}))
+    text = re.sub(r"\s+", " ", console.file.getvalue())  # type: ignore[attr-defined]
+    assert "some-row 2.0 h 90.0 s 1.5 s 4.6 days 4.7 days 56.6 days" in text
+    assert "14 encoders to compute, 2 at a time; no stored one" in text  # random_init was not timed
+    console = Console(file=io.StringIO(), width=110)
+    console.print(plan_table({"some-row": state["some-row"]}, 0.05, 2, {"some-row": stages}))
+    text = re.sub(r"\s+", " ", console.file.getvalue())  # type: ignore[attr-defined]
+    assert "12 encoders to compute, 2 at a time: about 28.3 days, 1,357.6 device-hours, as timed here." in text
+
+
+def test_many_missing_cases_are_counted(tmp_path: Path) -> None:
+    profile = tiny(tmp_path, seeds=6)
+    text = plan({"some-row": profile.sweep(dense_row())}, Store(tmp_path / "store"))
+    assert text.count("would compute some-row: dense_index") == 20
+    assert "would compute some-row: and 4 more" in text

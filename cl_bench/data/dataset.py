@@ -41,7 +41,7 @@ class Ragged(Sequence[Tensor]):
 
 
 Images = Tensor | Ragged
-"""(N, 3, H, W) uint8 where all are of one size, else ``Ragged``."""
+"""(N, 3, H, W) uint8 in memory, where all are of one size; or ``Ragged``, as a memory map's are."""
 
 
 def take(images: Images, index: Tensor) -> Tensor | list[Tensor]:
@@ -54,7 +54,7 @@ class Dataset:
     """Images with what is known of them.
 
     Attributes:
-        images: (N, 3, H, W) uint8, RGB; or ``Ragged`` where sizes differ. It may be a memory map: do not write to it.
+        images: (N, 3, H, W) uint8, RGB; or ``Ragged``, which may be a memory map: do not write to it.
         classes: Names of the classes; index = label.
         labels: (N,) int64, the class of each single-object image; None for multi-object data.
         boxes: N tensors (n_i, 4) float32, (x1, y1, x2, y2) in pixels; None where there are no boxes.

@@ -97,11 +97,7 @@ class Map:
             # promised: a map larger than the machine's memory would be refused.
             warnings.filterwarnings("ignore", message=".*not writable.*")
             pixels = torch.from_numpy(np.memmap(self.images, np.uint8, "r"))
-        sizes, starts = kept["sizes"], kept["starts"]
-        images: Tensor | Ragged = Ragged(pixels, sizes, starts)
-        if not left_out and bool((sizes == sizes[0]).all()):
-            height, width = sizes[0].tolist()
-            images = pixels.view(-1, height, width, 3).permute(0, 3, 1, 2)
+        images = Ragged(pixels, kept["sizes"], kept["starts"])
 
         def each(name: str) -> tuple[Tensor, ...] | None:
             return torch.split(kept[name], kept["counts"].tolist()) if name in kept else None

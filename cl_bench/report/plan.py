@@ -109,7 +109,8 @@ def _times(
     whole = sum(seconds[row] * n for row, n in absent.items())
     source = ["as timed here"] if estimates else []
     source += [f"at the stored ones' median of {statistics.median(every):.1f} s"] if every else []
-    yield Text(f"{count}: about {_time(whole / jobs)} {' and '.join(source)}.")
+    device = f", {whole / 3600:,.1f} device-hours," if whole >= 3600 else ""
+    yield Text(f"{count}: about {_time(whole / jobs)}{device} {' and '.join(source)}.")
 
 
 def _estimated(absent: Mapping[str, int], estimates: Mapping[str, Mapping[str, float]]) -> Table:
