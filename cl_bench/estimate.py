@@ -5,13 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from cl_bench.data.dataset import Dataset, Ragged
-from cl_bench.encoders import Encoder
+from cl_bench.encoders import build_encoder
 from cl_bench.evaluate.detection import evaluate_detection
 from cl_bench.evaluate.linear import evaluate_linear
 from cl_bench.method import Method
@@ -20,6 +19,7 @@ from cl_bench.pretrain import pretrain, untrained
 from cl_bench.spec import (
     DataSpec,
     DetectionSpec,
+    EncoderName,
     FilesSpec,
     LinearSpec,
     PretrainSpec,
@@ -28,12 +28,14 @@ from cl_bench.spec import (
 )
 
 STEPS = 3
-"""Timed steps of a training; one more before them warms up."""
+"""Timed steps of a training: one before them warms up, and one after them is logged, which few are in earnest."""
 FEW = 8
 """Images a batch at most on a CPU, which may have hours to go on each batch of a GPU's profile."""
 SIZES = {"stl10": (96, 96), "coco": (480, 640), "voc": (375, 500)}
 """Height and width of a usual image of each data set, in pixels."""
 BOXES = 3  # objects an image of noise
+TESTS = 8  # images of noise in which objects are searched
+COLOURS = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)  # mean and standard deviation of the pixels; any take the same time
 
 
 def estimate(spec: RunSpec, method: Method | None, device: torch.device) -> dict[str, float]:
@@ -56,15 +58,16 @@ def estimate(spec: RunSpec, method: Method | None, device: torch.device) -> dict
     held_out = _noise(spec.measure.data, 2 * FEW)
     took = _seconds(lambda: measure(encoder, held_out, spec.measure, pre.augment, pre.views, device), device)
     out["measure"] = took * spec.measure.data.count / len(held_out)
-    colours = pre.augment.mean, pre.augment.std
-    return {**out, **_downstream(spec.linear, spec.detection, pre.encoder.name, colours, device)}
+    name = pre.encoder.name
+    return {**out, "linear": _linear(spec.linear, name, device), "detection": _detection(spec.detection, name, device)}
 
 
 def _pretrain(spec: PretrainSpec, method: Method, device: torch.device) -> float:
     plan = spec.optimiser
     batch = plan.batch if device.type == "cuda" else min(plan.batch, FEW)
-    few = plan.model_copy(update={"batch": batch, "epochs": 1, "chunk": plan.chunk and min(plan.chunk, batch)})
-    noise = _noise(spec.data, batch * (1 + STEPS))
+    chunk = plan.chunk and min(plan.chunk, batch)
+    few = plan.model_copy(update={"batch": batch, "epochs": 1, "chunk": chunk, "log_every": STEPS + 2})
+    noise = _noise(spec.data, batch * (STEPS + 2))
     clock = _Clock(device)
     pretrain(spec.model_copy(update={"optimiser": few}), method, noise, device, clock)
     steps = plan.epochs * (spec.data.count // plan.batch)
@@ -72,67 +75,66 @@ def _pretrain(spec: PretrainSpec, method: Method, device: torch.device) -> float
 
 
 @lru_cache(maxsize=8)
-def _downstream(
-    linear: LinearSpec, detection: DetectionSpec, name: Any, colours: tuple[Any, Any], device: torch.device
-) -> dict[str, float]:
-    """Of linear evaluation and detection, which are the same for every row."""
-    from cl_bench.encoders import build_encoder
-
+def _linear(spec: LinearSpec, name: EncoderName, device: torch.device) -> float:
+    """Seconds; the same for every row."""
     encoder = build_encoder(name).to(device).eval()
-    return {
-        "linear": _linear(encoder, linear, colours, device),
-        "detection": _detection(encoder, detection, colours, device),
-    }
-
-
-def _linear(encoder: Encoder, spec: LinearSpec, colours: tuple[Any, Any], device: torch.device) -> float:
     train, test = _noise(spec.train, spec.batch), _noise(spec.test, FEW)
     clock = _Clock(device)
-    few = spec.model_copy(update={"epochs": 1 + STEPS})
-    whole = _seconds(lambda: evaluate_linear(encoder, train, test, few, *colours, device, clock), device)
-    once = whole - clock.step * (1 + STEPS)  # features that are computed once, of both sets
+    few = spec.model_copy(update={"epochs": STEPS + 2})
+    whole = _seconds(lambda: evaluate_linear(encoder, train, test, few, *COLOURS, device, clock), device)
+    once = whole - clock.step * few.epochs  # features that are computed once, of both sets
     per_image = once / (len(test) + (len(train) if spec.protocol == "cached" else 0))
     images = spec.test.count + (spec.train.count if spec.protocol == "cached" else 0)
     return clock.step * spec.epochs * spec.train.count / len(train) + max(0.0, per_image) * images
 
 
-def _detection(encoder: Encoder, spec: DetectionSpec, colours: tuple[Any, Any], device: torch.device) -> float:
+@lru_cache(maxsize=8)
+def _detection(spec: DetectionSpec, name: EncoderName, device: torch.device) -> float:
+    """Seconds; the same for every row."""
+    encoder = build_encoder(name).to(device).eval()
     batch = spec.batch if device.type == "cuda" else 1
-    few = spec.model_copy(update={"batch": batch, "iterations": 1 + STEPS})
-    train, test = _noise(spec.train, max(batch, 4)), _noise(spec.test, 4)
+    few = spec.model_copy(update={"batch": batch, "iterations": STEPS + 2, "precise_norm": 0})
+    train, test = _noise(spec.train, max(batch, 4)), _noise(spec.test, TESTS)
     clock = _Clock(device)
-    whole = _seconds(lambda: evaluate_detection(encoder, train, test, few, *colours, device, clock), device)
-    per_test_image = max(0.0, whole - clock.step * (1 + STEPS)) / len(test)
-    return clock.step * spec.iterations * spec.batch / batch + per_test_image * spec.test.count
+    evaluate_detection(encoder, train, test, few, *COLOURS, device, clock)
+    per_test_image = clock.since_the_last / len(test)
+    # Batch norm's statistics take forward passes only, a third of a step.
+    steps = spec.iterations + spec.precise_norm / 3
+    return clock.step * steps * spec.batch / batch + per_test_image * spec.test.count
 
 
 class _Clock:
-    """Times the steps of a training after its first, which is called after each."""
+    """Times the steps of a training, after each of which it is called, but for the first and the last."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._at: list[float] = []
 
     def __call__(self, done: int, total: int) -> None:
-        _wait(self._device)
-        self._at.append(time.perf_counter())
+        self._at.append(_now(self._device))
 
     @property
     def step(self) -> float:
         """Seconds of a step."""
-        return (self._at[-1] - self._at[0]) / (len(self._at) - 1)
+        return (self._at[-2] - self._at[0]) / (len(self._at) - 2)
+
+    @property
+    def since_the_last(self) -> float:
+        """Seconds from the last step to now."""
+        return _now(self._device) - self._at[-1]
 
 
 def _seconds(work: Callable[[], object], device: torch.device) -> float:
-    begun = time.perf_counter()
+    begun = _now(device)
     work()
-    _wait(device)
-    return time.perf_counter() - begun
+    return _now(device) - begun
 
 
-def _wait(device: torch.device) -> None:
+def _now(device: torch.device) -> float:
+    """The time when all that was asked of the device is done."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 class _Same(Ragged):

@@ -54,6 +54,7 @@ def measure(
         for kept, (view, _) in zip(maps, pair, strict=True):
             kept.append(encoder(view.contiguous(memory_format=torch.channels_last)))
     first, second = (torch.cat(kept) for kept in maps)
+    del maps  # they are as large again
     if not bool(torch.isfinite(first).all() & torch.isfinite(second).all()):
         raise Diverged("backbone features of held-out images are not finite")
     out: dict[str, dict[Level, float]] = {"alignment": {}, "uniformity": {}}

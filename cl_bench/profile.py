@@ -22,6 +22,7 @@ from cl_bench.spec import (
     DataSpec,
     DetectionSpec,
     EncoderSpec,
+    FilesSpec,
     Frozen,
     InfoNCE,
     LinearSpec,
@@ -39,6 +40,8 @@ from cl_bench.spec import (
 )
 
 PROFILES = Path(__file__).parent / "profiles"
+UNTRAINED = OptimiserSpec(batch=2, epochs=1, lr=1.0)
+"""Stands for the optimiser of an encoder that is not trained, so that no change of the profile's makes it another."""
 
 
 class Row(NamedTuple):
@@ -201,6 +204,16 @@ class Profile(Frozen):
         found: Sources = getattr(self, kind)
         return found
 
+    def follows(self, other: Profile, kind: DataKind) -> bool:
+        """Whether encoders of that data are trained and evaluated as in another profile, whatever the backend."""
+        return self._recipes(kind) == other._recipes(kind)
+
+    def _recipes(self, kind: DataKind) -> tuple[Frozen, ...]:
+        plain = self.with_data(lambda d: d.model_copy(update={"source": ""}) if isinstance(d, FilesSpec) else d)
+        sources, optimiser = plain.sources(kind), plain.optimiser_of(kind).model_copy(update={"chunk": None})
+        detection = plain.detection.model_copy(update={"detector": "torchvision"})
+        return self.encoder, optimiser, sources.data, sources.heldout, sources.augment, plain.linear, detection
+
     def optimiser_of(self, kind: DataKind) -> OptimiserSpec:
         """How an encoder is trained on that data."""
         return self.sources(kind).optimiser or self.optimiser
@@ -227,6 +240,7 @@ class Profile(Frozen):
 
     def _run(self, row: Row, objective: InfoNCE | AlignUniform | RandomInit, seed: int) -> RunSpec:
         sources = self.sources(row.data)
+        trained = not isinstance(objective, RandomInit)
         return RunSpec(
             pretrain=PretrainSpec(
                 method=row.method,
@@ -235,7 +249,7 @@ class Profile(Frozen):
                 views=row.views,
                 augment=sources.augment,
                 encoder=self.encoder,
-                optimiser=self.optimiser_of(row.data),
+                optimiser=self.optimiser_of(row.data) if trained else UNTRAINED,
                 seed=seed,
             ),
             measure=MeasureSpec(data=sources.heldout, t=self.measure_t, scope=self.measure_scope),

@@ -260,14 +260,18 @@ def _smaller(stage: str, spec: RunSpec) -> str:
         tried = spec.pretrain.optimiser.chunk or batch
         half = max((n for n in range(2, tried // 2 + 1) if batch % n == 0), default=0)
         kept = "loss and gradients stay the whole batch's, batch norm's statistics become the chunk's"
-        what, advice = f"{tried} images of a batch of {batch}", half and f"--set optimiser.chunk={half} ({kept})"
+        table = f"{spec.pretrain.data.kind}.optimiser"
+        what, advice = f"{tried} images of a batch of {batch}", half and f"--set {table}.chunk={half} ({kept})"
     elif stage == "linear":
         half = spec.linear.batch // 2
         what, advice = f"a batch of {spec.linear.batch}", half and f"--set linear.batch={half}"
     elif stage == "detection":
-        half, rate = spec.detection.batch // 2, spec.detection.lr * (spec.detection.batch // 2) / spec.detection.batch
-        advice = half and f"--set detection.batch={half} --set detection.lr={rate:g}"
-        what = f"a batch of {spec.detection.batch}"
+        plan, half = spec.detection, spec.detection.batch // 2
+        advice = half and (
+            f"--set detection.batch={half} --set detection.lr={plan.lr * half / plan.batch:g} --set "
+            f"detection.iterations={plan.iterations * plan.batch // half} (for the whole row: it is another recipe)"
+        )
+        what = f"a batch of {plan.batch}"
     else:
         what, advice = f"the features of {spec.measure.data.count:,} images", ""
     return f"{what}; try {advice or '--device cpu'}"

@@ -62,11 +62,15 @@ class Session:
     @cached_property
     def profile(self) -> Profile:
         """The validated profile."""
+        return _or_usage_error(lambda: load_profile(self.config.option.profile, self._settings)).with_data(self._found)
+
+    @property
+    def _settings(self) -> list[str]:
+        """What the command line changes in the profile, as ``--set`` says it."""
         option = self.config.option
         seeds = [] if option.seeds is None else [f"seeds={option.seeds}"]
         detector = [] if option.detector is None else [f"detection.detector={option.detector}"]
-        profile = _or_usage_error(lambda: load_profile(option.profile, [*option.set, *seeds, *detector]))
-        return profile.with_data(self._found)
+        return [*option.set, *seeds, *detector]
 
     def _found(self, spec: DataSpec) -> DataSpec:
         return spec if isinstance(spec, ScenesSpec) else self.data.found(spec)
@@ -276,7 +280,7 @@ class Session:
 
     def _plan(self, wanted: dict[str, list[RunSpec]]) -> None:
         """Show what would run, how long it takes, what data is missing and where the profile's values are from."""
-        console, option = self._console(), self.config.option
+        console = self._console()
         state = {
             name: [(s, s.pretrain.objective.config, load_record(s, self.store)) for s in specs]
             for name, specs in wanted.items()
@@ -286,7 +290,7 @@ class Session:
         console.print(plan_table(state, self.profile.claims.alpha, self.engine.jobs, estimates))
         for line in dict.fromkeys(self.data.missing.values()):
             console.print(line, highlight=False, markup=False, soft_wrap=True)
-        console.print(origins_table(_or_usage_error(lambda: origins(option.profile, option.set))))
+        console.print(origins_table(_or_usage_error(lambda: origins(self.config.option.profile, self._settings))))
 
     def _timed(self, row: str, spec: RunSpec) -> dict[str, float]:
         """Seconds an encoder of a row takes here, by stage."""
@@ -392,6 +396,7 @@ class Session:
             expected=len(sweep),
             profile=profile.name,
             detection_metric=profile.detection.metric,
+            departs=not profile.follows(load_profile("paper"), row.data),
             detection_protocol=profile.detection.sentence,
             linear_protocol=profile.linear.sentence,
             known=tuple(profile.known_failures(row).items()),

@@ -59,8 +59,8 @@ class FilesSpec(Frozen):
     """Images of a data set under ``--data-root``.
 
     ``short_side``: larger images are scaled down to it when they are decoded; None keeps every pixel. ``limit``: the
-    first so many; None takes all. ``broken``: what to do about an image that cannot be decoded. ``source``: what lies
-    under the data root (a digest of the annotations and of the files' sizes), which is settled when it is found there.
+    first so many; None takes all. ``broken``: what to do about an image that cannot be decoded. ``source``: a digest of
+    what lies under the data root, but for image files, which is settled when it is found there.
     """
 
     name: str
@@ -383,8 +383,9 @@ class DetectionSpec(Frozen):
 
     @model_validator(mode="after")
     def _fits(self) -> DetectionSpec:
-        if self.detector == "detectron2" and self.protocol != "finetune":
-            raise ValueError("detector 'detectron2' takes protocol 'finetune' only, got 'frozen'")
+        if self.detector == "detectron2" and (self.protocol, self.precision) != ("finetune", "float32"):
+            got = f"{self.protocol!r} in {self.precision!r}"
+            raise ValueError(f"detector 'detectron2' takes protocol 'finetune' in precision 'float32' only, got {got}")
         if self.precise_norm and self.protocol != "finetune":
             raise ValueError(f"precise_norm goes with protocol 'finetune', got {self.precise_norm} with 'frozen'")
         if (self.mean is None) != (self.std is None):

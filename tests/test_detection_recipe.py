@@ -197,6 +197,29 @@ def test_difficult_objects_are_trained_on_and_do_not_count():
     assert _truths("test", dataclasses.replace(test, difficult=hard))[5].difficult.tolist() == [True]
 
 
+def test_in_half_precision_boxes_are_float32_and_learning_goes_on():
+    """In bfloat16 a box at 450 pixels would be rounded to the next even one."""
+    data = squares(4, 512)
+    built = detector(recipe(precision="bfloat16", short_sides=(512,)), encoder()).train()
+    seen = {}
+
+    def note(heads, proposals, targets):
+        seen.update(proposals=[p.dtype for p in proposals], truth=[t["boxes"].dtype for t in targets])
+        return select(proposals, targets)
+
+    select = built.roi_heads.select_training_samples
+    built.roi_heads.select_training_samples = lambda proposals, targets: note(None, proposals, targets)
+    maps = []
+    built.trunk[0][0].register_forward_hook(lambda module, inputs, output: maps.append(output.dtype))
+    losses = built.losses([*data.images], _truths("train", data))
+    assert set(maps) == {torch.bfloat16} and set(seen["proposals"] + seen["truth"]) == {torch.float32}
+    assert {loss.dtype for loss in losses.values()} == {torch.float32}
+    exact = detector(recipe(short_sides=(512,)), encoder()).eval()
+    with torch.no_grad():
+        assert built.eval().features([*data.images]).dtype == torch.float32
+        torch.testing.assert_close(built.features([*data.images]), exact.features([*data.images]), rtol=0.1, atol=0.3)
+
+
 def test_half_precision_trains():
     settings = recipe(iterations=60, batch=8, precision="bfloat16")
     result = evaluate_detection(encoder(), squares(48, seed=1), squares(16, seed=2), settings, MEAN, STD, CPU)

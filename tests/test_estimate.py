@@ -32,8 +32,13 @@ def test_every_stage_is_counted_by_its_images_and_steps(tmp_path: Path, ticking:
     steps = 5 * (64 // 32)
     assert found["pretrain"] == pytest.approx(steps * 32 / module.FEW)  # a second a step of few images
     assert found["measure"] == pytest.approx(64 / (2 * module.FEW))
-    assert found["linear"] > 7 * 64 / spec.linear.batch  # a second an epoch of one batch, and once the features
-    assert found["detection"] >= 30 * 2  # an iteration of two images, one at a time
+    epochs = 7 * 64 / spec.linear.batch  # a second an epoch of one batch
+    assert epochs < found["linear"] < epochs + 5  # and once the features
+    tests = spec.detection.test.count / module.TESTS  # a look at the clock after the last iteration
+    assert found["detection"] == pytest.approx(30 * 2 + tests)  # an iteration of two images, one at a time
+    precise = spec.detection.model_copy(update={"protocol": "finetune", "precise_norm": 9})
+    more = estimate(spec.model_copy(update={"detection": precise}), None, CPU)
+    assert more["detection"] == pytest.approx(found["detection"] + 9 / 3 * 2)
     untrained = estimate(profile.random_init()[0], None, CPU)
     assert untrained["pretrain"] == 0 and untrained["measure"] > 0
 
@@ -50,12 +55,12 @@ def test_a_gpu_s_batch_is_the_profile_s(tmp_path: Path, monkeypatch: pytest.Monk
 
     def note(few: object, method: object, data: object, device: object, clock: module._Clock) -> None:
         asked.append((few.optimiser.batch, len(data)))  # type: ignore[attr-defined, arg-type]
-        clock._at = [0.0, 1.0]
+        clock._at = [0.0, 1.0, 2.0]
 
     monkeypatch.setattr(module, "pretrain", note)
     for device in ("cuda", "cpu"):
         module._pretrain(spec.pretrain, Registry().resolve("dense_index"), torch.device(device))
-    assert asked == [(b, b * (1 + STEPS)) for b in (32, module.FEW)]
+    assert asked == [(b, b * (STEPS + 2)) for b in (32, module.FEW)]
 
 
 def test_noise_is_as_large_as_the_data_it_stands_for() -> None:

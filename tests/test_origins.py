@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import ROOT
 from rich.console import Console
 
 from cl_bench.errors import SpecError
@@ -89,16 +90,82 @@ def test_the_paper_s_counts() -> None:
     assert sum(count(dense, "multi_object", "disjoint").values()) == 12
 
 
-def test_the_paper_s_recipes() -> None:
+COLOURS = {
+    "brightness": 0.4,
+    "contrast": 0.4,
+    "saturation": 0.4,
+    "grayscale": 0.2,
+    "flip": 0.5,
+    "ratio": (3 / 4, 4 / 3),
+}
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+RECIPES: dict[str, dict[str, Any]] = {
+    "single_object.augment": {"size": 64, "scale": (0.08, 1), "jitter": 1, "hue": 0.4, "blur": 0, **COLOURS}
+    | {"mean": (0.4409, 0.4279, 0.3868), "std": (0.2683, 0.2610, 0.2687)},
+    "multi_object.augment": {"size": 224, "scale": (0.2, 1), "jitter": 0.8, "hue": 0.1, **COLOURS, **IMAGENET}
+    | {"blur": 0.5, "blur_sigma": (0.1, 2)},
+    "optimiser": {"batch": 768, "lr": 0.12 * 768 / 256, "momentum": 0.9, "weight_decay": 1e-4, "epochs": 200}
+    | {"schedule": "steps", "milestones": (155 / 200, 170 / 200, 185 / 200), "warmup": 0},
+    "multi_object.optimiser": {"batch": 256, "lr": 0.3, "momentum": 0.9, "weight_decay": 1e-4, "epochs": 200}
+    | {"schedule": "cosine", "warmup": 0},
+    "encoder": {"name": "resnet18", "hidden": 512, "projection": 128},
+    "grid": {"t": 2, "scope": "same_index", "negatives": "both_views", "positive_in_denominator": True},
+    "linear": {"protocol": "augmented", "standardise": False, "size": 64, "resize": 70, "scale": (0.08, 1)}
+    | {"epochs": 100, "batch": 128, "lr": 1e-3, "betas": (0.5, 0.999), "milestones": (60, 80), "gamma": 0.2},
+    "detection": {"metric": "voc07_ap", "protocol": "finetune", "iterations": 24_000, "batch": 16, "lr": 0.02}
+    | {"momentum": 0.9, "weight_decay": 1e-4, "weight_decay_norm": 0, "warmup": 100, "warmup_start": 0.001}
+    | {"precise_norm": 200, "short_sides": tuple(range(480, 801, 32)), "test_short_side": 800, "long_side": 1333}
+    | {"flip": 0.5, "anchors": (32, 64, 128, 256, 512), "aspect_ratios": (0.5, 1, 2), "roi_size": 14, **IMAGENET}
+    | {"roi_aligned": True, "roi_sampling": 0, "rpn_samples": 256, "roi_samples": 512, "proposals_train": 2000}
+    | {"proposals_test": 1000},
+}
+"""As the paper prints them, and as Wang & Isola, DenseCL and MoCo have them."""
+
+
+@pytest.mark.parametrize("table", RECIPES)
+def test_the_paper_s_recipes(table: str) -> None:
+    found: Any = load_profile("paper")
+    for part in table.split("."):
+        found = getattr(found, part)
+    for key, value in RECIPES[table].items():
+        assert getattr(found, key) == (pytest.approx(value) if isinstance(value, float) else value), key
+
+
+def test_the_paper_s_data() -> None:
     profile = load_profile("paper")
-    stl, coco = profile.optimiser_of("single_object"), profile.optimiser_of("multi_object")
-    assert (stl.batch, stl.lr, stl.schedule, stl.epochs) == (768, pytest.approx(0.12 * 768 / 256), "steps", 200)
-    assert [round(m * 200) for m in stl.milestones] == [155, 170, 185]
-    assert (coco.batch, coco.lr, coco.schedule, coco.epochs, coco.warmup) == (256, 0.3, "cosine", 200, 0)
-    assert profile.single_object.data.count == 105_000 and profile.multi_object.data.count == 118_287
-    assert (profile.single_object.augment.size, profile.multi_object.augment.size) == (64, 224)
-    linear, detection = profile.linear, profile.detection
-    assert (linear.protocol, linear.standardise, linear.size, linear.resize) == ("augmented", False, 64, 70)
-    assert (detection.metric, detection.protocol, detection.batch, detection.lr) == ("voc07_ap", "finetune", 16, 0.02)
-    assert detection.train.count == 16_551 and detection.test.count == 4_952
-    assert detection.short_sides == tuple(range(480, 801, 32))
+    assert (profile.single_object.data.count, profile.multi_object.data.count) == (105_000, 118_287)
+    assert (profile.single_object.heldout.count, profile.linear.train.count) == (8_000, 5_000)
+    assert (profile.detection.train.count, profile.detection.test.count) == (16_551, 4_952)
+    assert (profile.measure_t, profile.measure_scope) == (1, "same_index")
+    assert profile.detection.milestones == pytest.approx((18 / 24, 22 / 24), abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["single_object", "multi_object"])
+def test_what_a_card_too_small_is_advised_to_set_can_be_set(kind: Any) -> None:
+    from cl_bench.runner import _smaller
+
+    for name in ("paper", "gpu", "gpu-scenes"):
+        profile = load_profile(name)
+        spec = profile.sweep(Row(MethodSpec(name="dense_index"), kind, "overlapping"))[0]
+        for stage in ("pre-training", "linear", "detection"):
+            words = _smaller(stage, spec).split()
+            settings = [words[i + 1] for i, word in enumerate(words) if word == "--set"]
+            changed = load_profile(name, settings)
+            assert settings and changed != profile
+            other = "multi_object" if kind == "single_object" else "single_object"
+            if stage == "pre-training":
+                assert changed.optimiser_of(other) == profile.optimiser_of(other)  # type: ignore[arg-type]
+
+
+def test_the_examples_of_the_guide_are_what_it_says(tmp_path: Path) -> None:
+    guide = (ROOT / "docs" / "reproducing-the-paper.md").read_text()
+    (tmp_path / "mine.toml").write_text(guide.split("```toml\n")[1].split("```")[0])
+    mine, paper = load_profile(str(tmp_path / "mine.toml")), load_profile("paper")
+    for kind in ("single_object", "multi_object"):
+        assert mine.optimiser_of(kind).epochs == 200  # type: ignore[arg-type]
+        assert getattr(mine, kind).augment == getattr(paper, kind).augment
+        assert getattr(mine, kind).data == getattr(paper, kind).data
+        for views in ("overlapping", "disjoint"):
+            assert len(mine.grid_of(kind, views).objectives()) == 15  # type: ignore[arg-type]
+    tenth = load_profile("paper", ["optimiser.epochs=20", "detection.iterations=2400"])
+    assert tenth.optimiser_of("single_object").epochs == tenth.optimiser_of("multi_object").epochs == 20

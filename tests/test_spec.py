@@ -275,6 +275,24 @@ def test_one_kind_of_data_may_differ_from_the_profile_and_its_disjoint_views_fro
     assert [s.pretrain.objective for s in profile.sweep(row)] == list(disjoint.objectives())
 
 
+def test_untrained_encoders_do_not_hang_on_how_others_are_trained():
+    plain = smoke().random_init()
+    assert smoke("optimiser.epochs=3", "optimiser.batch=32", "grid.t=1").random_init() == plain
+    assert smoke("single_object.augment.size=32").random_init() != plain
+
+
+def test_a_profile_follows_another_whatever_the_backend_and_where_the_data_lie():
+    paper, kinds = load_profile("paper"), ("single_object", "multi_object")
+    found = paper.with_data(lambda data: data.model_copy(update={"source": "abc"}))
+    same = load_profile("paper", ["detection.detector=detectron2", "single_object.optimiser.chunk=128", "seeds=2"])
+    for kind in kinds:
+        assert found.follows(paper, kind) and same.follows(paper, kind)
+        assert not load_profile("gpu").follows(paper, kind) and not smoke().follows(paper, kind)
+    shorter = load_profile("paper", ["multi_object.optimiser.epochs=20"])
+    assert [shorter.follows(paper, kind) for kind in kinds] == [True, False]
+    assert not load_profile("paper", ["detection.test.limit=100"]).follows(paper, "single_object")
+
+
 def test_weightings_may_be_a_product():
     weightings = smoke("grid.weightings={w_a=[1,2],w_u=[3,4]}").grid.weightings
     assert weightings == ((1, 3), (1, 4), (2, 3), (2, 4))

@@ -196,13 +196,12 @@ def _fit(
         first = state["step"]
 
     def losses_of(batch: Tensor) -> dict[str, Tensor]:
-        with torch.autocast(device.type, torch.bfloat16, enabled=spec.precision == "bfloat16"):
-            if cached is not None:
-                sizes = [(cast(Tensor, images).shape[-2], cast(Tensor, images).shape[-1])] * len(batch)
-                maps, objects = cached[batch.to(device)], [truths[i] for i in batch.tolist()]
-                return cast(TorchvisionDetector, detector).losses_of(maps, sizes, objects)
-            seen = [_as_seen(images[i], truths[i], spec, draws) for i in batch.tolist()]
-            return cast(BoxDetector, detector).losses([image for image, _ in seen], [truth for _, truth in seen])
+        if cached is not None:
+            sizes = [(cast(Tensor, images).shape[-2], cast(Tensor, images).shape[-1])] * len(batch)
+            maps, objects = cached[batch.to(device)], [truths[i] for i in batch.tolist()]
+            return cast(TorchvisionDetector, detector).losses_of(maps, sizes, objects)
+        seen = [_as_seen(images[i], truths[i], spec, draws) for i in batch.tolist()]
+        return cast(BoxDetector, detector).losses([image for image, _ in seen], [truth for _, truth in seen])
 
     for step in range(first, spec.iterations):
         for group in optimiser.param_groups:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import roi_align
 
-from cl_bench.encoders import Encoder
+from cl_bench.encoders import Encoder, widened
 from cl_bench.evaluate.average_precision import Detections, Truth
 from cl_bench.spec import DetectionSpec
 
@@ -66,9 +67,11 @@ class TorchvisionDetector(nn.Module):
         box_norm = _extra_norm(encoder.channels) if self.frozen else nn.BatchNorm2d(encoder.channels)
         self.rpn = _region_proposals(encoder.trunk_channels, spec)
         box_head = nn.Sequential(OrderedDict(last=last, norm=box_norm, pool=nn.AdaptiveAvgPool2d(1)))
-        self.roi_heads = _roi_heads(
-            box_head, FastRCNNPredictor(encoder.channels, classes + 1), encoder.trunk_stride, spec
-        )
+        predictor = FastRCNNPredictor(encoder.channels, classes + 1)
+        self.roi_heads = _roi_heads(box_head, predictor, encoder.trunk_stride, spec)
+        if spec.precision == "bfloat16":
+            for part in (self.trunk, self.rpn.head, box_head, predictor):
+                _in_bfloat16(part)
 
     def train(self, mode: bool = True) -> TorchvisionDetector:
         """As everywhere, but a frozen encoder's parts stay in eval mode."""
@@ -124,6 +127,21 @@ class TorchvisionDetector(nn.Module):
         """Every tensor of the encoder's parts, buffers too, under the encoder's names; they share the storage."""
         trunk = {f"trunk.{name}": tensor for name, tensor in self.trunk.state_dict().items()}
         return trunk | {f"last.{name}": tensor for name, tensor in self.roi_heads.box_head.last.state_dict().items()}
+
+
+def _in_bfloat16(module: nn.Module) -> None:
+    """Have a module compute in bfloat16. What leaves it is float32: in less, boxes would be whole pixels apart."""
+    plain = module.forward
+
+    def forward(x: Tensor | list[Tensor]) -> Any:
+        device = (x if isinstance(x, Tensor) else x[0]).device
+        with torch.autocast(device.type, torch.bfloat16):
+            return widen(plain(x))
+
+    def widen(x: Any) -> Any:
+        return widened(x) if isinstance(x, Tensor) else type(x)(widen(part) for part in x)
+
+    module.forward = forward
 
 
 def _extra_norm(channels: int) -> nn.BatchNorm2d:

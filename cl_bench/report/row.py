@@ -44,6 +44,7 @@ class RowResult:
         margin: By how many percentage points a method may fall behind and still count as no worse.
         dataset: What ``data`` was drawn from: ``scenes``, ``stl10``, ``coco``.
         detection_metric: What detection's performance is; its value at IoU .50 is ``extra[f"{detection_metric}50"]``.
+        departs: Whether recipes, schedules or evaluation sets differ from the paper's, whatever the pre-training data.
     """
 
     name: str
@@ -64,6 +65,7 @@ class RowResult:
     margin: float = 1.0
     dataset: str = "scenes"
     detection_metric: Metric = "coco_ap"
+    departs: bool = False
 
     @cached_property
     def correlations(self) -> dict[tuple[Level, Family], Correlation]:
@@ -89,8 +91,9 @@ class RowResult:
         return printed.data in (self.data, self.dataset)
 
     def of_papers_setting(self, printed: PaperRow, level: Level) -> bool:
-        """Whether performance is of the same data set and metric as a printed row's."""
-        return self.of_papers_data(printed) and (level == "instance" or self.detection_metric == paper.METRIC)
+        """Whether performance is of the same data sets, recipes and metric as a printed row's."""
+        metric = level == "instance" or self.detection_metric == paper.METRIC
+        return self.of_papers_data(printed) and metric and not self.departs
 
     def untrained(self, level: Level) -> list[float]:
         """Performance of the randomly initialised encoders, percent."""

@@ -121,7 +121,9 @@ def _setting(row: RowResult, printed: PaperRow, level: Level) -> str:
     """In what a printed row's figures are not to be compared with ours; empty where they are."""
     if row.of_papers_setting(printed, level):
         return ""
-    return f"in {paper.METRIC_NAME}*" if row.of_papers_data(printed) else f"on {paper.SETTING_NAMES[printed.data]}*"
+    if not row.of_papers_data(printed):
+        return f"on {paper.SETTING_NAMES[printed.data]}*"
+    return "full recipe*" if row.departs else f"in {paper.METRIC_NAME}*"
 
 
 def _notes(rows: Sequence[RowResult]) -> Iterator[Text]:
