@@ -155,11 +155,14 @@ class Method:
     def _telling_where(self) -> Iterator[None]:
         try:
             yield
-        except (Diverged, MethodError, *NO_MEMORY):
+        except (Diverged, MethodError):
             raise
         except (Exception, SystemExit) as error:  # a plugin may raise anything; the user is told where
             own = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename) == self.file]
             where = f"{own[-1].filename}:{own[-1].lineno}" if own else self.origin
+            if isinstance(error, NO_MEMORY):  # the machine's limit, not the plugin's fault
+                error.add_note(f"method {self.name!r} ({where})")
+                raise
             raise MethodError(f"method {self.name!r} ({where}): {first_line(error)}") from error
 
     def _checked_match(self, views: DenseViews) -> Match:

@@ -35,6 +35,7 @@ from cl_bench.spec import (
     PretrainSpec,
     RandomInit,
     RunSpec,
+    ScenesSpec,
     Scope,
     Views,
 )
@@ -184,7 +185,8 @@ class Profile(Frozen):
             sources = self.sources(kind)
             images, batch = sources.data.count, self.optimiser_of(kind).batch
             if images < batch:
-                raise ValueError(f"{kind}.data.images is {images}, less than a batch of {batch}")
+                key = "images" if isinstance(sources.data, ScenesSpec) else "limit"
+                raise ValueError(f"{kind}.data.{key} is {images}, less than a batch of {batch}")
             for part in (sources.data, sources.heldout):
                 if part.kind != kind:
                     raise ValueError(f"{kind} takes {kind} data, got {part.name} {part.split}, which is {part.kind}")
@@ -308,7 +310,7 @@ def profile_files(path: Path) -> list[Path]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """What a profile's file and its bases say, the nearer before the farther; a data set of another name is another."""
+    """What a file and its bases say, the nearer before the farther; a data set that is named is described whole."""
     raw: dict[str, Any] = {}
     for file in reversed(profile_files(path)):
         raw = _merged(raw, _parse(file))
@@ -324,7 +326,7 @@ def _parse(path: Path) -> dict[str, Any]:
 
 
 def _merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
-    if "name" in change and change["name"] != base.get("name"):
+    if change.get("name") in DATASETS:
         return change
     out = dict(base)
     for key, value in change.items():
@@ -361,20 +363,23 @@ def _one_line(error: ValidationError) -> str:
     first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
     # pydantic says which data set of the union was meant: not a key that anybody wrote.
     path = [part for i, part in enumerate(first["loc"]) if not (i and part in DATASETS)]
-    where = ".".join(str(part) for part in path) or "profile"
-    rest = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    where = ".".join(str(part) for part in path)
+    # What a profile says once for both kinds of data is found fault with twice.
+    others = {(e["loc"][-1:], e["type"], repr(e["input"])) for e in error.errors()}
+    rest = f" (and {len(others) - 1} more)" if len(others) > 1 else ""
     if first["type"] == "extra_forbidden":
         fields = _fields_at(Profile, first["loc"][:-1])
         return f"unknown key {where!r}{nearest(str(path[-1]), fields)}{rest}"
     if first["type"] == "union_tag_invalid":
-        name = first["input"].get("name")
-        return (
-            f"{where}: no data set {name!r}{nearest(str(name), list(DATASETS))}; data sets: {', '.join(DATASETS)}{rest}"
-        )
+        given = first["input"]
+        name = given.get("name") if isinstance(given, dict) else given
+        known = f"data sets: {', '.join(DATASETS)}, as {{ name = 'stl10', split = 'train' }}"
+        return f"{where}: no data set {name!r}{nearest(str(name), list(DATASETS))}; {known}{rest}"
     if first["type"] == "missing":
         return f"{where} is missing{rest}"
     if first["type"] == "value_error":  # of a whole table, and has said what it got
-        return f"{where}: {first['msg'].removeprefix('Value error, ')}{rest}"
+        said = f"{first['msg'].removeprefix('Value error, ')}{rest}"
+        return f"{where}: {said}" if where else said
     return f"{where}: {first['msg']}, got {first['input']!r}{rest}"
 
 

@@ -138,7 +138,8 @@ class Registry:
             )
         if name not in held and (name or len(held) > 1):
             asked = f"{file} has no method {name!r}{nearest(name, list(held))}" if name else f"{file} holds several"
-            raise MethodError(f"{asked}; methods: {', '.join(sorted(held))}")
+            one = "" if name else f"; name one, as {file.name}:{min(held)}"
+            raise MethodError(f"{asked}; methods: {', '.join(sorted(held))}{one}")
         return name or next(iter(held))
 
 

@@ -249,8 +249,17 @@ def _room_for(stage: str, spec: RunSpec) -> Iterator[None]:
         yield
     except (RuntimeError, *NO_MEMORY) as error:
         if isinstance(error, NO_MEMORY) or "DefaultCPUAllocator" in str(error):
-            raise OutOfMemory(f"{stage}: out of memory with {_smaller(stage, spec)}") from None
+            notes = getattr(error, "__notes__", [])
+            said = f"in {notes[0]} with {_fewer(spec)}" if notes else f"with {_smaller(stage, spec)}"
+            raise OutOfMemory(f"{stage}: out of memory {said}") from None
         raise
+
+
+def _fewer(spec: RunSpec) -> str:
+    """What a plugin has before it at a time: the batch, whether or not it goes through the encoder whole."""
+    batch, table = spec.pretrain.optimiser.batch, f"{spec.pretrain.data.kind}.optimiser"
+    advice = f"--set {table}.batch={batch // 2} (for the whole row: fewer negatives are another objective)"
+    return f"a batch of {batch} images; try {advice if batch > 3 else '--device cpu'}"
 
 
 def _smaller(stage: str, spec: RunSpec) -> str:

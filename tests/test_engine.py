@@ -33,7 +33,7 @@ PLUGINS = """
 import os, sys, time, warnings
 from pathlib import Path
 import torch
-from cl_bench import Match, matching
+from cl_bench import Match, Method, matching
 
 HERE = Path(__file__).parent
 print("printed while it was imported")
@@ -76,11 +76,23 @@ def counts(views):
         file.write(f"{views.z1.double().sum().item():.17g}\\n")
     return Match.identity(views)
 
-@matching("engine_full")
-def full(views):
+def no_room(*of_whom):
     (HERE / "tried").touch()
     if not (HERE / "room").exists():
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\\nSee the documentation")
+
+class Full(Method, name="engine_full"):
+    # The encoder finds no room.
+    def head(self, encoder, spec):
+        encoder.register_forward_pre_hook(no_room)
+        return super().head(encoder, spec)
+
+    def match(self, views):
+        return Match.identity(views)
+
+@matching("engine_greedy")
+def greedy(views):
+    no_room()
     return Match.identity(views)
 
 @matching("engine_slow")
@@ -253,6 +265,21 @@ def test_closing_leaves_no_process_not_even_a_zombie(havoc: Havoc) -> None:
 # ---- out of memory
 
 
+def test_out_of_memory_in_a_plugin_names_it(bench: Bench) -> None:
+    greedy = bench.specs("engine_greedy")[0]
+    engine = bench.engine(jobs=1)
+    try:
+        engine.submit([greedy])
+        said = str(within(60, lambda: engine.record(greedy)))
+    finally:
+        engine.close()
+    assert said.startswith(f"{greedy.case}: pre-training: out of memory in method 'engine_greedy' ({bench.methods}")
+    assert said.endswith(
+        "with a batch of 32 images; try --set single_object.optimiser.batch=16 "
+        "(for the whole row: fewer negatives are another objective)"
+    )
+
+
 def test_out_of_memory_is_one_line_that_says_what_to_try_and_the_others_go_on(bench: Bench) -> None:
     full, other = bench.specs("engine_full")[0], bench.specs("dense_index")[0]
     engine = bench.engine(jobs=1)
@@ -265,7 +292,8 @@ def test_out_of_memory_is_one_line_that_says_what_to_try_and_the_others_go_on(be
         engine.close()
     assert said == (
         f"{full.case}: pre-training: out of memory with 32 images of a batch of 32; "
-        "try --set single_object.optimiser.chunk=16 (loss and gradients stay the whole batch's, batch norm's statistics become the chunk's)"
+        "try --set single_object.optimiser.chunk=16 "
+        "(loss and gradients stay the whole batch's, batch norm's statistics become the chunk's)"
     )
     run = bench.store.run(full.pretrain.key)
     assert (bench.methods / "tried").exists() and not (run.path / "status.json").exists()

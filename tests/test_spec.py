@@ -171,6 +171,13 @@ def test_an_unknown_key_is_named_with_the_nearest(setting, key, near):
     assert (f"did you mean {near!r}?" in message) if near else ("did you mean" not in message)
 
 
+def test_a_mistake_that_both_kinds_of_data_inherit_is_one(tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_text('base = "paper"\n[optimiser]\nepoch = 1\n')
+    assert complaint(profile=str(file)).endswith("unknown key 'optimiser.epoch'; did you mean 'epochs'?")
+    assert "(and 1 more)" in complaint("optimiser.epochs=many", "optimiser.lr=-1", profile="paper")
+
+
 def test_an_unknown_key_in_a_list_of_tables_is_named_with_the_nearest():
     table = "method='m',data='single_object',views='disjoint',claim='tau_negative',level='dense',reason='long enough'"
     assert smoke(f"known=[{{{table}}}]").known[0].method == "m"
@@ -218,7 +225,9 @@ def test_a_misspelt_key_that_must_be_there_is_named_with_the_nearest(raw, writte
         ("single_object.augment.blur_sigma=[2,1]", "single_object.augment", "(2.0, 1.0)"),
         ("single_object.optimiser.lr=-0.1", "single_object.optimiser.lr", "-0.1"),
         ("single_object.data.name=stl", "single_object.data", "'stl'"),
-        ("single_object.data={name='coco',split='train2017'}", "profile", "coco train2017"),
+        ("single_object.data={name='coco',split='train2017'}", "single_object", "coco train2017"),
+        ("single_object.data=stl10", "single_object.data", "'stl10'"),
+        ("linear.train=7", "linear.train", "7"),
         ("linear.protocol=augmented", "linear", "size"),
         ("linear.size=32", "linear", "32"),
         ("detection.detector=detectron2", "detection", "'detectron2'"),

@@ -107,13 +107,17 @@ def each(work: Callable[..., None], wanted: Sequence[DataSpec], places: Places, 
 
 def main() -> None:
     """Do what the command line says."""
-    parser = argparse.ArgumentParser(prog="python -m cl_bench.data", description="Write contact sheets as PNG.")
+    parser = argparse.ArgumentParser(prog="python -m cl_bench.data", description="Look at the data, or get it ready.")
     parser.add_argument("--profile", default="smoke", help="name or TOML file (default: smoke)")
     parser.add_argument("--out", type=Path, default=Path("contact_sheets"), help="directory (default: contact_sheets)")
     parser.add_argument("--data-root", type=Path, metavar="DIR", help="where data sets are looked for")
     parser.add_argument("--store", type=Path, default=Path(".cl_bench"), metavar="DIR", help="(default: .cl_bench)")
     parser.add_argument("--prepare", action="store_true", help="decode the profile's data sets; write no sheets")
-    parser.add_argument("--verify", action="store_true", help="read all that is decoded and check it; write no sheets")
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="check all that is decoded, mend what is damaged; no sheets",
+    )
     arguments = parser.parse_args()
     try:
         profile = load_profile(arguments.profile)

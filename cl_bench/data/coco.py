@@ -58,6 +58,7 @@ class COCO(Source[COCOSpec]):
             categories = {}
             for entry in sorted(content["categories"], key=lambda c: c["id"]):
                 categories[entry["id"]] = str(entry["name"])
+            entry = None
             labels = {category: i for i, category in enumerate(categories)}
             images = sorted(content["images"], key=lambda i: i["id"])
             if not images:
@@ -67,6 +68,7 @@ class COCO(Source[COCOSpec]):
             for entry in kept:
                 sizes.append(size_of(entry["height"], entry["width"]))
                 files.append(str(entry["file_name"]))
+            entry = None
             known, index = {i["id"] for i in images}, {i["id"]: n for n, i in enumerate(kept)}
             if len(known) < len(images):
                 raise ValueError("two images have one id")

@@ -15,7 +15,7 @@ from cl_bench.power import power
 from cl_bench.records import RANDOM_INIT, Record
 
 TAUS = (-0.3, -0.5, -0.7)
-STAGES = {"pretrain": "pre-\ntraining", "measure": "L_a\nand L_u", "linear": "linear", "detection": "detection"}
+STAGES = {"pretrain": "pre-\ntraining", "measure": "L_a\nand L_u", "linear": "linear", "detection": "detec-\ntion"}
 LISTED = 20
 """Cases to compute that are named, a row."""
 UNITS = ((86400.0, "days"), (3600.0, "h"), (60.0, "min"), (1.0, "s"))
@@ -57,7 +57,7 @@ def origins_table(values: Sequence[Origin]) -> Table:
     """Where each value of the profile comes from."""
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim", title="Values", title_justify="left", expand=True)
     table.add_column("key", overflow="fold", ratio=4)
-    table.add_column("value", no_wrap=True, overflow="ellipsis", ratio=3)
+    table.add_column("value", overflow="fold", ratio=4)
     table.add_column("from", no_wrap=True, width=9)
     table.add_column("", overflow="fold", ratio=4)
     for origin in values:
@@ -66,11 +66,12 @@ def origins_table(values: Sequence[Origin]) -> Table:
 
 
 def _counts(rows: Mapping[str, Cases], alpha: float) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", title="Plan", title_justify="left")
-    for name in ("row", "encoders", "in the\nstore", "to\ncompute", "config-\nurations"):
-        table.add_column(name, justify="left" if name == "row" else "right", no_wrap=name == "row")
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim", title="Plan", title_justify="left")
+    table.add_column("row", vertical="bottom", overflow="fold")
+    for name in ("enco-\nders", "in the\nstore", "to com-\npute", "config-\nurations"):
+        table.add_column(name, justify="right", vertical="bottom", no_wrap=True)
     for tau in TAUS:
-        table.add_column(f"power at\ntau {tau:g}", justify="right")
+        table.add_column(f"power\nat tau\n{tau:g}", justify="right", vertical="bottom", no_wrap=True)
     for row, cases in rows.items():
         n, missed = len({config for _, config, _ in cases}), len(missing(cases))
         powers = ["-" for _ in TAUS] if row == RANDOM_INIT else [f"{power(n, tau, alpha):.2f}" for tau in TAUS]
@@ -114,10 +115,10 @@ def _times(
 
 
 def _estimated(absent: Mapping[str, int], estimates: Mapping[str, Mapping[str, float]]) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", title="Time an encoder", title_justify="left")
-    table.add_column("row", no_wrap=True, vertical="bottom")
-    for name in (*STAGES.values(), "together", "all to\ncompute"):
-        table.add_column(name, justify="right", vertical="bottom")
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim", title="Time an encoder", title_justify="left")
+    table.add_column("row", vertical="bottom", overflow="fold")
+    for name in (*STAGES.values(), "toge-\nther", "all to\ncompute"):
+        table.add_column(name, justify="right", vertical="bottom", no_wrap=True)
     for row, stages in estimates.items():
         each = sum(stages.values())
         table.add_row(row, *(_time(stages[stage]) for stage in STAGES), _time(each), _time(each * absent[row]))
