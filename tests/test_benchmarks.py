@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 from helpers import ROOT
+from torchvision.transforms.functional import pil_to_tensor
 
 
 @pytest.fixture
@@ -62,7 +63,7 @@ def test_what_is_fed_is_what_the_files_hold(benchmark_module, tmp_path):
     ragged = feeder.as_ragged(pictures, tmp_path / "rgb")
     assert [image.shape for image in ragged] == [(3, 40, 30), (3, 40, 30), (3, 20, 50)]
     for image, picture in zip(ragged, pictures, strict=True):
-        assert torch.equal(image, feeder.pil_to_tensor(picture))
+        assert torch.equal(image, pil_to_tensor(picture))
 
 
 def test_the_parts_of_a_training_step(benchmark_module, monkeypatch, tmp_path):

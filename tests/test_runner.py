@@ -271,7 +271,8 @@ def test_a_plugin_that_fails_leaves_no_record(tmp_path: Path, body: str, message
         (
             "detection",
             "cl_bench.evaluate.detection.evaluate_detection",
-            r"a batch of 2; try --set detection\.batch=1 --set detection\.lr=0\.05",
+            r"a batch of 2; try --set detection\.batch=1 --set detection\.lr=0\.05 --set detection\.iterations=4 "
+            r"\(for the whole row: it is another recipe\)",
         ),
     ],
 )
@@ -305,9 +306,9 @@ def test_a_stage_that_is_out_of_memory_says_what_to_try_and_is_tried_again(
 @pytest.mark.parametrize(
     ("plan", "said"),
     [
-        ({"batch": 32}, "32 images of a batch of 32; try --set optimiser.chunk=16 ("),
-        ({"batch": 32, "chunk": 8}, "8 images of a batch of 32; try --set optimiser.chunk=4 ("),
-        ({"batch": 45}, "45 images of a batch of 45; try --set optimiser.chunk=15 ("),
+        ({"batch": 32}, "32 images of a batch of 32; try --set single_object.optimiser.chunk=16 ("),
+        ({"batch": 32, "chunk": 8}, "8 images of a batch of 32; try --set single_object.optimiser.chunk=4 ("),
+        ({"batch": 45}, "45 images of a batch of 45; try --set single_object.optimiser.chunk=15 ("),
         ({"batch": 32, "chunk": 2}, "2 images of a batch of 32; try --device cpu"),
         ({"batch": 31}, "31 images of a batch of 31; try --device cpu"),
     ],
