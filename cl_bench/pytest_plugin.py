@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cl_bench.claims import Claim, IncompleteSweep, Judgement, Verdict, judge
+from cl_bench.errors import SpecError
+from cl_bench.hooks import JUDGEMENT, ROW, Hooks, NotSupported, claim_of, row_to_json
 from cl_bench.profile import Row
-from cl_bench.session import JUDGEMENT, ROW, NotSupported, Session, claim_of, row_to_json
+from cl_bench.session import Session
 from cl_bench.spec import RunSpec
 
 if TYPE_CHECKING:
@@ -41,6 +43,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add("--jobs", type=int, metavar="N", help="worker processes (default: one a core on a CPU, one on a GPU)")
     add("--store", default=".cl_bench", metavar="DIR", help="where results are kept (default: .cl_bench)")
     add("--report", metavar="DIR", help="where table and figures are written (default: STORE/report)")
+    add(
+        "--rerun",
+        default="missing",
+        choices=("missing", "failed", "all"),
+        help="what to compute: what the store lacks (default), also what diverged, or all that is selected",
+    )
+    add("--baseline", metavar="FILE", help="a claim fails where its verdict is worse than in FILE")
+    add("--save-baseline", metavar="FILE", help="keep this run's verdicts in FILE, beside what it holds of other rows")
     add("--strict-claims", action="store_true", help="an INCONCLUSIVE claim fails")
     add("--list-methods", action="store_true", help="list every method there is, with its options; run nothing")
     add("--plan", action="store_true", help="list what would run and with what power; train nothing")
@@ -53,7 +63,9 @@ def pytest_configure(config: pytest.Config) -> None:
     )
     config.addinivalue_line("markers", "claim(kind, level): what a test claims of the sweep")
     config.addinivalue_line("markers", "contract: a test of each method that --method names; runs first")
-    config.pluginmanager.register(Session(config), Session.NAME)
+    session = Session(config)
+    config.pluginmanager.register(session, Session.NAME)
+    config.pluginmanager.register(Hooks(session))
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -122,7 +134,10 @@ class ClaimTest:
     claim: Claim
 
     def check(self) -> None:
-        """Pull the sweep and judge it: SUPPORTED passes, REFUTED fails, INCONCLUSIVE xfails or, if strict, fails."""
+        """Pull the sweep and judge it: SUPPORTED passes, REFUTED fails, INCONCLUSIVE xfails or, if strict, fails.
+
+        Against a baseline a verdict that is worse fails, and one that is not worse and not SUPPORTED xfails.
+        """
         profile = self.session.profile
         rows = self.session.pulled_by(self.claim, self.row)
         for row in rows:
@@ -148,6 +163,7 @@ class ClaimTest:
             tell(self.node, JUDGEMENT, Judgement.incomplete(self.claim, error).to_json())
             pytest.fail("\n".join([str(error), *failures]), pytrace=False)
         tell(self.node, JUDGEMENT, judgement.to_json())
+        as_before = self._held_against_baseline(judgement)
         if judgement.verdict is Verdict.SUPPORTED:
             return
         strict = self.session.config.option.strict_claims
@@ -155,7 +171,22 @@ class ClaimTest:
             pytest.xfail(f"reported, not asserted, by profile {profile.name}: {judgement.sentence}")
         if judgement.verdict is Verdict.INCONCLUSIVE and not strict:
             pytest.xfail(judgement.sentence)
+        if as_before and not strict:
+            pytest.xfail(f"no worse than it was: {judgement.sentence}")
         raise NotSupported(judgement.sentence)
+
+    def _held_against_baseline(self, judgement: Judgement) -> bool:
+        """Whether ``--baseline`` holds this claim; a verdict that is worse than there fails the test."""
+        baseline = self.session.baseline
+        if baseline is None or judgement not in baseline:
+            return False
+        try:
+            regression = baseline.regression(judgement, self.session.setting(self.claim, self.row))
+        except SpecError as error:
+            regression = str(error)
+        if regression:
+            pytest.fail(regression, pytrace=False)
+        return True
 
 
 def tell(node: pytest.Item, key: str, value: str) -> None:

@@ -94,6 +94,19 @@ class Run:
             return None
         return content
 
+    def put_away(self) -> bool:
+        """Move all that is stored of this run into ``set_aside``; False when another process holds it."""
+        with self.locked() as mine:
+            if not mine:
+                return False
+            kept = self.store.root / "set_aside" / f"{self.path.name}-{time.time_ns()}"
+            kept.mkdir(parents=True)
+            # The status first: without it the run is not trained, wherever this is interrupted.
+            for path in sorted(self.path.iterdir(), key=lambda path: path.name != "status.json"):
+                if path.name != "lock":
+                    path.rename(kept / path.name)
+        return True
+
     def remove(self, name: str) -> None:
         """Delete a directory of this run, if it is there."""
         shutil.rmtree(self.path / name, ignore_errors=True)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
+import torchvision  # noqa: F401 - pytester forgets what a run imports, and operators cannot be registered twice
+from helpers import alive, children
+from jobs import Job
 
+import cl_bench.report.figures
 from cl_bench.method import REGISTERED
 from cl_bench.registry import Registry
 
@@ -25,3 +31,26 @@ def forget_methods() -> Iterator[None]:
     yield
     REGISTERED.clear()
     REGISTERED.update(before)
+
+
+@pytest.fixture
+def as_in_a_shell(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Surroundings as a user's, not as the outer test run's; no worker is left behind."""
+    for name in (*(n for n in os.environ if n.startswith("PYTEST_")), "FORCE_COLOR", "COLUMNS", "TTY_COMPATIBLE"):
+        if name != "PYTEST_CURRENT_TEST":
+            monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    yield
+    assert not [p for p in children(os.getpid()) if alive(p) and "worker" in Path(f"/proc/{p}/cmdline").read_text()]
+
+
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take a second a row; what draws them has tests of its own, and the whole job of test_plugin draws them."""
+    monkeypatch.setattr(cl_bench.report.figures, "row_figure", lambda row, file: file.write(b"a figure"))
+
+
+@pytest.fixture
+def job(tmp_path: Path, pytester: pytest.Pytester, no_figures: None, as_in_a_shell: None) -> Job:
+    """For a module whose ``pytest_plugins`` has ``pytester``."""
+    return Job(tmp_path, pytester)

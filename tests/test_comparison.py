@@ -5,11 +5,10 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import pytest
 from helpers import ROOT, environment, plant, record, tiny_profile, trained
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jobs import flat, outcomes
 from scipy import stats
 
 import cl_bench.comparison
@@ -283,29 +283,9 @@ class Job:
         return self.pytester.runpytest_inprocess(*self.args(*more, **changes))
 
 
-@pytest.fixture(autouse=True)
-def surroundings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """As a user's shell; figures have tests of their own and take a second each."""
-    for name in (*(n for n in os.environ if n.startswith("PYTEST_")), "FORCE_COLOR", "COLUMNS"):
-        if name != "PYTEST_CURRENT_TEST":
-            monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
-    monkeypatch.setattr(cl_bench.report.figures, "row_figure", lambda row, file: file.write(b"a figure"))
-    yield
-
-
 @pytest.fixture
-def job(tmp_path: Path, pytester: pytest.Pytester) -> Job:
+def job(tmp_path: Path, pytester: pytest.Pytester, no_figures: None, as_in_a_shell: None) -> Job:
     return Job(tmp_path, pytester)
-
-
-def outcomes(result: pytest.RunResult) -> dict[str, int]:
-    found = result.parseoutcomes()
-    return {name: n for name, n in found.items() if name not in ("warnings", "warning")}
-
-
-def flat(result: pytest.RunResult) -> str:
-    return re.sub(r"\s+", " ", result.stdout.str())
 
 
 SINGLE = ("-k", "SingleObject")
@@ -393,6 +373,7 @@ KNOWN = {
 }
 
 
+@pytest.mark.usefixtures("no_figures", "as_in_a_shell")
 @pytest.mark.parametrize(
     ("reference", "expected"),
     [(BEHIND, {"xfailed": 1, "failed": 1}), (AHEAD, {"failed": 1, "passed": 1})],
@@ -408,6 +389,7 @@ def test_a_known_failure_must_fail(
     assert KNOWN["reason"] in flat(result)
 
 
+@pytest.mark.usefixtures("no_figures", "as_in_a_shell")
 def test_a_pair_that_diverged_is_left_out_by_name(tmp_path: Path, pytester: pytest.Pytester) -> None:
     job = Job(tmp_path, pytester, grid__temperatures=[0.1, 0.2, 1.0])
     job.plant((*AHEAD, 70.0), (*OTHER, 60.0))

@@ -1,6 +1,6 @@
 """The job a person runs: verdicts as outcomes, usage errors, interruptions, rivals, garbage, a full disk.
 
-Records are planted wherever nothing has to be trained; then pytest runs inside this process. Where it must be
+Records are planted wherever nothing has to be trained; then pytest runs inside this process (jobs.py). Where it must be
 interrupted or killed it runs in a fork of it, which has torch loaded already.
 """
 
@@ -19,145 +19,24 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from helpers import ROOT, alive, children, environment, plant, tiny_profile, trained, until
+from helpers import ROOT, alive, children, environment, plant, trained, until
+from jobs import OUTCOMES, TAU_FALLS, TAU_RISES, TAU_UNCLEAR, Job, flat, outcomes
 from matplotlib.image import imread
 
-import cl_bench.report.figures
 from cl_bench.claims import Verdict
 from cl_bench.engines.local import ComputationError, LocalEngine
-from cl_bench.profile import Row, load_profile
 from cl_bench.records import Record
-from cl_bench.registry import Registry, spec_of
+from cl_bench.registry import Registry
 from cl_bench.runner import compute, load_record
 from cl_bench.spec import RunSpec
-from cl_bench.store import Store
 
 pytest_plugins = ["pytester"]
+pytestmark = pytest.mark.usefixtures("as_in_a_shell")
 
-OUTCOMES = Mapping[str, int]
 ESCAPE = "\x1b"
-TAU_FALLS, TAU_RISES, TAU_UNCLEAR = (90, 80, 70, 60), (60, 70, 80, 90), (70, 90, 60, 80)
-"""Performance of the four configurations, in the order of rising L_a and L_u."""
-
-
-class Job:
-    """A tiny profile, a store, and the suites on them."""
-
-    def __init__(self, folder: Path, pytester: pytest.Pytester | None = None, **changes: Any) -> None:
-        self.folder = folder
-        self.pytester = pytester
-        self.root = folder / "the store"
-        self.report = folder / "the report"
-        self.profile_file = tiny_profile(folder / "tiny.toml", **changes)
-        self.profile = load_profile(str(self.profile_file))
-        self.method = spec_of(Registry().resolve("dense_index"))
-
-    @property
-    def store(self) -> Store:
-        return Store(self.root)
-
-    def row(self, data: str = "single_object", views: str = "overlapping") -> Row:
-        return Row(self.method, data, views)  # type: ignore[arg-type]
-
-    def specs(self, data: str = "single_object", views: str = "overlapping") -> tuple[RunSpec, ...]:
-        return (*self.profile.sweep(self.row(data, views)), *self.profile.random_init())
-
-    def plant(self, performance: tuple[float, ...] = TAU_FALLS, untrained: float = 10.0, **row: str) -> None:
-        """A whole sweep whose L_a and L_u rise together."""
-        for n, spec in enumerate(self.profile.sweep(self.row(**row))):
-            plant(self.store, spec, L_a=-0.9 + n / 10, L_u=-3 + n / 10, performance=performance[n])
-        for n, spec in enumerate(self.profile.random_init()):
-            plant(self.store, spec, performance=untrained + n / 100)
-
-    def args(self, *more: str, suites: str = "test_single_object.py") -> list[str]:
-        own = f"--profile={self.profile_file}", f"--store={self.root}", f"--report={self.report}", "--device=cpu"
-        where = str(ROOT / "suites" / suites)
-        return ["-p", "no:cacheprovider", f"--rootdir={ROOT}", where, *own, *more]
-
-    def run(self, *more: str, suites: str = "test_single_object.py") -> pytest.RunResult:
-        """Inside this process."""
-        assert self.pytester is not None
-        return self.pytester.runpytest_inprocess(*self.args(*more, suites=suites))
-
-    def fork(self, *more: str, encoding: str = "utf-8") -> Fork:
-        """In a child of this process."""
-        return Fork(self.args(*more), self.folder, encoding)
-
-
-class Fork:
-    """pytest in a child process that writes to a file."""
-
-    def __init__(self, args: list[str], folder: Path, encoding: str) -> None:
-        self.out = folder / f"out-{time.monotonic_ns()}"
-        target = os.open(self.out, os.O_WRONLY | os.O_CREAT)
-        self.pid = os.fork()
-        if self.pid == 0:
-            code = 99
-            try:
-                os.setsid()
-                os.chdir(folder)
-                for fd in (1, 2):
-                    os.dup2(target, fd)
-                os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-                sys.stdout = sys.__stdout__ = os.fdopen(os.dup(1), "w", encoding=encoding)
-                sys.stderr = sys.__stderr__ = os.fdopen(os.dup(2), "w", encoding=encoding)
-                for name in [name for name in os.environ if name.startswith("PYTEST_")]:
-                    del os.environ[name]
-                os.environ["TERM"] = "xterm"
-                signal.signal(signal.SIGINT, signal.default_int_handler)
-                code = int(pytest.main(args))
-                sys.stdout.flush()
-                sys.stderr.flush()
-            finally:
-                os._exit(code)
-        os.close(target)
-
-    @property
-    def text(self) -> str:
-        return self.out.read_text()
-
-    def wait(self, seconds: float = 120) -> int:
-        status = until(lambda: (got := os.waitpid(self.pid, os.WNOHANG))[0] and (got[1], True), seconds, "it ends")[0]
-        return os.waitstatus_to_exitcode(status)
-
-    def stop(self) -> None:
-        if alive(self.pid):
-            os.kill(self.pid, signal.SIGKILL)
-
-
-@pytest.fixture(autouse=True)
-def surroundings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """As a user's shell, not as the outer test run's."""
-    for name in (*(n for n in os.environ if n.startswith("PYTEST_")), "FORCE_COLOR", "COLUMNS", "TTY_COMPATIBLE"):
-        if name != "PYTEST_CURRENT_TEST":
-            monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
-    yield
-    assert not [p for p in children(os.getpid()) if alive(p) and "worker" in Path(f"/proc/{p}/cmdline").read_text()]
-
-
-@pytest.fixture
-def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They take a second a row; what draws them has tests of its own, and the whole job below draws them."""
-    monkeypatch.setattr(cl_bench.report.figures, "row_figure", lambda row, file: file.write(b"a figure"))
-
-
-@pytest.fixture
-def job(tmp_path: Path, pytester: pytest.Pytester, no_figures: None) -> Job:
-    return Job(tmp_path, pytester)
-
-
-def outcomes(result: pytest.RunResult) -> OUTCOMES:
-    found = result.parseoutcomes()
-    return {name: n for name, n in found.items() if name not in ("warnings", "warning")}
-
-
-def flat(result: pytest.RunResult) -> str:
-    return re.sub(r"\s+", " ", result.stdout.str())
 
 
 # ---- verdicts

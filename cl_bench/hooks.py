@@ -1,0 +1,312 @@
+"""What pytest does at each turn of a session over the suites: what it refuses, collects, queues and shows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from cl_bench.claims import Claim, Judgement
+from cl_bench.comparison import REFERENCE
+from cl_bench.errors import MethodError, first_line
+from cl_bench.origins import origins
+from cl_bench.profile import Row, load_profile
+from cl_bench.records import RANDOM_INIT, Record
+from cl_bench.report import RowResult, origins_table, plan_table, summary_table, write_report
+from cl_bench.runner import load_record
+from cl_bench.session import Session, or_usage_error
+from cl_bench.spec import MethodSpec, RunSpec, ScenesSpec
+
+if TYPE_CHECKING:
+    from _pytest.outcomes import Failed
+    from _pytest.terminal import TerminalReporter
+else:
+    Failed = pytest.fail.Exception
+
+ROW, JUDGEMENT = "cl_bench.row", "cl_bench.judgement"  # what tests tell the summary, also from pytest-xdist workers
+
+
+class NotSupported(Failed):
+    """A judged claim that is not supported: all that a declared known failure may raise."""
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(sentence, pytrace=False)
+
+
+class Hooks:
+    """The hooks of one pytest session, and what its tests told."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.config = session.config
+        self._rows: dict[str, Row] = {}
+        self._judgements: dict[str, dict[Claim, Judgement]] = {}
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionstart(self) -> None:
+        """Refuse what makes no sense before anything is collected and, under pytest-xdist, before its workers start."""
+        option = self.config.option
+        if getattr(option, "numprocesses", None):
+            if option.plan:
+                raise pytest.UsageError("--plan runs nothing: leave out -n")
+            if option.rerun != "missing":
+                raise pytest.UsageError(
+                    "--rerun puts results away in one process: leave out -n (--jobs has many compute)"
+                )
+        if option.download or option.data_root is not None:
+            _ = self.session.data
+        if option.set or option.seeds is not None or option.profile != "smoke" or option.detector is not None:
+            _ = self.session.profile
+        if option.detector is not None:
+            from cl_bench.evaluate.detection import check_detector
+
+            or_usage_error(lambda: check_detector(option.detector))
+        if option.method:
+            _ = self.session.methods
+        if option.jobs is not None or option.device != "auto":
+            self.session.check_engine()
+        if option.store != ".cl_bench":
+            _ = self.session.store
+        _ = self.session.baseline, self.session.to_save
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_pyfunc_call(self, pyfuncitem: pytest.Function) -> Generator[None, object, object]:
+        """What is wrong with a plugin is one line, with its place in the plugin: no traceback through cl-bench."""
+        try:
+            return (yield)
+        except MethodError as error:
+            if pyfuncitem.get_closest_marker("contract") is None:
+                raise
+            message = str(error)
+        pytest.fail(message, pytrace=False)
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """The contract comes first: it takes seconds, and tells why what follows would fail."""
+        items.sort(key=lambda item: item.get_closest_marker("contract") is None)
+
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        """One case a model, one claim a row; the contract once a method."""
+        if metafunc.definition.get_closest_marker("contract") is not None and "method" in metafunc.fixturenames:
+            metafunc.parametrize("method", self.session.methods, ids=str, indirect=True)
+        if metafunc.definition.get_closest_marker("sweep") is None:
+            return
+        rows = self.session.rows(metafunc.definition)
+        if "case" in metafunc.fixturenames:
+            cases = [pytest.param((row, s), id=s.case) for row in rows for s in self.session.profile.sweep(row)]
+            metafunc.parametrize("case", cases, indirect=True)
+        if "claim" in metafunc.fixturenames:
+            about = claim_of(metafunc.definition)
+            claims = []
+            if about.kind == "no_worse_than":
+                rows = [row for row in rows if self.session.reference and row.method != self.session.reference]
+                if not rows:
+                    no_pair = pytest.mark.skip(reason=f"--method names no pair: {REFERENCE} and another dense one")
+                    claims = [pytest.param(None, id="no pair", marks=no_pair)]
+            for row in rows:
+                reason = self.session.profile.known_failures(row).get(about)
+                marks = [pytest.mark.xfail(strict=True, reason=reason, raises=NotSupported)] if reason else []
+                claims.append(pytest.param(row, id=str(row.method), marks=marks))
+            metafunc.parametrize("claim", claims, indirect=True)
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Queue all that the selected tests will pull, so that every worker has something to do."""
+        wanted = self._wanted(session.items)
+        if not wanted:
+            return
+        if self.config.option.plan:
+            self._plan(wanted)
+        else:
+            specs = [spec for specs in wanted.values() for spec in specs]
+            self._put_away(specs)
+            self._prepare([spec for spec in specs if load_record(spec, self.session.store) is None])
+            self.session.submit(specs)
+
+    def _put_away(self, specs: Sequence[RunSpec]) -> None:
+        """With ``--rerun`` what is stored of these runs, or of those of them that diverged, is moved out of the way."""
+        rerun, store = self.config.option.rerun, self.session.store
+        if rerun == "missing":
+            return
+        stored = {spec.pretrain.key: record for spec in specs if (record := load_record(spec, store)) is not None}
+        keys = [key for key, record in stored.items() if rerun == "all" or record.status != "complete"]
+        away = or_usage_error(lambda: [key for key in keys if store.run(key).put_away()], f"--rerun {rerun}")
+        busy = f"; {len(keys) - len(away)} are being computed by another process" if len(away) < len(keys) else ""
+        self.session.console().print(f"--rerun {rerun}: {len(away)} put away{busy}", highlight=False, markup=False)
+
+    def _plan(self, wanted: dict[str, list[RunSpec]]) -> None:
+        """Show what would run, how long it takes, what data is missing and where the profile's values are from."""
+        console = self.session.console()
+        state = {
+            name: [(s, s.pretrain.objective.config, load_record(s, self.session.store)) for s in specs]
+            for name, specs in wanted.items()
+        }
+        estimates = {name: self._timed(name, wanted[name][0]) for name, cases in state.items() if not _stored(cases)}
+        estimates = {name: stages for name, stages in estimates.items() if stages}
+        console.print(plan_table(state, self.session.profile.claims.alpha, self.session.engine.jobs, estimates))
+        for line in dict.fromkeys(self.session.data.missing.values()):
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(origins_table(or_usage_error(lambda: origins(self.config.option.profile, self.session.settings))))
+
+    def _timed(self, row: str, spec: RunSpec) -> dict[str, float]:
+        """Seconds an encoder of a row takes here, by stage."""
+        import torch
+
+        from cl_bench.estimate import estimate
+
+        device, method = torch.device(self.session.check_engine()[0]), None
+        console = self.session.console()
+        console.print(f"timing a few steps of {row} on {device} ...", highlight=False, markup=False)
+        if device.type == "cpu":
+            torch.set_num_threads(1)  # as a worker has
+        if spec.pretrain.method.name != RANDOM_INIT:
+            method = self.session.registry.resolve(str(spec.pretrain.method))
+        try:
+            return estimate(spec, method, device)
+        except (MethodError, ValueError, RuntimeError) as error:  # a plan that cannot time one row is one all the same
+            self.session.console().print(
+                f"{row} could not be timed: {first_line(error)}", highlight=False, markup=False
+            )
+            return {}
+
+    def _prepare(self, specs: Sequence[RunSpec]) -> None:
+        """Find and decode the data of what is to be computed, before any of it is."""
+        data = {d for spec in specs for d in spec.data_sets if not isinstance(d, ScenesSpec)}
+        if data:
+            with self.session.display.bar(self.session.console()) as on_step:
+                or_usage_error(lambda: self.session.data.prepare(data, on_step))
+
+    def _wanted(self, items: Sequence[pytest.Item]) -> dict[str, list[RunSpec]]:
+        """Specs by row."""
+        wanted: dict[str, dict[RunSpec, None]] = {}
+        for item in items:
+            parameters: dict[str, Any] = item.callspec.params if hasattr(item, "callspec") else {}
+            if item.get_closest_marker("sweep") is None:
+                continue
+            if isinstance(parameters.get("case"), tuple):  # not so where no method is of the suite's scheme
+                row, spec = parameters["case"]
+                wanted.setdefault(row.name, {})[spec] = None
+            if isinstance(parameters.get("claim"), Row):
+                row = parameters["claim"]
+                for pulled in self.session.pulled_by(claim_of(item), row):
+                    wanted.setdefault(pulled.name, {}).update(dict.fromkeys(self.session.profile.sweep(pulled)))
+                wanted.setdefault("random_init", {}).update(dict.fromkeys(self.session.profile.random_init()))
+        return {name: list(specs) for name, specs in wanted.items()}
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self) -> bool | None:
+        """With ``--plan`` nothing runs."""
+        return True if self.config.option.plan else None
+
+    def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
+        """A model's line says more than a dot would."""
+        if report.when == "call" and report.passed and [k for k, _ in report.user_properties] == [ROW]:
+            return ("passed", "", "PASSED") if not hasattr(report, "wasxfail") else None
+        return None
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Note which rows were tested and what was judged."""
+        for key, told in report.user_properties:
+            if key == ROW:
+                row = _row_from_json(str(told))
+                self._rows[row.name] = row
+            elif key == JUDGEMENT:
+                judgement = Judgement.from_json(str(told))
+                self._judgements.setdefault(judgement.row, {})[judgement.claim] = judgement
+
+    def pytest_terminal_summary(self, terminalreporter: TerminalReporter) -> None:
+        """The table, and where the report is."""
+        if not self._rows:
+            return
+        named = [str(method) for method in self.session.methods]
+        order = sorted(self._rows.values(), key=lambda row: (row.order, named.index(str(row.method))))
+        results = [self._result(row) for row in order]
+        terminalreporter.section("cl-bench")
+        self.session.console().print(summary_table(results))
+        directory = Path(self.config.option.report or self.session.store.root / "report")
+        try:
+            written = write_report(results, self.config.invocation_params.dir / directory)
+        except (OSError, ValueError) as error:
+            terminalreporter.write_line(
+                f"report: {error}; the records in {self.session.store.root} are whole", red=True
+            )
+        else:
+            named = [path.name for path in written if path.suffix != ".png"]
+            figures = len(written) - len(named)
+            told = [*named, f"{figures} figure{'s' if figures != 1 else ''}"]
+            terminalreporter.write_line(f"report: {written[0].parent} ({', '.join(told)})")
+        self._show_baseline(terminalreporter)
+
+    def _show_baseline(self, terminalreporter: TerminalReporter) -> None:
+        """What changed since ``--baseline``, and what ``--save-baseline`` keeps."""
+        judged = [j for of_row in self._judgements.values() for j in of_row.values()]
+        old, new = self.session.baseline, self.session.to_save
+        if old is not None:
+            terminalreporter.write_line(str(old.compare(judged)))
+        if new is not None:
+            settings = [self.session.setting(j.claim, self._rows[j.row]) for j in judged]
+            renewed = new.renewed(zip(judged, settings, strict=True))
+            try:
+                renewed.save()
+            except OSError as error:
+                terminalreporter.write_line(f"baseline: {error}; nothing is kept of this run's verdicts", red=True)
+            else:
+                terminalreporter.write_line(f"baseline: {new.path} ({len(renewed)} claims)")
+
+    def _result(self, row: Row) -> RowResult:
+        profile = self.session.profile
+        sweep = profile.sweep(row)
+
+        def stored(specs: Sequence[RunSpec]) -> tuple[Record, ...]:
+            return tuple(r for r in (load_record(s, self.session.store) for s in specs) if r is not None)
+
+        return RowResult(
+            name=row.name,
+            title=f"{row.method}: {row.data.replace('_', '-')} data, {row.views} views",
+            method=str(row.method),
+            scheme=row.method.level,
+            data=row.data,
+            dataset=profile.sources(row.data).data.name,
+            views=row.views,
+            records=stored(sweep),
+            random_init=stored(profile.random_init()),
+            judgements=tuple(self._judgements.get(row.name, {}).values()),
+            expected=len(sweep),
+            profile=profile.name,
+            detection_metric=profile.detection.metric,
+            departs=not profile.follows(load_profile("paper"), row.data),
+            detection_protocol=profile.detection.sentence,
+            linear_protocol=profile.linear.sentence,
+            known=tuple(profile.known_failures(row).items()),
+            alpha=profile.claims.alpha,
+            margin=profile.claims.margin,
+        )
+
+    def pytest_unconfigure(self) -> None:
+        """Stop the workers, however the session ends."""
+        self.session.close()
+
+
+def _stored(cases: Sequence[tuple[RunSpec, str, Record | None]]) -> bool:
+    return any(record is not None for _, _, record in cases)
+
+
+def claim_of(node: Any) -> Claim:
+    """What a test's ``claim`` marker says."""
+    marker = node.get_closest_marker("claim")
+    if marker is None:
+        raise pytest.UsageError(
+            f"{node.nodeid}: a test with the claim fixture needs @pytest.mark.claim(kind, level=...)"
+        )
+    return Claim(*marker.args, **marker.kwargs)
+
+
+def row_to_json(row: Row) -> str:
+    """A row as a test report can carry it."""
+    return json.dumps({"method": row.method.model_dump(mode="json"), "data": row.data, "views": row.views})
+
+
+def _row_from_json(text: str) -> Row:
+    told = json.loads(text)
+    return Row(MethodSpec.model_validate(told["method"]), told["data"], told["views"])
