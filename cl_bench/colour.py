@@ -148,7 +148,9 @@ def _brightness(x: Tensor, factor: Tensor) -> Tensor:
 
 
 def _contrast(x: Tensor, factor: Tensor) -> Tensor:
-    return torch.lerp(_luma(x).mean((1, 2, 3), keepdim=True), x, factor, out=x).clamp_(0, 1)
+    # A row of the mean: of two operands that are the same all along a row, a CPU takes one value at a time.
+    mean = _luma(x).mean((1, 2, 3), keepdim=True).expand(-1, 1, 1, x.shape[-1]).contiguous()
+    return torch.lerp(mean.expand_as(x), x, factor, out=x).clamp_(0, 1)
 
 
 def _saturation(x: Tensor, factor: Tensor) -> Tensor:

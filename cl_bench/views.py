@@ -190,10 +190,12 @@ def cut(images: Sequence[Tensor], boxes: Tensor, size: int) -> Tensor:
     return out
 
 
-def spread(work: Callable[[slice], None], n: int, step: int) -> None:
-    """Work on n images, ``step`` at a time, in as many threads as torch may use, each of which keeps to itself."""
-    parts = [slice(start, start + step) for start in range(0, n, step)]
+def spread(work: Callable[[slice], None], n: int, most: int) -> None:
+    """Work on n images, ``most`` at a time, in as many threads as torch may use, each with its share of the images."""
     threads = torch.get_num_threads()
+    rounds = math.ceil(n / (most * threads))
+    step = math.ceil(n / (rounds * threads))
+    parts = [slice(start, start + step) for start in range(0, n, step)]
     if min(threads, len(parts)) == 1:
         for part in parts:
             work(part)
