@@ -376,7 +376,8 @@ def _one_line(error: ValidationError) -> str:
         known = f"data sets: {', '.join(DATASETS)}, as {{ name = 'stl10', split = 'train' }}"
         return f"{where}: no data set {name!r}{nearest(str(name), list(DATASETS))}; {known}{rest}"
     if first["type"] == "missing":
-        return f"{where} is missing{rest}"
+        hint = "; base = 'smoke' takes what a profile does not say from there" if len(path) == 1 else ""
+        return f"{where} is missing{rest}{hint}"
     if first["type"] == "value_error":  # of a whole table, and has said what it got
         said = f"{first['msg'].removeprefix('Value error, ')}{rest}"
         return f"{where}: {said}" if where else said

@@ -68,6 +68,8 @@ class Session:
         if option.download and option.data_root is None:
             raise pytest.UsageError("--download needs --data-root DIR, where to put what it gets")
         root = None if option.data_root is None else self.config.invocation_params.dir / option.data_root
+        if root is not None and not (root.is_dir() or (option.download and not root.exists())):
+            raise pytest.UsageError(f"--data-root {root}: {'not a folder' if root.exists() else 'no such folder'}")
         return Finder(Places.of(self.store.root, root), fetch=option.download and not self.is_worker)
 
     @property

@@ -218,6 +218,8 @@ def test_what_cannot_be_computed_fails_the_claim_and_is_listed(job: Job, monkeyp
         (["--seeds=two"], r"--seeds: invalid int value: 'two'"),
         (["--jobs=0"], r"--jobs must be at least 1, got 0"),
         (["--jobs=-2"], r"--jobs must be at least 1, got -2"),
+        (["--data-root={file}"], r"--data-root .*file: not a folder"),
+        (["--data-root={file}-not"], r"--data-root .*file-not: no such folder"),
         (["--store={file}"], r"--store .*file: File exists|--store .*file.*Not a directory"),
         (["--store={file}/store"], r"--store .*file/store: Not a directory"),
         (["--strict-claim"], r"unrecognized arguments: --strict-claim|ambiguous|--strict-claims"),
