@@ -11,6 +11,7 @@ import pytest
 
 from cl_bench.claims import Claim, Judgement
 from cl_bench.comparison import REFERENCE
+from cl_bench.engines.local import usable_devices
 from cl_bench.errors import MethodError, first_line
 from cl_bench.origins import origins
 from cl_bench.profile import Row, load_profile
@@ -66,8 +67,8 @@ class Hooks:
             or_usage_error(lambda: check_detector(option.detector))
         if option.method:
             _ = self.session.methods
-        if option.jobs is not None or option.device != "auto":
-            self.session.check_engine()
+        if option.jobs is not None or option.device != "auto" or option.engine != "local":
+            _ = self.session.workers
         if option.store != ".cl_bench":
             _ = self.session.store
         _ = self.session.baseline, self.session.to_save
@@ -155,7 +156,8 @@ class Hooks:
 
         from cl_bench.estimate import estimate
 
-        device, method = torch.device(self.session.check_engine()[0]), None
+        name = "auto" if self.config.option.engine == "ray" else self.config.option.device
+        device, method = torch.device(usable_devices(name)[0]), None
         console = self.session.console()
         console.print(f"timing a few steps of {row} on {device} ...", highlight=False, markup=False)
         if device.type == "cpu":

@@ -41,6 +41,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add("--detector", metavar="torchvision|detectron2", help="backend of detection (default: the profile's)")
     add("--device", default="auto", metavar="auto|cpu|cuda[:i]", help="where to train (default: auto)")
     add("--jobs", type=int, metavar="N", help="worker processes (default: one a core on a CPU, one on a GPU)")
+    add("--engine", default="local", choices=("local", "ray"), help="workers on this machine, or on a Ray cluster")
     add("--store", default=".cl_bench", metavar="DIR", help="where results are kept (default: .cl_bench)")
     add("--report", metavar="DIR", help="where table and figures are written (default: STORE/report)")
     add(

@@ -166,17 +166,23 @@ class Session:
     @cached_property
     def engine(self) -> LocalEngine:
         """Who computes what is missing."""
-        devices = self.check_engine()
-        jobs = self.config.option.jobs or default_jobs(devices)
+        kind, devices, jobs = self.workers
         _ = self.methods  # by now the registry knows the files that --method names
-        return LocalEngine(self.store, self.registry.places, devices, jobs, self.display, self.data.places.root)
+        return kind(self.store, self.registry.places, devices, jobs, self.display, self.data.places.root)
 
-    def check_engine(self) -> list[str]:
-        """The devices, if they work and the number of workers makes sense."""
+    @cached_property
+    def workers(self) -> tuple[type[LocalEngine], list[str], int]:
+        """The engine that ``--engine`` names, the devices of its workers and how many of these there are."""
         option = self.config.option
         if option.jobs is not None and option.jobs < 1:
             raise pytest.UsageError(f"--jobs must be at least 1, got {option.jobs}")
-        return or_usage_error(lambda: usable_devices(option.device))
+        if option.engine == "ray":
+            from cl_bench.engines.ray import RayEngine, joined
+
+            devices, count = or_usage_error(lambda: joined(option.device))
+            return RayEngine, devices, option.jobs or (1 if self.is_worker else count)
+        devices = or_usage_error(lambda: usable_devices(option.device))
+        return LocalEngine, devices, option.jobs or default_jobs(devices)
 
     @cached_property
     def display(self) -> Display:

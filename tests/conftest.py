@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision  # noqa: F401 - pytester forgets what a run imports, and operators cannot be registered twice
-from helpers import alive, children
+from helpers import children, until, workers
 from jobs import Job
 
 import cl_bench.report.figures
@@ -41,7 +41,7 @@ def as_in_a_shell(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     yield
-    assert not [p for p in children(os.getpid()) if alive(p) and "worker" in Path(f"/proc/{p}/cmdline").read_text()]
+    until(lambda: not workers(children(os.getpid())), 10, "no worker is left")
 
 
 @pytest.fixture

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
 import time
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +167,16 @@ def alive(pid: int) -> bool:
     except OSError:
         return False
     return state not in "ZX"
+
+
+def workers(pids: Iterable[int]) -> set[int]:
+    """Those of some processes that compute for cl-bench."""
+    found = set()
+    for pid in pids:
+        with contextlib.suppress(OSError):  # it has just ended
+            if "cl_bench.engines.worker" in Path(f"/proc/{pid}/cmdline").read_text() and alive(pid):
+                found.add(pid)
+    return found
 
 
 def trained(store: Path) -> dict[str, int]:

@@ -12,7 +12,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from cl_bench.errors import SpecError
 from cl_bench.records import Record
@@ -42,6 +42,25 @@ class Watcher(Protocol):
 
     def finished(self, worker: int, spec: RunSpec, outcome: Record | str) -> None:
         """It is through: with a record, or with what went wrong."""
+
+
+class Process(Protocol):
+    """A worker process as the engine sees it: ``subprocess.Popen``, here or on another machine."""
+
+    stdin: Any
+    stdout: Any
+
+    def poll(self) -> int | None:
+        """The exit status, or None while it runs."""
+
+    def wait(self) -> int:
+        """The exit status, once it has ended."""
+
+    def kill(self) -> None:
+        """Stop it where it is."""
+
+    def communicate(self) -> Any:
+        """Reap it and close its pipes."""
 
 
 class LocalEngine:
@@ -80,7 +99,7 @@ class LocalEngine:
         self._results: dict[str, Record | ComputationError] = {}
         self._warnings: deque[str] = deque()
         self._changed = threading.Condition()
-        self._processes: list[subprocess.Popen[str]] = []
+        self._processes: list[Process] = []
         self._threads: list[threading.Thread] = []
         self._closed = False
 
@@ -146,7 +165,7 @@ class LocalEngine:
 
     def _work(self, worker: int) -> None:
         """Feed one worker process, started when there is something to do, until the engine is closed."""
-        process: subprocess.Popen[str] | None = None
+        process: Process | None = None
         errors: Any = None
         refused = 0
         while not self._closed:
@@ -183,33 +202,23 @@ class LocalEngine:
         if errors is not None:
             errors.close()
 
-    def _spawn(self, worker: int, errors: Any) -> subprocess.Popen[str]:
+    def _spawn(self, worker: int, errors: IO[str]) -> Process:
         device = self._devices[worker % len(self._devices)]
-        here = str(Path(__file__).resolve().parents[2])
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (here, os.environ.get("PYTHONPATH"))))}
-        if device == "cpu":
-            environment.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
         errors.seek(0)
         errors.truncate()
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "cl_bench.engines.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-            bufsize=1,
-            env=environment,
-            start_new_session=True,  # Ctrl-C reaches the process that asks, which then stops its workers
-        )
+        process = worker_process(device, errors)
+        self._begin(process, device)
+        return process
+
+    def _begin(self, process: Process, device: str) -> None:
+        """Tell a new process where everything is; stop it at once if the engine was closed meanwhile."""
         self._processes.append(process)
         if self._closed:
             process.kill()
-        assert process.stdin is not None
         self._send(process, {**self._settings, "device": device})
-        return process
 
     @staticmethod
-    def _send(process: subprocess.Popen[str], message: Any) -> None:
+    def _send(process: Process, message: Any) -> None:
         assert process.stdin is not None
         try:
             process.stdin.write(json.dumps(message) + "\n")
@@ -217,9 +226,7 @@ class LocalEngine:
         except OSError:  # it died; reading its events will find out
             pass
 
-    def _one(
-        self, worker: int, process: subprocess.Popen[str], spec: RunSpec, errors: Any
-    ) -> Record | ComputationError | None:
+    def _one(self, worker: int, process: Process, spec: RunSpec, errors: IO[str]) -> Record | ComputationError | None:
         """Have a worker compute one spec; None when another process holds it."""
         found = load_record(spec, self.store)
         if found is not None:
@@ -248,6 +255,24 @@ class LocalEngine:
         code = process.wait()
         why = f"killed by signal {-code}" if code < 0 else f"exit status {code}"
         return ComputationError(f"{spec.case}: its worker process ended ({why}){': ' + said[-1] if said else ''}")
+
+
+def worker_process(device: str, errors: IO[str]) -> subprocess.Popen[str]:
+    """Start a worker process on this machine; what it says on standard error goes to a file."""
+    here = str(Path(__file__).resolve().parents[2])
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (here, os.environ.get("PYTHONPATH"))))}
+    if device == "cpu":
+        environment.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "cl_bench.engines.worker"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=errors,
+        text=True,
+        bufsize=1,
+        env=environment,
+        start_new_session=True,  # Ctrl-C reaches the process that asks, which then stops its workers
+    )
 
 
 def default_jobs(devices: Sequence[str]) -> int:
