@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import torch
@@ -99,9 +100,9 @@ def ours(images: Images, augment: AugmentSpec, batch: int) -> Callable[[], None]
     data = Dataset(images, ())
 
     def run() -> None:
-        feeder.KEPT_VIEWS = 0  # the views of a whole data set would not fit
-        for _, ((first, _), (second, _)), _ in pairs_of_views(spec, data, CPU, None):
-            assert first.shape == second.shape == (batch, 3, augment.size, augment.size)
+        with mock.patch.object(feeder, "KEPT_VIEWS", 0):  # the views of a whole data set would not fit
+            for _, ((first, _), (second, _)), _ in pairs_of_views(spec, data, CPU, None):
+                assert first.shape == second.shape == (batch, 3, augment.size, augment.size)
 
     return run
 
