@@ -1,5 +1,8 @@
 """Two augmented views of every image of an epoch: our feeder against a DataLoader of torchvision's transforms.
 
+Ours three ways: in one process; in two workers of a thread each, as a sweep's encoders are trained on two cores; and
+the crops alone, which are all that the host makes where the rest is done on a GPU.
+
 python benchmarks/feeder.py
 """
 
@@ -7,11 +10,15 @@ from __future__ import annotations
 
 import argparse
 import io
+import multiprocessing
 import random
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -25,9 +32,11 @@ from torchvision import transforms
 
 from cl_bench import feeder
 from cl_bench.data import Dataset, Images, Ragged
+from cl_bench.data.dataset import take
 from cl_bench.feeder import pairs_of_views
 from cl_bench.registry import Registry, spec_of
 from cl_bench.spec import AugmentSpec, EncoderSpec, InfoNCE, OptimiserSpec, PretrainSpec, ScenesSpec
+from cl_bench.views import cut, draw
 
 CPU = torch.device("cpu")
 CORES = 2
@@ -107,6 +116,43 @@ def ours(images: Images, augment: AugmentSpec, batch: int) -> Callable[[], None]
     return run
 
 
+def crops(images: Ragged, augment: AugmentSpec, batch: int) -> Callable[[], None]:
+    """The crops of an epoch."""
+    draws = torch.Generator().manual_seed(0)
+
+    def run() -> None:
+        for index in torch.randperm(len(images), generator=draws).split(batch)[: len(images) // batch]:
+            height, width = images.sizes[index].unbind(1)
+            for view in draw(batch, height, width, augment, "overlapping", draws):
+                made = cut(take(images, index), view.boxes, view.flips, augment.size)
+                assert made.shape == (batch, 3, augment.size, augment.size)
+
+    return run
+
+
+def workers(pool: ProcessPoolExecutor, setting: str, batch: int, path: Path, sizes: Tensor) -> Callable[[], None]:
+    """An epoch in processes that are started before and kept, each with its share of the images."""
+    share = setting, batch, path, tuple(map(tuple, sizes[: len(sizes) // CORES].tolist()))
+
+    def run() -> None:
+        for done in [pool.submit(work, *share) for _ in range(CORES)]:
+            done.result()
+
+    return run
+
+
+def work(*share: Any) -> None:
+    """An epoch of a worker's share."""
+    made_once(*share)()
+
+
+@cache
+def made_once(setting: str, batch: int, path: Path, sizes: tuple[tuple[int, int], ...]) -> Callable[[], None]:
+    """``ours``, with one thread."""
+    torch.set_num_threads(1)
+    return ours(from_file(path, torch.tensor(sizes)), SETTINGS[setting][0], batch)
+
+
 def peer(files: Files, batch: int) -> Callable[[], None]:
     """An epoch through the DataLoader, whose workers are started before and kept."""
     loader = DataLoader(files, batch, shuffle=True, num_workers=CORES, drop_last=True, persistent_workers=True)
@@ -123,39 +169,46 @@ def as_ragged(images: Sequence[Image.Image], path: Path) -> Ragged:
     with path.open("wb") as file:
         for image in images:
             file.write(np.asarray(image).tobytes())
-    pixels = torch.from_file(str(path), size=path.stat().st_size, dtype=torch.uint8)
-    return Ragged(pixels, torch.tensor([image.size[::-1] for image in images]))
+    return from_file(path, torch.tensor([image.size[::-1] for image in images]))
+
+
+def from_file(path: Path, sizes: Tensor) -> Ragged:
+    """The first images of a file that ``as_ragged`` wrote."""
+    return Ragged(torch.from_file(str(path), size=3 * int(sizes.prod(1).sum()), dtype=torch.uint8), sizes)
 
 
 def compare(setting: str, n: int, side: tuple[int, int], batch: int, rounds: int, folder: Path) -> dict[str, float]:
     """Images a second of each way; prints a row a way."""
-    augment = SETTINGS[setting][0]
-    drawn, shape = pictures(n, *side), f"{n} images of {side[1]} x {side[0]}, batch {batch}"
-    candidates: dict[str, Callable[[], None]] = {}
+    augment, drawn, file = SETTINGS[setting][0], pictures(n, *side), folder / "rgb"
+    peers: dict[str, Callable[[], None]] = {}
     decoding = 0.0
     if setting == "COCO":
         paths = [folder / f"{i}.jpg" for i in range(n)]
         for path, image in zip(paths, drawn, strict=True):
             image.save(path, quality=90)
         start = time.perf_counter()
-        ragged = as_ragged([Image.open(io.BytesIO(path.read_bytes())).convert("RGB") for path in paths], folder / "rgb")
+        ragged = as_ragged([Image.open(io.BytesIO(path.read_bytes())).convert("RGB") for path in paths], file)
         decoding = time.perf_counter() - start
-        candidates["ours"] = ours(ragged, augment, batch)
-        candidates["DataLoader, PIL's blur"] = peer(Files(paths, augment, Pil()), batch)
-        candidates["DataLoader, torchvision's blur"] = peer(
-            Files(paths, augment, transforms.GaussianBlur(23, augment.blur_sigma)), batch
-        )
+        peers["DataLoader, PIL's blur"] = peer(Files(paths, augment, Pil()), batch)
+        blur = transforms.GaussianBlur(23, augment.blur_sigma)
+        peers["DataLoader, torchvision's blur"] = peer(Files(paths, augment, blur), batch)
     else:
-        candidates["ours"] = ours(as_ragged(drawn, folder / "rgb"), augment, batch)
-        candidates["DataLoader"] = peer(Files(np.stack([np.asarray(i) for i in drawn]), augment, Pil()), batch)
-    seconds = medians(candidates, rounds)
-    fastest = min(s for name, s in seconds.items() if name != "ours")
+        ragged = as_ragged(drawn, file)
+        peers["DataLoader"] = peer(Files(np.stack([np.asarray(i) for i in drawn]), augment, Pil()), batch)
+    with ProcessPoolExecutor(CORES, multiprocessing.get_context("spawn")) as pool:
+        mine = {
+            "ours": ours(ragged, augment, batch),
+            "ours, two workers": workers(pool, setting, batch, file, ragged.sizes),
+            "ours, crops alone": crops(ragged, augment, batch),
+        }
+        seconds = medians(mine | peers, rounds)
     for name, s in seconds.items():
-        ratio = "" if name == "ours" else f"{s / seconds['ours']:.2f}x"
-        print(f"| {setting}: {shape} | {name} | {n // batch * batch / s:,.0f} | {ratio} |", flush=True)
+        ratios = " / ".join(f"{seconds[p] / s:.2f}x" for p in peers) if name in mine else ""
+        rate = n // batch * batch / s
+        print(f"| {setting}: {n} images of {side[1]} x {side[0]}, batch {batch} | {name} | {rate:,.0f} | {ratios} |")
     if decoding:
-        epochs = decoding / (fastest - seconds["ours"])
-        print(f"  decoded once in {decoding:.2f} s (one thread), paid back after {epochs:.1f} epochs", flush=True)
+        epochs = decoding / (min(seconds[p] for p in peers) - seconds["ours"])
+        print(f"  decoded once in {decoding:.2f} s (one thread), paid back after {epochs:.1f} epochs")
     return {name: n // batch * batch / s for name, s in seconds.items()}
 
 
@@ -166,7 +219,7 @@ def main() -> None:
     rounds = parser.parse_args().rounds
     torch.set_num_threads(CORES)
     print(machine("torchvision", "pillow"))
-    print("| | | images/s | ours against it |")
+    print("| | | images/s | times the DataLoader's |")
     print("|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         compare("COCO", 256, (480, 640), SETTINGS["COCO"][1], rounds, Path(folder))

@@ -29,7 +29,14 @@ class Colours:
     gray: Tensor
     sigmas: Tensor
 
-    def __getitem__(self, rows: slice) -> Colours:
+    def alike(self) -> Tensor:
+        """(B,) int64, the images so ordered that those with the same operations come one after the other."""
+        by = torch.arange(len(self.gray))
+        for key in (self.sigmas > 0, self.gray, *reversed(self.order.unbind(1))):
+            by = by[key[by].argsort(stable=True)]
+        return by
+
+    def __getitem__(self, rows: Tensor) -> Colours:
         return Colours(self.factors[:, rows], self.order[rows], self.gray[rows], self.sigmas[rows])
 
 
@@ -60,39 +67,41 @@ def colour(images: Tensor, colours: Colours, augment: AugmentSpec) -> Tensor:
     """Jitter in the order drawn, grayscale, blur and normalisation.
 
     Args:
-        images: (B, 3, H, W) float in [0, 1]; overwritten.
+        images: (B, 3, H, W) uint8; or float in [0, 1], which are overwritten.
         colours: Their parameters.
         augment: Where a strength is 0 nothing is done; mean and std of the normalisation.
     """
     device = images.device
     factors, sigmas = moved(colours.factors, device), moved(colours.sigmas, device)
-    # At each step images that meet the same lie side by side: one copy, where taking some out and putting them back
-    # would be several, and slower ones.
     place = torch.arange(len(images))
 
-    def arranged(group: Tensor, groups: int) -> list[tuple[Tensor, Tensor]]:
+    def runs(group: Tensor) -> list[tuple[int, Tensor, Tensor]]:
+        """Of each group its number, its images side by side, and their places."""
         nonlocal images, place
-        sizes = torch.bincount(group, minlength=groups).tolist()
-        if max(sizes) < len(images):
+        of, sizes = (t.tolist() for t in torch.unique_consecutive(group[place], return_counts=True))
+        if len(of) > len(set(of)):
+            # One copy, where taking some out and putting them back would be several, and slower ones.
             by = group[place].argsort(stable=True)
             images, place = images.index_select(0, moved(by, device)), place[by]
-        return list(zip(torch.split(images, sizes), torch.split(moved(place, device), sizes), strict=True))
+            of, sizes = (t.tolist() for t in torch.unique_consecutive(group[place], return_counts=True))
+        return list(zip(of, torch.split(images, sizes), torch.split(moved(place, device), sizes), strict=True))
 
+    if images.dtype == torch.uint8:
+        images = images.float().div_(255)
     for step in colours.order.unbind(1):
-        _, *parts = arranged(step + 1, 5)
-        for (part, of), factor, strength, operation in zip(
-            parts, factors, _strengths(augment), _operations(), strict=True
-        ):
-            if strength > 0 and len(part):
-                operation(part, factor.index_select(0, of)[:, None, None, None])
-    _, (part, _) = arranged(colours.gray.long(), 2)
-    if len(part):
-        part.copy_(_luma(part))
-    _, (part, of) = arranged((colours.sigmas > 0).long(), 2)
-    if len(part):
-        part.copy_(blur(part, sigmas.index_select(0, of), augment.blur_sigma[1]))
+        for k, part, of in runs(step):
+            if k >= 0 and _strengths(augment)[k] > 0:
+                _operations()[k](part, factors[k].index_select(0, of)[:, None, None, None])
+    for gray, part, _ in runs(colours.gray):
+        if gray:
+            part.copy_(_luma(part))
+    for blurred, part, of in runs(colours.sigmas > 0):
+        if blurred:
+            part.copy_(blur(part, sigmas.index_select(0, of), augment.blur_sigma[1]))
+    if bool((place.diff() < 0).any()):
+        images = images.index_select(0, moved(place.argsort(), device))
     mean, std = (moved(torch.tensor(v), device)[:, None, None] for v in (augment.mean, augment.std))
-    return images.index_select(0, moved(place.argsort(), device)).sub_(mean).div_(std)
+    return images.sub_(mean).div_(std)
 
 
 def moved(x: Tensor, device: torch.device) -> Tensor:
@@ -163,16 +172,17 @@ def _hue(x: Tensor, turn: Tensor) -> Tensor:
     high = torch.maximum(torch.maximum(r, g), b)
     chroma = high - torch.minimum(torch.minimum(r, g), b)
     # The channel at the peak by products with 0 and 1: choosing by a condition is twenty times slower on a CPU.
-    is_r = r.clone().eq_(high)
-    is_g = g.clone().eq_(high).mul_(1 - is_r)
-    is_b = 1 - is_r - is_g
-    sector = (g - b).mul_(is_r).add_((b - r).mul_(is_g)).add_((r - g).mul_(is_b)).div_(chroma.clamp_min(1e-12))
-    hue = _turns(sector.add_(is_g.mul_(2)).add_(is_b.mul_(4)).add_(6 * turn))
+    is_r = torch.eq(r, high, out=torch.empty_like(high))
+    is_g = torch.eq(g, high, out=torch.empty_like(high))
+    is_g.addcmul_(is_g, is_r, value=-1)
+    is_b = (1 - is_r).sub_(is_g)
+    sector = (g - b).mul_(is_r).addcmul_(b - r, is_g).addcmul_(r - g, is_b).div_(chroma.clamp_min(1e-12))
+    hue = _turns(sector.add_(is_g, alpha=2).add_(is_b, alpha=4).add_(6 * turn))
     # channel = high - chroma * clamp(min(k, 4 - k), 0, 1) with k = (offset + hue) mod 6, offsets 5, 3, 1 for r, g, b
-    k = _turns(torch.arange(5, 0, -2, device=x.device)[:, None, None] + hue)
+    k = _turns(torch.arange(5.0, 0.0, -2.0, device=x.device)[:, None, None] + hue)
     return torch.sub(high, torch.minimum(k, 4 - k, out=k).clamp_(0, 1).mul_(chroma), out=x)
 
 
 def _turns(x: Tensor) -> Tensor:
     """``x % 6`` for x in (-6, 12), in place: the same to the bit, and far faster."""
-    return x.sub_((x / 6).floor_().mul_(6))
+    return x.sub_((x / 6).floor_(), alpha=6)

@@ -150,30 +150,42 @@ def draw(
 def show(images: Tensor | Sequence[Tensor], draws: Draws, augment: AugmentSpec, device: torch.device) -> Tensor:
     """The pixels of one view on ``device``, as ``two_views`` gives them; uniform images are there already."""
     n, size = len(images), augment.size
-    out = torch.empty(n, 3, size, size, device=device)
     boxes, flips = moved(draws.boxes, device), moved(draws.flips, device)
 
-    def work(rows: slice) -> None:
+    def shown(rows: Tensor) -> Tensor:
+        of = moved(rows, device)
         if isinstance(images, Tensor):
-            pixels = resized_crop(images[rows].float().div_(255), boxes[rows], flips[rows], size)
+            pixels = images.index_select(0, of).float().div_(255)
+            pixels = resized_crop(pixels, boxes.index_select(0, of), flips.index_select(0, of), size)
         else:
-            crops = moved(cut(images[rows], draws.boxes[rows], size), device)
-            mirrored = moved(draws.flips[rows].nonzero()[:, 0], device)
-            crops.index_copy_(0, mirrored, crops.index_select(0, mirrored).flip(-1))
-            pixels = crops.float().div_(255)
-        out[rows] = colour(pixels, draws.colours[rows], augment)
+            crops = cut([images[i] for i in rows.tolist()], draws.boxes[rows], draws.flips[rows], size)
+            pixels = moved(crops, device)
+        return colour(pixels, draws.colours[rows], augment)
 
     largest = max(size * size, images.shape[-2] * images.shape[-1] if isinstance(images, Tensor) else 0)
-    spread(work, n, max(1, BLOCK // (3 * largest)) if device.type == "cpu" else n)
+    most = max(1, BLOCK // (3 * largest)) if device.type == "cpu" else n
+    if n <= most:
+        return shown(torch.arange(n))
+    out = torch.empty(n, 3, size, size)
+    # Images with the same to come side by side, and few at a time: then nothing has to be moved in between.
+    alike = draws.colours.alike()
+
+    def work(part: slice) -> None:
+        rows = alike[part]
+        for i, view in zip(rows.tolist(), shown(rows), strict=True):
+            out[i] = view  # one by one: with all indices at once it takes many times longer
+
+    spread(work, n, most)
     return out
 
 
-def cut(images: Sequence[Tensor], boxes: Tensor, size: int) -> Tensor:
-    """Crop each image to its own box and resize, bilinear and antialiased, rounded to uint8 as PIL does.
+def cut(images: Sequence[Tensor], boxes: Tensor, flips: Tensor, size: int) -> Tensor:
+    """Crop each image to its own box, resize, bilinear and antialiased, and mirror; rounded to uint8 as PIL does.
 
     Args:
         images: B of (3, h_i, w_i) uint8 on the CPU, possibly of a memory map; nothing outside the box is read.
         boxes: (B, 4) int64 (x1, y1, x2, y2).
+        flips: (B,) bool, mirror left to right.
         size: Side of the output.
 
     Returns:
@@ -182,11 +194,13 @@ def cut(images: Sequence[Tensor], boxes: Tensor, size: int) -> Tensor:
     out = torch.empty(len(images), 3, size, size, dtype=torch.uint8)
 
     def work(rows: slice) -> None:
-        for image, (x1, y1, x2, y2), view in zip(images[rows], boxes[rows].tolist(), out[rows], strict=True):
-            crop = image[None, :, y1:y2, x1:x2]
-            view.copy_(interpolate(crop, (size, size), mode="bilinear", antialias=True)[0])
+        for image, (x1, y1, x2, y2), flip, view in zip(
+            images[rows], boxes[rows].tolist(), flips[rows].tolist(), out[rows], strict=True
+        ):
+            crop = interpolate(image[None, :, y1:y2, x1:x2], (size, size), mode="bilinear", antialias=True)[0]
+            view.copy_(crop.flip(-1) if flip else crop)
 
-    spread(work, len(images), 4)
+    spread(work, len(images), 16)
     return out
 
 

@@ -49,7 +49,7 @@ def test_extra_memory_sees_what_is_allocated(benchmark_module):
     assert 60 * 2**20 < extra < 90 * 2**20
 
 
-@pytest.mark.parametrize(("setting", "ways"), [("COCO", 3), ("STL-10", 2)])
+@pytest.mark.parametrize(("setting", "ways"), [("COCO", 5), ("STL-10", 4)])
 def test_the_feeder_against_a_data_loader(setting, ways, benchmark_module, monkeypatch, tmp_path, capsys):
     feeder = benchmark_module("feeder")
     rates = feeder.compare(setting, 5, (60, 80) if setting == "COCO" else (96, 96), 2, 1, tmp_path)

@@ -184,10 +184,13 @@ def test_flip_is_a_probability(flip, low, high):
 def test_a_cut_is_pil_s_to_the_last_bit_but_one(height, width, size, seed):
     images = ragged([(height, width), (width, height)], seed)
     boxes = torch.cat([any_boxes(1, height, width, seed)[0], any_boxes(1, width, height, seed)[0]])
-    for image, box, mine in zip(images, boxes.tolist(), cut(list(images), boxes, size), strict=True):
+    flips = torch.tensor([False, True])
+    for image, box, flip, mine in zip(
+        images, boxes.tolist(), flips.tolist(), cut(list(images), boxes, flips, size), strict=True
+    ):
         expected = pil_to_tensor(to_pil_image(image).crop(box).resize((size, size), Resampling.BILINEAR))
         assert mine.dtype == torch.uint8
-        assert (mine.int() - expected.int()).abs().max() <= 1
+        assert (mine.int() - (expected.flip(-1) if flip else expected).int()).abs().max() <= 1
 
 
 @some(20)
@@ -198,7 +201,8 @@ def test_a_cut_reads_no_pixel_outside_its_box(size, seed):
     others = [255 - image for image in images]
     for image, other, (x1, y1, x2, y2) in zip(images, others, boxes.tolist(), strict=True):
         other[:, y1:y2, x1:x2] = image[:, y1:y2, x1:x2]
-    assert torch.equal(cut(images, boxes, size), cut(others, boxes, size))
+    flips = torch.tensor([False, True, False])
+    assert torch.equal(cut(images, boxes, flips, size), cut(others, boxes, flips, size))
 
 
 @pytest.mark.parametrize("policy", POLICIES)
