@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from helpers import alive, children, dense_row, environment, plant, tiny, trained, until
+from helpers import alive, children, dense_row, environment, plant, tiny, trained, until, workers
 
 from cl_bench.engines import local
 from cl_bench.engines.local import ComputationError, LocalEngine, default_jobs, torch_device, usable_devices
@@ -382,11 +382,11 @@ def test_workers_end_when_the_process_that_started_them_is_killed(bench: Bench) 
     process = start(bench, specs, jobs=1)
     try:
         until(lambda: list(bench.methods.glob("slow-*")), 60, "training begins")
-        workers = children(process.pid)
-        assert workers
+        started = children(process.pid)
+        assert started
         process.kill()
         process.wait(10)
-        until(lambda: not any(map(alive, workers)), 5, f"workers {workers} end")
+        until(lambda: not any(map(alive, started)), 5, f"workers {started} end")
     finally:
         process.kill()
         process.communicate()
@@ -472,7 +472,7 @@ def test_a_device_that_does_not_work_is_refused(name: str) -> None:
 @pytest.fixture(autouse=True, scope="module")
 def no_stray_workers() -> Iterator[None]:
     yield
-    assert not [p for p in children(os.getpid()) if alive(p)]
+    assert not workers(children(os.getpid()))
 
 
 @pytest.mark.parametrize(
