@@ -37,7 +37,7 @@ def views() -> DenseViews:
 
 def resnet_step() -> Callable[[], None]:
     """Forward and backward of both views, without head and loss."""
-    encoder = build_encoder("resnet18").to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    encoder = build_encoder("resnet18").to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's stubs
     images = torch.randn(2 * B, 3, SIZE, SIZE).contiguous(memory_format=torch.channels_last)
 
     def run() -> None:

@@ -60,7 +60,7 @@ def shares(spec: PretrainSpec) -> dict[str, float]:
 
     method = Registry().resolve(spec.method.name)
     data, plan = load(spec.data), spec.optimiser
-    encoder = build_encoder(spec.encoder.name).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    encoder = build_encoder(spec.encoder.name).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's stubs
     head = method.head(encoder, spec.encoder)
     optimiser = torch.optim.SGD([*encoder.parameters(), *head.parameters()], plan.lr, plan.momentum)
     draws = torch.Generator().manual_seed(0)
@@ -70,7 +70,7 @@ def shares(spec: PretrainSpec) -> dict[str, float]:
         x = torch.cat([pair[0][0], pair[1][0]]).contiguous(memory_format=torch.channels_last)
         feature_map = timed("encoder", lambda x=x: encoder(x))
         cut = feature_map.detach().requires_grad_()
-        views = timed("head", lambda cut=cut, pair=pair: forward(_Given(cut), head, method, pair))  # type: ignore[arg-type]
+        views = timed("head", lambda cut=cut, pair=pair: forward(_Given(cut), head, method, pair))  # type: ignore[arg-type]  # a stand-in
         z1, z2 = (z.detach().requires_grad_() for z in (views.z1, views.z2))
         at_z = replace(views, z1=z1, z2=z2)
         terms = timed("loss", lambda at_z=at_z: method.checked_loss(at_z, spec.objective))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Any
 from cl_bench.claims import EVALUATIONS, Claim, Judgement, Verdict
 from cl_bench.errors import SpecError
 from cl_bench.spec import RunSpec
-from cl_bench.store import write_atomically
+from cl_bench.store import digest, write_atomically
 
 FORMAT = 1
 _RANK = {Verdict.REFUTED: 0, Verdict.INCONCLUSIVE: 1, Verdict.SUPPORTED: 2}
@@ -84,18 +83,17 @@ class Baseline:
             outer = json.loads(content)
             if outer["format"] != FORMAT:
                 raise SpecError(f"{path}: a baseline of format {outer['format']!r}; this cl-bench reads {FORMAT}")
-            kept = [
-                (
-                    (str(entry["row"]), Claim(entry["claim"], entry["level"])),
-                    Kept(Verdict(entry["verdict"]), str(entry["sentence"]), str(entry["setting"])),
+            kept = {
+                (str(entry["row"]), Claim(entry["claim"], entry["level"])): Kept(
+                    Verdict(entry["verdict"]), str(entry["sentence"]), str(entry["setting"])
                 )
                 for entry in outer["claims"]
-            ]
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            if isinstance(error, SpecError):
-                raise
+            }
+        except SpecError:
+            raise
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise SpecError(f"{path}: not a baseline, as --save-baseline writes it") from None
-        return cls(path, dict(kept))
+        return cls(path, kept)
 
     def regression(self, judgement: Judgement, setting: str) -> str | None:
         """In one line, how a claim that was judged before does worse than it did; None where it does not.
@@ -109,7 +107,7 @@ class Baseline:
                 f"{judgement.row}: {self.path.name} holds this claim of another setting (profile, grid, seeds or "
                 "thresholds); keep a new one with --save-baseline"
             )
-        if _RANK[judgement.verdict] >= _RANK[kept.verdict]:
+        if self._change(judgement) >= 0:
             return None
         return f"regressed since {self.path.name}, which has: {kept.sentence}; now: {judgement.sentence}"
 
@@ -117,14 +115,17 @@ class Baseline:
         """Which judgements are worse or better than here, or not here at all; whole ones only."""
         whole = [j for j in judgements if not j.missing]
         held = [j for j in whole if j in self]
-        change = [_RANK[j.verdict] - _RANK[self._kept[j.row, j.claim].verdict] for j in held]
         return Changes(
             name=self.path.name,
             compared=len(held),
-            regressed=tuple(j for j, by in zip(held, change, strict=True) if by < 0),
-            improved=tuple(j for j, by in zip(held, change, strict=True) if by > 0),
+            regressed=tuple(j for j in held if self._change(j) < 0),
+            improved=tuple(j for j in held if self._change(j) > 0),
             new=tuple(j for j in whole if j not in self),
         )
+
+    def _change(self, judgement: Judgement) -> int:
+        """By how much it is better than the verdict kept here."""
+        return _RANK[judgement.verdict] - _RANK[self._kept[judgement.row, judgement.claim].verdict]
 
     def renewed(self, judged: Iterable[tuple[Judgement, str]]) -> Baseline:
         """With these judgements, each with its setting, in the place of older ones; an incomplete one renews none."""
@@ -169,5 +170,4 @@ def setting_of(specs: Sequence[RunSpec], alpha: float, margin: float) -> str:
         del told["pretrain"]["method"]["source"], told["pretrain"]["recipe"]
         return told
 
-    told = json.dumps([[described(spec) for spec in specs], alpha, margin], sort_keys=True)
-    return hashlib.sha256(told.encode()).hexdigest()[:16]
+    return digest([[described(spec) for spec in specs], alpha, margin])[:16]

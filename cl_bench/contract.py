@@ -346,7 +346,7 @@ def _on(case: str) -> Iterator[None]:
 def _holding(method: Method, matches: tuple[Match, Match]) -> Method:
     """The method with its match held fixed."""
     fixed = copy.copy(method)
-    fixed.matches = lambda views: matches  # type: ignore[method-assign]
+    fixed.matches = lambda views: matches  # type: ignore[method-assign]  # of a copy
     return fixed
 
 

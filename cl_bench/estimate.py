@@ -144,7 +144,7 @@ class _Same(Ragged):
         super().__init__(image.permute(1, 2, 0).flatten(), torch.tensor([image.shape[1:]] * count))
         self._image = image
 
-    def __getitem__(self, index: int) -> Tensor:  # type: ignore[override]
+    def __getitem__(self, index: int) -> Tensor:  # type: ignore[override]  # no slices
         return self._image
 
 

@@ -167,9 +167,7 @@ class Hooks:
         try:
             return estimate(spec, method, device)
         except (MethodError, ValueError, RuntimeError) as error:  # a plan that cannot time one row is one all the same
-            self.session.console().print(
-                f"{row} could not be timed: {first_line(error)}", highlight=False, markup=False
-            )
+            console.print(f"{row} could not be timed: {first_line(error)}", highlight=False, markup=False)
             return {}
 
     def _prepare(self, specs: Sequence[RunSpec]) -> None:
@@ -228,7 +226,7 @@ class Hooks:
         self.session.console().print(summary_table(results))
         directory = Path(self.config.option.report or self.session.store.root / "report")
         try:
-            written = write_report(results, self.config.invocation_params.dir / directory)
+            written = write_report(results, self.session.here / directory)
         except (OSError, ValueError) as error:
             terminalreporter.write_line(
                 f"report: {error}; the records in {self.session.store.root} are whole", red=True

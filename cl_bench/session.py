@@ -6,6 +6,7 @@ import io
 import sys
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
@@ -40,6 +41,11 @@ class Session:
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
 
+    @property
+    def here(self) -> Path:
+        """Where pytest was called: what the paths on its command line begin at."""
+        return self.config.invocation_params.dir
+
     # ---- what to run
 
     @cached_property
@@ -67,7 +73,7 @@ class Session:
         option = self.config.option
         if option.download and option.data_root is None:
             raise pytest.UsageError("--download needs --data-root DIR, where to put what it gets")
-        root = None if option.data_root is None else self.config.invocation_params.dir / option.data_root
+        root = None if option.data_root is None else self.here / option.data_root
         if root is not None and not (root.is_dir() or (option.download and not root.exists())):
             raise pytest.UsageError(f"--data-root {root}: {'not a folder' if root.exists() else 'no such folder'}")
         return Finder(Places.of(self.store.root, root), fetch=option.download and not self.is_worker)
@@ -84,9 +90,8 @@ class Session:
         from cl_bench.synthetic import try_options
 
         def named() -> list[MethodSpec]:
-            here = self.config.invocation_params.dir
             names = self.config.option.method or ["dense_index"]
-            found = [method for name in names for method in self.registry.select(name, here)]
+            found = [method for name in names for method in self.registry.select(name, self.here)]
             for method in found:
                 try_options(method)
             return list(dict.fromkeys(map(spec_of, found)))
@@ -108,7 +113,7 @@ class Session:
             _ = self.methods
         console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH)
         found = or_usage_error(lambda: entries(self.registry))
-        console.print(methods_table(found, self.registry.broken, self.config.invocation_params.dir))
+        console.print(methods_table(found, self.registry.broken, self.here))
 
     def rows(self, item: Any) -> list[Row]:
         """The rows a test is about, one a method whose scheme its suite covers."""
@@ -139,13 +144,13 @@ class Session:
         given = self.config.option.save_baseline
         if given is None:
             return None
-        path = self.config.invocation_params.dir / given
+        path = self.here / given
         if not path.parent.is_dir():
             raise pytest.UsageError(f"--save-baseline {path}: there is no folder {path.parent}")
         return self._baseline("--save-baseline", given) if path.exists() else Baseline(path)
 
     def _baseline(self, option: str, given: str) -> Baseline:
-        path = self.config.invocation_params.dir / given
+        path = self.here / given
         return or_usage_error(lambda: Baseline.load(path), f"{option} {path}")
 
     def setting(self, claim: Claim, row: Row) -> str:
@@ -160,7 +165,7 @@ class Session:
     def store(self) -> Store:
         """Where results are kept."""
         given = self.config.option.store
-        path = (self.config.rootpath if given == ".cl_bench" else self.config.invocation_params.dir) / given
+        path = (self.config.rootpath if given == ".cl_bench" else self.here) / given
         return or_usage_error(lambda: Store(path), f"--store {path}")
 
     @cached_property

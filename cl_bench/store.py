@@ -144,7 +144,7 @@ def set_aside(path: Path, within: Path, folder: Path, why: str) -> None:
 
 def sealed(payload: dict[str, Any]) -> bytes:
     """A JSON record with the hash of its payload."""
-    return json.dumps({"payload": payload, "sha256": _digest(payload)}, indent=1, sort_keys=True).encode()
+    return json.dumps({"payload": payload, "sha256": digest(payload)}, indent=1, sort_keys=True).encode()
 
 
 def unsealed(content: bytes, fields: Iterable[str] = ()) -> dict[str, Any] | None:
@@ -152,7 +152,7 @@ def unsealed(content: bytes, fields: Iterable[str] = ()) -> dict[str, Any] | Non
     try:
         outer = json.loads(content)
         payload: dict[str, Any] = outer["payload"]
-        intact = outer["sha256"] == _digest(payload) and isinstance(payload, dict) and set(fields) <= set(payload)
+        intact = outer["sha256"] == digest(payload) and isinstance(payload, dict) and set(fields) <= set(payload)
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
     return payload if intact else None
@@ -185,5 +185,6 @@ def _umask() -> int:
     return mask
 
 
-def _digest(payload: Any) -> str:
+def digest(payload: Any) -> str:
+    """sha256 of what JSON can hold, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(payload, sort_keys=True).encode()).hexdigest()

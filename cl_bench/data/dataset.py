@@ -33,7 +33,7 @@ class Ragged(Sequence[Tensor]):
     def __len__(self) -> int:
         return len(self.sizes)
 
-    def __getitem__(self, index: int) -> Tensor:  # type: ignore[override]
+    def __getitem__(self, index: int) -> Tensor:  # type: ignore[override]  # no slices
         """(3, h, w): a view of the buffer, nothing is copied."""
         height, width = self.sizes[index].tolist()
         start = self._starts[index % len(self)]

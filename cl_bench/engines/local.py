@@ -176,7 +176,7 @@ class LocalEngine:
                 spec = self._queue.popleft()
             outcome: Record | ComputationError | None
             try:
-                errors = errors or tempfile.TemporaryFile("w+")  # noqa: SIM115
+                errors = errors or tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed below, with the thread
                 if process is None or process.poll() is not None:
                     process = self._spawn(worker, errors)
                 outcome = self._one(worker, process, spec, errors)
@@ -206,16 +206,16 @@ class LocalEngine:
         device = self._devices[worker % len(self._devices)]
         errors.seek(0)
         errors.truncate()
-        process = worker_process(device, errors)
-        self._begin(process, device)
-        return process
-
-    def _begin(self, process: Process, device: str) -> None:
-        """Tell a new process where everything is; stop it at once if the engine was closed meanwhile."""
+        process = self._process(device, errors)
         self._processes.append(process)
         if self._closed:
             process.kill()
         self._send(process, {**self._settings, "device": device})
+        return process
+
+    def _process(self, device: str, errors: IO[str]) -> Process:
+        """A new one, and where what it says on standard error goes."""
+        return worker_process(device, errors)
 
     @staticmethod
     def _send(process: Process, message: Any) -> None:

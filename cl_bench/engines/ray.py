@@ -30,7 +30,7 @@ class NodeWorker:
     def __init__(self, token: str, device: str) -> None:
         if not Path(token).exists():
             raise FileNotFoundError(f"node {socket.gethostname()} does not see the store {Path(token).parent}")
-        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - open as long as the actor is
         self._process = worker_process(device, self._errors)
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         threading.Thread(target=self._read, daemon=True).start()
@@ -126,16 +126,11 @@ class RayEngine(LocalEngine):
         super().__init__(store, *more)
         self._token = store.root / f".ray-{uuid.uuid4().hex[:16]}"  # what a node must see
 
-    def _spawn(self, worker: int, errors: IO[str]) -> RemoteProcess:
-        device = self._devices[worker % len(self._devices)]
+    def _process(self, device: str, errors: IO[str]) -> RemoteProcess:
         needs: dict[str, Any] = {"num_cpus": 1} if device == "cpu" else {"num_gpus": 1}
-        errors.seek(0)
-        errors.truncate()
         self._token.touch()
         actor = _ray().remote(NodeWorker).options(max_concurrency=2, **needs).remote(str(self._token), device)
-        process = RemoteProcess(actor, errors)
-        self._begin(process, device)
-        return process
+        return RemoteProcess(actor, errors)
 
     def close(self) -> None:
         """As the local engine; then leave the cluster."""

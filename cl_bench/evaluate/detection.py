@@ -213,7 +213,7 @@ def _fit(
             parts = ", ".join(f"{name} {part.item():.4g}" for name, part in losses.items())
             raise Diverged(f"detection: the loss is {value} at step {step + 1} of {spec.iterations} ({parts})")
         optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()  # type: ignore[no-untyped-call]  # torch's own
         optimiser.step()
         if checkpoint and checkpoint.due:
             checkpoint.save(

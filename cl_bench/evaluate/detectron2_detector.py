@@ -45,7 +45,7 @@ NAMES = (
 
 
 @ROI_HEADS_REGISTRY.register()
-class BasicRes5ROIHeads(Res5ROIHeads):  # type: ignore[misc]
+class BasicRes5ROIHeads(Res5ROIHeads):  # type: ignore[misc]  # detectron2 has no types
     """With a last stage of two basic blocks, and MoCo's batch norm after it."""
 
     @classmethod

@@ -63,7 +63,7 @@ def evaluate_linear(
             x = (x - centre) / spread
     draws = torch.Generator().manual_seed(spec.seed)
     # Not initialised by torch: that would draw from the global generator.
-    classifier: nn.Linear = nn.utils.skip_init(  # type: ignore[no-untyped-call]
+    classifier: nn.Linear = nn.utils.skip_init(  # type: ignore[no-untyped-call]  # torch's own
         nn.Linear, encoder.channels, len(train.classes), device=device
     )
     bound = encoder.channels**-0.5  # torch's own initialisation, from our generator
@@ -78,7 +78,7 @@ def evaluate_linear(
             features = _features(encoder, [seen.augmented(train.images, index, draws)]) if x is None else x[where]
             loss = nn.functional.cross_entropy(classifier(features), y[where])
             optimiser.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()  # type: ignore[no-untyped-call]  # torch's own
             optimiser.step()
         schedule.step()
         if on_step:
