@@ -60,7 +60,7 @@ def shares(spec: PretrainSpec) -> dict[str, float]:
 
     method = Registry().resolve(spec.method.name)
     data, plan = load(spec.data), spec.optimiser
-    encoder = build_encoder(spec.encoder.name).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's stubs
+    encoder = build_encoder(spec.encoder.name, spec.encoder.padding).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's stubs
     head = method.head(encoder, spec.encoder)
     optimiser = torch.optim.SGD([*encoder.parameters(), *head.parameters()], plan.lr, plan.momentum)
     draws = torch.Generator().manual_seed(0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from cl_bench.spec import EncoderName
+from cl_bench.spec import EncoderName, Padding
 
 
 class Encoder(nn.Module):
@@ -32,13 +32,55 @@ class Encoder(nn.Module):
         return out
 
 
-def build_encoder(name: EncoderName) -> Encoder:
-    """An untrained encoder; its weights come from torch's global generator.
+def build_encoder(name: EncoderName, padding: Padding = "zeros") -> Encoder:
+    """Build an untrained encoder; its weights come from torch's global generator.
 
     Args:
         name: ``resnet18`` (torchvision's, C4 trunk of stride 16, 512 channels) or ``small_cnn`` (five convolutions of
             the same shape, trunk of stride 4, 128 channels; ours, for two CPU cores).
+        padding: Of every convolution. With ``zeros`` (as published) the border tells a cell of a small map where it
+            is, which index-wise matching rewards; ``reflect`` shows it the image's own pixels instead.
     """
+    encoder = _zero_padded(name)
+    if padding == "reflect":
+        reflect(encoder)
+    return encoder
+
+
+def reflect(network: nn.Module) -> None:
+    """Have every padded convolution of a network reflect its input at the border; weights and names stay."""
+    for module in network.modules():
+        for name, child in module.named_children():
+            if type(child) is nn.Conv2d and any(child.padding):
+                setattr(module, name, ReflectingConv2d(child))
+
+
+class ReflectingConv2d(nn.Conv2d):
+    """A convolution with ``padding_mode="reflect"``; of maps too small to be reflected, the edge is repeated."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        """Take the place of ``conv``, whose parameters it shares."""
+        super().__init__(
+            conv.in_channels,
+            conv.out_channels,
+            conv.kernel_size,  # type: ignore[arg-type]  # a pair, as torch's stubs have it for the attribute only
+            conv.stride,  # type: ignore[arg-type]
+            conv.padding,  # type: ignore[arg-type]
+            bias=conv.bias is not None,
+            padding_mode="reflect",
+            device="meta",  # nothing is drawn
+        )
+        self.weight, self.bias = conv.weight, conv.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C', h, w)."""
+        high, wide = int(self.padding[0]), int(self.padding[1])
+        mode = "reflect" if x.shape[-2] > high and x.shape[-1] > wide else "replicate"
+        padded = nn.functional.pad(x, (wide, wide, high, high), mode=mode)
+        return nn.functional.conv2d(padded, self.weight, self.bias, self.stride)
+
+
+def _zero_padded(name: EncoderName) -> Encoder:
     if name == "resnet18":
         import torchvision  # slow to load, and only this encoder needs it
 

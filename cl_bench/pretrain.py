@@ -179,7 +179,7 @@ class _Log:
 def untrained(spec: PretrainSpec) -> Encoder:
     """The encoder as initialised from the spec's seed, on the CPU."""
     with seeded(spec.seed, torch.device("cpu")):
-        return build_encoder(spec.encoder.name)
+        return build_encoder(spec.encoder.name, spec.encoder.padding)
 
 
 def _rate(plan: OptimiserSpec, step: int, steps: int) -> float:

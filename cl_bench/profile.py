@@ -151,6 +151,7 @@ class Profile(Frozen):
     name: str
     about: str
     seeds: Count = 1
+    first_seed: Annotated[int, Field(ge=0)] = 0
     random_inits: Count = 3
     encoder: EncoderSpec
     optimiser: OptimiserSpec
@@ -181,6 +182,9 @@ class Profile(Frozen):
 
     @model_validator(mode="after")
     def _consistent(self) -> Profile:
+        if self.detection.detector == "detectron2" and self.encoder.padding != "zeros":
+            padding = self.encoder.padding
+            raise ValueError(f"detector 'detectron2' takes encoder.padding = 'zeros' only, got {padding!r}")
         for kind in KINDS:
             sources = self.sources(kind)
             images, batch = sources.data.count, self.optimiser_of(kind).batch
@@ -228,12 +232,15 @@ class Profile(Frozen):
     def sweep(self, row: Row) -> tuple[RunSpec, ...]:
         """Every encoder of a row: the grid's objectives, seed after seed, for those of one seed share their views."""
         objectives = self.grid_of(row.data, row.views).objectives()
-        return tuple(self._run(row, o, seed) for seed in range(self.seeds) for o in objectives)
+        return tuple(self._run(row, o, seed) for seed in self._seeds(self.seeds) for o in objectives)
 
     def random_init(self) -> tuple[RunSpec, ...]:
         """The untrained encoders of the reference row; shared by all rows."""
         row = Row(MethodSpec(name=RANDOM_INIT), "single_object", "overlapping")
-        return tuple(self._run(row, RandomInit(), seed) for seed in range(self.random_inits))
+        return tuple(self._run(row, RandomInit(), seed) for seed in self._seeds(self.random_inits))
+
+    def _seeds(self, count: int) -> range:
+        return range(self.first_seed, self.first_seed + count)
 
     def known_failures(self, row: Row) -> dict[Claim, str]:
         """The claims about a row that this profile is known not to reproduce, and why."""

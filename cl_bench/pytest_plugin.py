@@ -35,7 +35,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add(
         "--set", action="append", default=[], metavar="key.path=value", help="change a value of the profile, repeatable"
     )
-    add("--seeds", type=int, metavar="N", help="seeds a configuration (default: the profile's)")
+    add(
+        "--seeds",
+        metavar="N|FIRST:END",
+        help="seeds a configuration, 0 to N - 1 or FIRST to END - 1 (default: the profile's)",
+    )
     add("--data-root", metavar="DIR", help="where STL-10, COCO and VOC lie, for a profile that takes them")
     add("--download", action="store_true", help="get missing data sets into --data-root, where torchvision can")
     add("--detector", metavar="torchvision|detectron2", help="backend of detection (default: the profile's)")

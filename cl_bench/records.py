@@ -38,6 +38,13 @@ class Record:
             detection AP over IoU .50:.05:.95.
         extra: Further figures by name: ``coco_ap50`` or ``voc07_ap50`` (percent), and ``matching_precision``, the share
             in [0, 1] of the positives it was trained on whose cells overlap in the source image, where that is defined.
+        probes: What dense features of held-out images know, by name (``cl_bench.shortcuts``): ``position_share``,
+            ``image_share``, ``colour_share``, ``position_accuracy`` and ``position_chance``, all in [0, 1].
+        similarities: Histograms of cosines over [-1, 1] by kind of pair (``positive``, ``same_image``,
+            ``other_images``), each a tuple of shares that sum to 1.
+        losses: (step, loss) of each logged step of pre-training.
+        position_only_loss: The least loss that features which know only their cell's place reach under the encoder's
+            objective; nan where it is not defined (instance level, untrained, a loss of the plugin's own).
         decomposition_error: Largest |loss - (alignment + distribution)| / max(1, |loss|) over the logged steps.
         seconds: Time by stage, as ``pretrain``.
     """
@@ -56,6 +63,10 @@ class Record:
     uniformity: Mapping[Level, float] = field(default_factory=dict)
     performance: Mapping[Level, float] = field(default_factory=dict)
     extra: Mapping[str, float] = field(default_factory=dict)
+    probes: Mapping[str, float] = field(default_factory=dict)
+    similarities: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    losses: tuple[tuple[int, float], ...] = ()
+    position_only_loss: float = math.nan
     decomposition_error: float = 0.0
     seconds: Mapping[str, float] = field(default_factory=dict)
 

@@ -57,7 +57,7 @@ class Session:
     def settings(self) -> list[str]:
         """What the command line changes in the profile, as ``--set`` says it."""
         option = self.config.option
-        seeds = [] if option.seeds is None else [f"seeds={option.seeds}"]
+        seeds = [] if option.seeds is None else _seeds(option.seeds)
         detector = [] if option.detector is None else [f"detection.detector={option.detector}"]
         return [*option.set, *seeds, *detector]
 
@@ -231,6 +231,18 @@ class Session:
         """Stop the workers, if there are any."""
         if "engine" in self.__dict__:
             self.engine.close()
+
+
+def _seeds(text: str) -> list[str]:
+    """What ``--seeds N`` or ``--seeds FIRST:END`` sets in a profile."""
+    first, colon, end = text.rpartition(":")
+    try:
+        begin, stop = int(first) if colon else 0, int(end)
+    except ValueError:
+        begin, stop = 0, 0
+    if not 0 <= begin < stop:
+        raise pytest.UsageError(f"--seeds takes a number N (seeds 0 to N - 1) or FIRST:END, as 3:8, got {text!r}")
+    return [f"seeds={stop - begin}", f"first_seed={begin}"]
 
 
 def or_usage_error(make: Callable[[], T], what: str = "") -> T:
