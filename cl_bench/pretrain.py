@@ -92,9 +92,8 @@ def _trained(
     plan, objective = spec.optimiser, spec.objective
     assert not isinstance(objective, RandomInit)
     steps = plan.epochs * (len(data) // plan.batch)
-    optimiser = torch.optim.SGD(
-        [*encoder.parameters(), *head.parameters()], plan.lr, plan.momentum, weight_decay=plan.weight_decay
-    )
+    optimiser = _optimiser([*encoder.parameters(), *head.parameters()], plan)
+    peak = plan.lr * (objective.temperature if plan.per_temperature and isinstance(objective, InfoNCE) else 1.0)
     log = _Log(method, objective)
     state = checkpoint.load() if checkpoint else None
     if state:
@@ -110,7 +109,7 @@ def _trained(
     with closing(pairs_of_views(spec, data, device, state["place"] if state else None)) as batches:
         for step, pair, place in batches:
             for group in optimiser.param_groups:
-                group["lr"] = plan.lr * _rate(plan, step, steps)
+                group["lr"] = peak * _rate(plan, step, steps)
             views = chunks.forward(pair) if chunks else through(pair)
             if not bool(torch.isfinite(views.z1).all() & torch.isfinite(views.z2).all()):
                 raise Diverged(f"features not finite at step {step} of {steps}")
@@ -180,6 +179,12 @@ def untrained(spec: PretrainSpec) -> Encoder:
     """The encoder as initialised from the spec's seed, on the CPU."""
     with seeded(spec.seed, torch.device("cpu")):
         return build_encoder(spec.encoder.name, spec.encoder.padding)
+
+
+def _optimiser(parameters: list[torch.nn.Parameter], plan: OptimiserSpec) -> torch.optim.Optimizer:
+    if plan.name == "adam":
+        return torch.optim.AdamW(parameters, plan.lr, (plan.momentum, 0.999), weight_decay=plan.weight_decay)
+    return torch.optim.SGD(parameters, plan.lr, plan.momentum, weight_decay=plan.weight_decay)
 
 
 def _rate(plan: OptimiserSpec, step: int, steps: int) -> float:

@@ -22,6 +22,7 @@ Precision = Literal["float32", "bfloat16"]
 Padding = Literal["zeros", "reflect"]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -38,7 +39,13 @@ class Frozen(BaseModel):
 
 
 class ScenesSpec(Frozen):
-    """Embedded scenes: ``images`` of them, ``size`` pixels square, drawn from ``seed``."""
+    """Embedded scenes: ``images`` of them, ``size`` pixels square, drawn from ``seed``.
+
+    ``background``: the brightness, in [0, 1], that its corners stay below. ``tint``: each channel of a digit's colour
+    lies between these. ``height``: of a digit, as a share of the scene; the kind's own where left out. ``digits`` and
+    ``tints``: what the digits of one scene have in common: drawn apart (``any``), all of one class or one colour
+    (``same``), or all of different classes (``different``).
+    """
 
     name: Literal["scenes"] = "scenes"
     kind: DataKind
@@ -46,6 +53,22 @@ class ScenesSpec(Frozen):
     images: Count
     size: Annotated[int, Field(ge=16)]
     seed: Annotated[int, Field(ge=0)] = 0
+    background: Annotated[float, Field(ge=0, le=1)] = 0.15
+    tint: tuple[Share, Share] = (0.55, 1.0)
+    height: tuple[Share, Share] | None = None
+    digits: Literal["any", "same", "different"] = "any"
+    tints: Literal["any", "same"] = "any"
+
+    @model_validator(mode="after")
+    def _ordered(self) -> ScenesSpec:
+        for name, pair in (("tint", self.tint), ("height", self.height)):
+            if pair and pair[0] > pair[1]:
+                raise ValueError(f"{name} must be low, high, got {pair}")
+        if self.kind == "multi_object" and self.height and self.height[1] > 0.5:
+            raise ValueError(
+                f"height of multi_object scenes is at most 0.5, or four digits have no room, got {self.height}"
+            )
+        return self
 
     @property
     def count(self) -> int:
@@ -187,17 +210,22 @@ class EncoderSpec(Frozen):
 
 
 class OptimiserSpec(Frozen):
-    """SGD over ``epochs`` passes; the rate follows ``schedule`` after ``warmup`` steps.
+    """SGD, or Adam, over ``epochs`` passes; the rate follows ``schedule`` after ``warmup`` steps.
 
+    ``name``: ``adam`` takes ``momentum`` as its first beta and .999 as its second, and decays weights apart from the
+    gradient (AdamW; Loshchilov & Hutter, ICLR 2019). ``per_temperature``: InfoNCE's rate is ``lr * temperature``, since
+    its gradient grows with the inverse (as the factor of MoCo v3's loss; Chen, Xie & He, ICCV 2021).
     ``precision``: of the encoder's and the head's arithmetic (autocast); losses are in float32 always. ``compile``:
     the encoder through ``torch.compile``. ``chunk``: how many images go through the encoder at a time, for a card
     that cannot hold the batch: loss and gradients are those of the whole batch (GradCache, Gao et al., RepL4NLP
     2021), batch norm's statistics those of the chunk.
     """
 
+    name: Literal["sgd", "adam"] = "sgd"
     batch: Annotated[int, Field(ge=2)]
     epochs: Count
     lr: Positive
+    per_temperature: bool = False
     momentum: NonNegative = 0.9
     weight_decay: NonNegative = 1e-4
     schedule: Literal["cosine", "steps"] = "cosine"

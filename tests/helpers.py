@@ -16,11 +16,12 @@ import torch
 from hypothesis import settings
 from rich.console import Console, RenderableType
 
-from cl_bench.data.dataset import Ragged
+from cl_bench.data.dataset import Dataset, Ragged
+from cl_bench.data.scenes import draw_scenes
 from cl_bench.profile import PROFILES, Profile, Row, load_profile
 from cl_bench.records import LEVELS, RANDOM_INIT, Record
 from cl_bench.runner import FIELDS, STAGES, _eval_name
-from cl_bench.spec import MethodSpec, RunSpec
+from cl_bench.spec import MethodSpec, RunSpec, ScenesSpec
 from cl_bench.store import Store
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -44,6 +45,11 @@ TINY: dict[str, Any] = {
     **{f"detection.{part}.images": 8 for part in ("train", "test")},
 }
 """Changes to the smoke profile, by dotted key; what is not named here follows it."""
+
+
+def drawn_scenes(kind: str, split: str, images: int, size: int, seed: int = 0, **more: Any) -> Dataset:
+    """Drawn anew, past the cache of ``cl_bench.data.load``."""
+    return draw_scenes(ScenesSpec(kind=kind, split=split, images=images, size=size, seed=seed, **more))
 
 
 def some(examples: int) -> settings:

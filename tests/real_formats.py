@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from helpers import drawn_scenes
 from PIL import Image
 
-from cl_bench.data.scenes import draw_scenes
 from cl_bench.data.voc import CLASSES
 
 STL_CLASSES = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")
@@ -51,7 +51,7 @@ def write_stl10(root: Path, train: int = 40, test: int = 40, unlabeled: int = 60
         ("test", test, "test", 0),
         ("unlabeled", unlabeled, "train", 1),
     ):
-        data = draw_scenes("single_object", split, count, 96, seed)  # type: ignore[arg-type]
+        data = drawn_scenes("single_object", split, count, 96, seed)
         (folder / f"{name}_X.bin").write_bytes(data.images.permute(0, 1, 3, 2).numpy().tobytes())
         if name != "unlabeled":
             (folder / f"{name}_y.bin").write_bytes((data.labels.numpy() + 1).astype(np.uint8).tobytes())
@@ -125,7 +125,7 @@ def write_all(root: Path, images: int = 48, odd: Odd = USUAL) -> None:
 def _scenes(split: Any, images: int, seed: int) -> Iterator[tuple[np.ndarray, list[list[float]], list[int]]]:
     """(h, w, 3) pixels of various shapes, boxes and digits: square scenes, continued at their right and lower edge."""
     side = min(min(shape) for shape in SHAPES)
-    data = draw_scenes("multi_object", split, images, side, seed)
+    data = drawn_scenes("multi_object", split, images, side, seed)
     for i in range(images):
         height, width = SHAPES[i % len(SHAPES)]
         pixels = data.images[i].permute(1, 2, 0).numpy()

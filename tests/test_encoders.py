@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 import torchvision
 from torch import nn
 
-from cl_bench.encoders import ProjectionHead, build_encoder, cells, pooled, unit, unit_and_norm
+from cl_bench.encoders import ProjectionHead, ReflectingConv2d, build_encoder, cells, pooled, unit, unit_and_norm
 
 NAMES = ("small_cnn", "resnet18")
 
@@ -16,10 +18,10 @@ def draw(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def built(name, seed=0):
+def built(name, seed=0, padding="zeros"):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return build_encoder(name).eval()
+        return build_encoder(name, padding).eval()
 
 
 @pytest.mark.parametrize(
@@ -51,6 +53,40 @@ def test_resnet18_is_torchvision_s_up_to_the_pooling():
         torch.testing.assert_close(encoder(images), expected, rtol=0, atol=0)
         reference.fc = nn.Identity()
         torch.testing.assert_close(pooled(encoder(images))[:, 0], reference(images))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_zeros_tell_a_cell_s_place_and_reflection_does_not(name):
+    """On an image of one colour all cells are alike, unless something but the image reaches them."""
+    flat = torch.full((1, 3, 96, 96), 0.7)
+    with torch.no_grad():
+        by_zeros, by_reflection = (cells(built(name, padding=p)(flat))[0] for p in ("zeros", "reflect"))
+    torch.testing.assert_close(by_reflection, by_reflection[:1].expand_as(by_reflection), rtol=1e-4, atol=1e-4)
+    assert (by_zeros - by_zeros.mean(0)).norm() > 0.05 * by_zeros.norm()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_padding_changes_neither_weights_nor_their_names_nor_what_is_drawn_next(name):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        zeros, drawn = build_encoder(name).state_dict(), torch.rand(1)
+        torch.manual_seed(0)
+        reflecting = build_encoder(name, "reflect")
+        assert torch.equal(torch.rand(1), drawn)
+    assert list(reflecting.state_dict()) == list(zeros)
+    assert all(torch.equal(value, zeros[key]) for key, value in reflecting.state_dict().items())
+    assert copy.deepcopy(reflecting).load_state_dict(zeros)
+
+
+def test_reflection_is_torch_s_own_and_maps_of_one_row_repeat_their_edge():
+    conv = nn.Conv2d(3, 5, 3, 2, padding=1, padding_mode="reflect")
+    same = ReflectingConv2d(conv)
+    for shape in ((7, 8), (2, 2)):
+        images = draw(2, 3, *shape)
+        torch.testing.assert_close(same(images), conv(images), rtol=0, atol=0)
+    one = draw(2, 3, 1, 1)
+    expected = torch.einsum("oikl,bi->bo", conv.weight, one[:, :, 0, 0]) + conv.bias
+    torch.testing.assert_close(same(one)[:, :, 0, 0], expected)
 
 
 def test_small_cnn_has_five_convolutions():

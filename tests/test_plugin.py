@@ -213,9 +213,10 @@ def test_what_cannot_be_computed_fails_the_claim_and_is_listed(job: Job, monkeyp
         (["--set=single_object.data.images=31"], r"batch of 32.*31|images.*31.*batch"),
         (["--device=nonsense"], r"--device nonsense: "),
         (["--device=cuda:99"], r"--device cuda:99: "),
-        (["--seeds=0"], r"seeds: .*got 0"),
-        (["--seeds=-1"], r"seeds: .*got -1"),
-        (["--seeds=two"], r"--seeds: invalid int value: 'two'"),
+        *(
+            ([f"--seeds={s}"], rf"--seeds takes a number N .*got '{s}'")
+            for s in ("0", "-1", "two", "3:3", "3:", "-1:2")
+        ),
         (["--jobs=0"], r"--jobs must be at least 1, got 0"),
         (["--jobs=-2"], r"--jobs must be at least 1, got -2"),
         (["--data-root={file}"], r"--data-root .*file: not a folder"),

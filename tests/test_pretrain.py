@@ -7,13 +7,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers import ragged
+from helpers import drawn_scenes, ragged
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, MultiStepLR, SequentialLR
 
 from cl_bench import LossTerms, Match, Method, feeder, method, pretrain
 from cl_bench.data import Dataset
-from cl_bench.data.scenes import draw_scenes
 from cl_bench.encoders import unit
 from cl_bench.errors import Diverged, MethodError
 from cl_bench.losses import alignment, info_nce, uniformity
@@ -40,7 +39,7 @@ pytestmark = pytest.mark.usefixtures("forget_methods")
 
 @pytest.fixture(scope="module")
 def scenes():
-    return draw_scenes("single_object", "train", 128, 16, 0)
+    return drawn_scenes("single_object", "train", 128, 16, 0)
 
 
 def noise(n=64, side=16):
@@ -420,6 +419,28 @@ def test_the_rate_is_the_one_that_is_used():
     assert step.norm() > 0
     torch.testing.assert_close(moved(lr=5e-3), step / 2, rtol=1e-3, atol=1e-6)
     torch.testing.assert_close(moved(lr=1e-2, warmup=4), step / 4, rtol=1e-3, atol=1e-6)
+
+
+def test_adam_s_first_step_is_the_rate_in_every_direction_and_decays_apart_from_the_gradient():
+    def moved(**plan):
+        spec = spec_for(name="adam", lr=1e-3, **plan)
+        before = dict(pretrain.untrained(spec).named_parameters())
+        done = pretrain.pretrain(spec, resolve("dense_index"), noise(16), CPU)
+        return {k: ((p - before[k]).detach(), before[k].detach()) for k, p in done.encoder.named_parameters()}
+
+    step, start = moved(weight_decay=0)["trunk.0.0.weight"]
+    assert 0.9 < (step.abs() / 1e-3).median() <= 1.001 and start.abs().max() > 0.1
+    decayed, _ = moved(weight_decay=0.5)["trunk.0.0.weight"]
+    torch.testing.assert_close(decayed, step - 1e-3 * 0.5 * start, rtol=0, atol=1e-6)
+
+
+def test_the_rate_follows_the_temperature_of_info_nce_alone():
+    def rate(objective):
+        done = train(objective=objective, data=noise(16), lr=0.5, per_temperature=True)
+        return done.history[0]["lr"]
+
+    assert [rate(InfoNCE(temperature=t)) for t in (0.1, 2.0)] == pytest.approx([0.05, 1.0])
+    assert rate(AU) == 0.5
 
 
 # Learning

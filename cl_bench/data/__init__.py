@@ -75,7 +75,7 @@ def load(spec: DataSpec, places: Places | None = None) -> Dataset:
         DataError: As ``prepare``.
     """
     if isinstance(spec, ScenesSpec):
-        return draw_scenes(spec.kind, spec.split, spec.images, spec.size, spec.seed)
+        return draw_scenes(spec)
     return _open(spec, places or Places(None, Path()), None)
 
 

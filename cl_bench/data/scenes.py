@@ -16,40 +16,40 @@ from scipy.ndimage import zoom
 from sklearn.datasets import load_digits
 
 from cl_bench.data.dataset import Dataset
+from cl_bench.spec import ScenesSpec
 
 Floats = NDArray[np.float32]
+Shares = tuple[float, float]
 
 CLASSES = tuple(str(d) for d in range(10))
 SINGLE_HEIGHT = (0.62, 0.88)
 """Height of the one digit of a single-object scene, as a share of the image."""
 MULTI_HEIGHT = (0.28, 0.42)
 """Height of a digit of a multi-object scene."""
-BACKGROUND = (0.0, 0.15)
-"""Brightness of a background's corners. At twice that, colour alone tells images apart and the digit goes unlearned."""
 TRAIN_SHARE = 0.7
 
 
-def draw_scenes(
-    kind: Literal["single_object", "multi_object"], split: Literal["train", "test"], images: int, size: int, seed: int
-) -> Dataset:
-    """Draw scenes. The same arguments give the same bytes; train and test never share a handwritten digit.
+def draw_scenes(spec: ScenesSpec) -> Dataset:
+    """Draw scenes. The same spec gives the same bytes; train and test never share a handwritten digit.
 
-    Args:
-        kind: ``single_object`` or ``multi_object``.
-        split: Which digits to draw from.
-        images: How many scenes.
-        size: Side of a scene in pixels, at least 16.
-        seed: Of placement, size, colour and background.
+    Background and places, digits, and tints have random numbers of their own: of two specs that differ in ``digits`` or
+    in ``tints`` alone, everything else about a scene is the same.
     """
-    digits, targets = _digits(split)
-    rng = np.random.default_rng([seed, size, kind == "multi_object", split == "test"])
-    canvas = np.empty((images, size, size, 3), np.float32)
+    handwritten, targets = _digits(spec.split)
+    kind, size = spec.kind, spec.size
+    of_scene = [spec.seed, size, kind == "multi_object", spec.split == "test"]
+    rng, of_digits, of_tints = (np.random.default_rng([*of_scene, part]) for part in range(3))
+    canvas = np.empty((spec.images, size, size, 3), np.float32)
     labels, boxes = [], []
     for scene in canvas:
-        scene[:] = _background(rng, size)
-        places = _places_multi(rng, size) if kind == "multi_object" else _place_single(rng, size)
-        which = rng.integers(len(digits), size=len(places))
-        found = [_paste(rng, scene, digits[w], x, y, height) for w, (x, y, height) in zip(which, places, strict=True)]
+        scene[:] = _background(rng, size, spec.background)
+        place = _places_multi if kind == "multi_object" else _place_single
+        places = place(rng, size, spec.height)
+        which = _which(of_digits, targets, len(places), spec.digits)
+        tints = of_tints.uniform(*spec.tint, size=(len(places), 3)).astype(np.float32)
+        if spec.tints == "same":
+            tints[:] = tints[0]
+        found = [_paste(scene, handwritten[w], t, *at) for w, t, at in zip(which, tints, places, strict=True)]
         boxes.append(torch.tensor(found, dtype=torch.float32))
         labels.append(torch.from_numpy(targets[which].astype(np.int64)))
     pixels = torch.from_numpy(np.clip(canvas * 255, 0, 255).astype(np.uint8)).permute(0, 3, 1, 2).contiguous()
@@ -68,27 +68,40 @@ def _digits(split: str) -> tuple[Floats, NDArray[np.int64]]:
     return (bunch.images[chosen] / 16).astype(np.float32), bunch.target[chosen]
 
 
-def _background(rng: np.random.Generator, size: int) -> Floats:
-    """(size, size, 3): a dim colour that drifts linearly across the image."""
-    corners = rng.uniform(*BACKGROUND, size=(2, 2, 3)).astype(np.float32)
+def _which(
+    rng: np.random.Generator, targets: NDArray[np.int64], count: int, digits: Literal["any", "same", "different"]
+) -> NDArray[np.int64]:
+    """(count,) places of the handwritten digits of one scene among all of the split."""
+    if digits == "any":
+        return rng.integers(len(targets), size=count)
+    classes = np.repeat(rng.integers(10), count) if digits == "same" else rng.permutation(10)[:count]
+    return np.array([rng.choice(np.flatnonzero(targets == c)) for c in classes])
+
+
+def _background(rng: np.random.Generator, size: int, brightness: float) -> Floats:
+    """(size, size, 3): a dim colour that drifts linearly across the image.
+
+    Where it is bright, colour alone tells images apart and the digit goes unlearned.
+    """
+    corners = rng.uniform(0, brightness, size=(2, 2, 3)).astype(np.float32)
     u = np.linspace(0, 1, size, dtype=np.float32)
     left, right = (np.outer(1 - u, top) + np.outer(u, bottom) for top, bottom in corners.transpose(1, 0, 2))
     drift: Floats = (1 - u)[None, :, None] * left[:, None] + u[None, :, None] * right[:, None]
     return drift
 
 
-def _place_single(rng: np.random.Generator, size: int) -> list[tuple[int, int, int]]:
-    height = round(size * rng.uniform(*SINGLE_HEIGHT))
+def _place_single(rng: np.random.Generator, size: int, share: Shares | None) -> list[tuple[int, int, int]]:
+    height = round(size * rng.uniform(*(share or SINGLE_HEIGHT)))
     x, y = rng.integers(0, size - height + 1, size=2)
     return [(int(x), int(y), height)]
 
 
-def _places_multi(rng: np.random.Generator, size: int) -> list[tuple[int, int, int]]:
+def _places_multi(rng: np.random.Generator, size: int, height: Shares | None) -> list[tuple[int, int, int]]:
     """Two to four squares (x, y, side) that do not overlap, by rejection."""
     wanted = int(rng.integers(2, 5))
     placed: list[tuple[int, int, int]] = []
     while len(placed) < wanted:
-        side = round(size * rng.uniform(*MULTI_HEIGHT))
+        side = round(size * rng.uniform(*(height or MULTI_HEIGHT)))
         for _ in range(20):
             x, y = (int(v) for v in rng.integers(0, size - side + 1, size=2))
             if all(x + side <= a or a + s <= x or y + side <= b or b + s <= y for a, b, s in placed):
@@ -99,12 +112,9 @@ def _places_multi(rng: np.random.Generator, size: int) -> list[tuple[int, int, i
     return placed
 
 
-def _paste(
-    rng: np.random.Generator, scene: Floats, digit: Floats, x: int, y: int, side: int
-) -> tuple[float, float, float, float]:
+def _paste(scene: Floats, digit: Floats, tint: Floats, x: int, y: int, side: int) -> tuple[float, float, float, float]:
     """Blend a tinted digit into the square at (x, y); returns the tight box of its ink in pixels."""
     alpha = np.clip(zoom(digit, side / 8, order=1, grid_mode=True, mode="nearest"), 0, 1)[:side, :side]
-    tint = rng.uniform(0.55, 1.0, size=3).astype(np.float32)
     patch = scene[y : y + alpha.shape[0], x : x + alpha.shape[1]]
     patch += alpha[..., None] * (tint - patch)
     rows, columns = np.flatnonzero((alpha > 0.2).any(1)), np.flatnonzero((alpha > 0.2).any(0))

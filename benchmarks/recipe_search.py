@@ -1,0 +1,229 @@
+"""Search for the embedded recipe: chosen by how well encoders learn, on seeds that are not reported, never by tau.
+
+The criterion was written before the first candidate ran. Over the grid of a profile, single- and multi-object data,
+overlapping views, ``dense_index``:
+
+a. gain: the median over encoders of (performance - mean of untrained encoders), in points, in both evaluations;
+b. shortcuts: median position share and colour share below the untrained encoders';
+c. reliability: between-configuration variance of performance over the total, at least .8, in both evaluations;
+d. headroom: untrained detection at most half of the best encoder's.
+
+Among candidates that hold b, the one whose summed gain is largest in the worse of the two rows, ties by reliability.
+No tau is computed here.
+
+Usage: ``python benchmarks/recipe_search.py [NAME ...] [--seeds 100:101] [--grid few|all] [--store DIR]``
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+
+from cl_bench.data import load
+from cl_bench.encoders import Encoder, cells, unit
+from cl_bench.engines.local import LocalEngine
+from cl_bench.pretrain import untrained
+from cl_bench.profile import Profile, Row, load_profile
+from cl_bench.records import Record
+from cl_bench.registry import BUILT_IN, Registry, spec_of
+from cl_bench.spec import RunSpec
+from cl_bench.store import Store
+from cl_bench.views import two_views
+
+STRONG = tuple(
+    f"{kind}.augment.{key}"
+    for kind in ("single_object", "multi_object")
+    for key in ("jitter=1.0", "brightness=0.8", "contrast=0.8", "saturation=0.8", "hue=0.5")
+)
+BASE = ("encoder.padding=reflect", *STRONG)
+
+
+def both(path: str) -> tuple[str, str]:
+    """A setting of both kinds of data."""
+    return f"single_object.{path}", f"multi_object.{path}"
+
+
+SMALL = tuple(
+    f"{part}.height=[0.42, 0.66]"
+    for part in ("single_object.data", "single_object.heldout", "linear.train", "linear.test")
+)
+ADAM = ("optimiser.name=adam", "optimiser.weight_decay=0.01")
+
+CANDIDATES: dict[str, tuple[str, ...]] = {
+    "small": (*BASE, *SMALL),
+    "small-adam3e-3": (*BASE, *SMALL, *ADAM, "optimiser.lr=0.003"),
+    "small-adam3e-3-b32": (*BASE, *SMALL, *ADAM, "optimiser.lr=0.003", "optimiser.batch=32"),
+    "small-adam1e-3-b32": (*BASE, *SMALL, *ADAM, "optimiser.lr=0.001", "optimiser.batch=32"),
+    "small-b32": (*BASE, *SMALL, "optimiser.batch=32"),
+    "small-det200": (*BASE, *SMALL, "detection.iterations=200"),
+    "zeros": (),
+    "reflect": ("encoder.padding=reflect",),
+    "base": BASE,
+    "lr.06": (*BASE, "optimiser.lr=0.06"),
+    "lr.24": (*BASE, "optimiser.lr=0.24"),
+    "lr.5": (*BASE, "optimiser.lr=0.5"),
+    "per_t": (*BASE, "optimiser.per_temperature=true", "optimiser.lr=0.6"),
+    "adam1e-3": (*BASE, *ADAM, "optimiser.lr=0.001"),
+    "adam3e-3": (*BASE, *ADAM, "optimiser.lr=0.003"),
+    "adam1e-2": (*BASE, *ADAM, "optimiser.lr=0.01"),
+    "batch32": (*BASE, "optimiser.batch=32", "optimiser.epochs=7"),
+    "batch128": (*BASE, "optimiser.batch=128"),
+    "view20": (*BASE, *both("augment.size=20"), "optimiser.epochs=12"),
+    "scale.5": (*BASE, "single_object.augment.scale=[0.6, 1.0]", "multi_object.augment.scale=[0.4, 1.0]"),
+    "scale.1": (*BASE, "single_object.augment.scale=[0.25, 1.0]", "multi_object.augment.scale=[0.1, 0.6]"),
+}
+FEW = (
+    "grid.temperatures=[0.1, 0.5, 2.0]",
+    "grid.weightings=[[1, 0.2], [1, 1], [0.2, 1]]",
+    "random_inits=3",
+)
+
+
+class Quiet:
+    """A watcher that says nothing."""
+
+    def started(self, worker: int, spec: RunSpec) -> None:
+        """A worker took up a spec."""
+
+    def stepped(self, worker: int, stage: str, done: int, total: int) -> None:
+        """It got on."""
+
+    def finished(self, worker: int, spec: RunSpec, outcome: Record | str) -> None:
+        """It is through."""
+
+
+@torch.no_grad()
+def shares(encoder: Encoder, spec: RunSpec) -> tuple[float, float]:
+    """Position share and colour share of an encoder's dense features on a row's held-out images."""
+    data = load(spec.measure.data)
+    draws = torch.Generator().manual_seed(spec.measure.seed)
+    (view, _), _ = two_views(data.images, spec.pretrain.augment, spec.pretrain.views, draws)
+    h = unit(cells(encoder(view.contiguous(memory_format=torch.channels_last)))).double()
+    centred = h - h.mean((0, 1))
+    total = centred.square().sum(-1).mean()
+    position = centred.mean(0).square().sum(-1).mean() / total
+    colour = view.mean((2, 3)).double()
+    colour = (colour - colour.mean(0)) / colour.std(0)
+    N, P, C = h.shape
+    fold = torch.arange(N) % 5
+    residual, spread = 0.0, 0.0
+    for k in range(5):
+        train, test = fold != k, fold == k
+        x, y = centred[train].reshape(-1, C), colour[train].repeat_interleave(P, 0)
+        ridge = 1e-3 * x.square().sum() / C * torch.eye(C, dtype=x.dtype)
+        w = torch.linalg.solve(x.T @ x + ridge, x.T @ (y - y.mean(0)))
+        wanted = colour[test].repeat_interleave(P, 0)
+        guess = centred[test].reshape(-1, C) @ w + y.mean(0)
+        residual += float((wanted - guess).square().sum())
+        spread += float((wanted - y.mean(0)).square().sum())
+    return float(position), max(0.0, 1 - residual / spread)
+
+
+def stored_encoder(store: Store, spec: RunSpec) -> Encoder:
+    """An encoder of the store, in eval mode."""
+    encoder = untrained(spec.pretrain)
+    encoder.load_state_dict(safetensors.torch.load_file(store.run(spec.pretrain.key).path / "encoder.safetensors"))
+    return encoder.eval()
+
+
+def reliability(records: Iterable[Record], level: str) -> float:
+    """Between-configuration variance of performance over the total; nan with one seed."""
+    by_config: dict[str, list[float]] = {}
+    for r in records:
+        by_config.setdefault(r.config, []).append(r.performance[level])  # type: ignore[index]
+    seeds = min(map(len, by_config.values()))
+    if seeds < 2:
+        return float("nan")
+    within = statistics.fmean(statistics.variance(v) for v in by_config.values())
+    between = max(0.0, statistics.variance([statistics.fmean(v) for v in by_config.values()]) - within / seeds)
+    return between / (between + within)
+
+
+def figures(profile: Profile, row: Row, store: Store, engine: LocalEngine) -> dict[str, Any]:
+    """What the criterion asks of one row."""
+    specs, references = profile.sweep(row), profile.random_init()
+    records, untrained_records = [engine.record(s) for s in specs], [engine.record(s) for s in references]
+    done = [r for r in records if r.status == "complete"]
+    out: dict[str, Any] = {"complete": len(done), "of": len(records)}
+    for level, short in (("instance", "linear"), ("dense", "detection")):
+        reference = statistics.fmean(r.performance[level] for r in untrained_records)  # type: ignore[index]
+        values = [r.performance[level] for r in done]  # type: ignore[index]
+        out[short] = {
+            "untrained": reference,
+            "median": statistics.median(values),
+            "best": max(values),
+            "above": sum(v > reference for v in values),
+            "reliability": reliability(done, level),
+        }
+    of = dict(zip((s.case for s in specs), specs, strict=True))
+    learnt = [shares(stored_encoder(store, of[r.case]), of[r.case]) for r in done]
+    plain = [shares(untrained(s.pretrain).eval(), specs[0]) for s in references]
+    for i, name in enumerate(("position", "colour")):
+        out[name] = {
+            "median": statistics.median(s[i] for s in learnt),
+            "untrained": statistics.median(s[i] for s in plain),
+        }
+    return out
+
+
+def line(name: str, row: str, f: dict[str, Any]) -> str:
+    """One line of the table."""
+    evaluations = " | ".join(
+        f"{e['untrained']:.1f} / {e['median']:.1f} / {e['best']:.1f} | {e['above']} | {e['reliability']:.2f}"
+        for e in (f["linear"], f["detection"])
+    )
+    probes = " | ".join(f"{p['median']:.2f} ({p['untrained']:.2f})" for p in (f["position"], f["colour"]))
+    return f"| {name} | {row.split('-')[0]} | {f['complete']}/{f['of']} | {evaluations} | {probes} |"
+
+
+def main() -> None:
+    """Run the candidates that are named, all by default."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("names", nargs="*", default=[])
+    parser.add_argument("--seeds", default="100:101")
+    parser.add_argument("--grid", choices=("few", "all"), default="few")
+    parser.add_argument("--store", type=Path, default=Path(".cl_bench/recipe_search"))
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--data", nargs="*", default=["single_object", "multi_object"])
+    given = parser.parse_args()
+    first, end = map(int, given.seeds.split(":"))
+    store = Store(given.store)
+    method = spec_of(Registry([BUILT_IN]).resolve("dense_index"))
+    print(
+        "| recipe | data | complete | linear: untrained / median / best | above | reliability "
+        "| detection: untrained / median / best | above | reliability | position (untrained) | colour (untrained) |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|---|---|", flush=True)
+    for name in given.names or CANDIDATES:
+        settings = [
+            *CANDIDATES[name],
+            *(FEW if given.grid == "few" else ()),
+            f"seeds={end - first}",
+            f"first_seed={first}",
+        ]
+        profile = load_profile("smoke", settings)
+        engine = LocalEngine(store, [BUILT_IN], ["cpu"], given.jobs, Quiet())
+        begun = time.monotonic()
+        try:
+            rows = [Row(method, data, "overlapping") for data in given.data]
+            engine.submit([*profile.random_init(), *(s for row in rows for s in profile.sweep(row))])
+            for row in rows:
+                found = figures(profile, row, store, engine)
+                print(line(name, row.name, found), flush=True)
+                with (given.store / "log.jsonl").open("a") as log:
+                    log.write(json.dumps({"recipe": name, "settings": settings, "row": row.name, **found}) + "\n")
+        finally:
+            engine.close()
+        print(f"<!-- {name}: {time.monotonic() - begun:.0f} s -->", flush=True)
+
+
+if __name__ == "__main__":
+    main()
