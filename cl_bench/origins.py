@@ -10,7 +10,7 @@ from typing import NamedTuple
 from cl_bench.profile import profile_file, profile_files
 
 MARKS = ("printed", "inherited", "ours")
-"""In the paper; from a recipe that the paper follows; chosen here."""
+"""In the paper; from a recipe that the paper follows, or a data set as it is published; chosen here."""
 
 _TABLE = re.compile(r"\[+\s*([\w.]+)\s*\]+")
 _VALUE = re.compile(r"([\w.]+)\s*=\s*(.*)")

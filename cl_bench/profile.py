@@ -70,7 +70,7 @@ class Grid(Frozen):
     weightings: Annotated[tuple[tuple[NonNegative, NonNegative], ...], Field(min_length=1)]
     negatives: Negatives = "both_views"
     positive_in_denominator: bool = True
-    t: Positive = 2.0
+    t: Positive = 1.0
     scope: Scope = "same_index"
 
     @field_validator("weightings", mode="before")

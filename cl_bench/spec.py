@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
@@ -263,7 +263,7 @@ class AlignUniform(Frozen):
     family: Literal["align_uniform"] = "align_uniform"
     w_a: NonNegative
     w_u: NonNegative
-    t: Positive = 2.0
+    t: Positive = 1.0
     scope: Scope = "same_index"
 
     @property
@@ -322,7 +322,28 @@ class MeasureSpec(Frozen):
     seed: int = 0
 
 
-class LinearSpec(Frozen):
+class Evaluation(Frozen):
+    """A downstream task: the images that it is learnt and tested on.
+
+    ``mean``, ``std``: of its pixels, which they are normalised by; the pre-training's where left out.
+    """
+
+    train: DataSpec
+    test: DataSpec
+    mean: tuple[float, float, float] | None = None
+    std: tuple[Positive, Positive, Positive] | None = None
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _one_data_set(self) -> Self:
+        if self.train.name != self.test.name:
+            raise ValueError(f"train and test are of one data set, got {self.train.name} and {self.test.name}")
+        if (self.mean is None) != (self.std is None):
+            raise ValueError(f"mean and std go together, got {self.mean} and {self.std}")
+        return self
+
+
+class LinearSpec(Evaluation):
     """Linear evaluation of the pooled feature of a frozen encoder.
 
     ``augmented`` (inherited: Wang & Isola, ICML 2020): each epoch sees each image anew, a random crop of ``scale``
@@ -332,8 +353,6 @@ class LinearSpec(Frozen):
     deviation, so that a short schedule does not measure their scale.
     """
 
-    train: DataSpec
-    test: DataSpec
     protocol: Literal["cached", "augmented"] = "cached"
     size: Annotated[int, Field(ge=8)] | None = None
     resize: Annotated[int, Field(ge=8)] | None = None
@@ -345,10 +364,13 @@ class LinearSpec(Frozen):
     betas: tuple[float, float] = (0.5, 0.999)
     milestones: tuple[int, ...] = (60, 80)
     gamma: Positive = 0.2
-    seed: int = 0
 
     @model_validator(mode="after")
-    def _sizes(self) -> LinearSpec:
+    def _fits(self) -> LinearSpec:
+        for data in (self.train, self.test):
+            if data.kind != "single_object" or "unlabeled" in data.split:
+                known = "single_object scenes, stl10 train or test"
+                raise ValueError(f"takes labelled images ({known}), got {data.kind} {data.name} {data.split}")
         if self.protocol == "augmented" and (self.size is None or self.standardise):
             raise ValueError("protocol 'augmented' takes a size, and features as they are (standardise = false)")
         if (self.size is None) != (self.resize is None) or (self.size or 0) > (self.resize or 0):
@@ -364,22 +386,20 @@ class LinearSpec(Frozen):
         return f"frozen encoder, {what}, {self.epochs} epochs, {sizes}"
 
 
-class DetectionSpec(Frozen):
+class DetectionSpec(Evaluation):
     """Faster R-CNN C4. ``frozen``: the encoder's weights and statistics stay; ``finetune``: all are trained.
 
     ``metric`` is the performance that claims are about; all of them are recorded. ``anchors`` are in pixels (root of
     the area), ``aspect_ratios`` height over width; ``milestones`` are shares of ``iterations``; samples and proposals
     are counted an image. ``short_sides``: a training image is resized to one of them, drawn at random, a test image to
     ``test_short_side``, neither to more than ``long_side``; left out, images are taken as they are. ``flip``: the
-    probability that a training image is mirrored. ``mean``, ``std``: of the pixels; the pre-training's where left out.
-    ``weight_decay_norm``: of batch norm's weights; as the others' where left out. ``warmup_start``: share of ``lr`` at
-    step 0; 1 / (``warmup`` + 1) where left out. ``precise_norm``: after the last step batch norm's statistics are taken
-    anew over so many training batches; 0 keeps the running ones. ``roi_aligned``, ``roi_sampling``: RoIAlign's
-    half-pixel shift and its samples a bin and axis (0: as many as it has cells).
+    probability that a training image is mirrored. ``weight_decay_norm``: of batch norm's weights; as the others' where
+    left out. ``warmup_start``: share of ``lr`` at step 0; 1 / (``warmup`` + 1) where left out. ``precise_norm``: after
+    the last step batch norm's statistics are taken anew over so many training batches, all of them pooled; 0 keeps the
+    running ones. ``roi_aligned``, ``roi_sampling``: RoIAlign's half-pixel shift and its samples a bin and axis (0: as
+    many as it has cells).
     """
 
-    train: DataSpec
-    test: DataSpec
     detector: Literal["torchvision", "detectron2"] = "torchvision"
     metric: Literal["coco_ap", "voc07_ap"] = "coco_ap"
     protocol: Literal["frozen", "finetune"]
@@ -398,8 +418,6 @@ class DetectionSpec(Frozen):
     test_short_side: Annotated[int, Field(ge=16)] | None = None
     long_side: Annotated[int, Field(ge=16)] = 1333
     flip: Annotated[float, Field(ge=0, le=1)] = 0.0
-    mean: tuple[float, float, float] | None = None
-    std: tuple[Positive, Positive, Positive] | None = None
     anchors: tuple[Positive, ...]
     aspect_ratios: tuple[Positive, ...] = (0.5, 1.0, 2.0)
     roi_size: Count
@@ -409,17 +427,18 @@ class DetectionSpec(Frozen):
     roi_samples: Count
     proposals_train: Count
     proposals_test: Count
-    seed: int = 0
 
     @model_validator(mode="after")
     def _fits(self) -> DetectionSpec:
+        for data in (self.train, self.test):
+            if data.kind != "multi_object":
+                known = "multi_object scenes, coco, voc"
+                raise ValueError(f"takes images with boxes ({known}), got {data.kind} {data.name} {data.split}")
         if self.detector == "detectron2" and (self.protocol, self.precision) != ("finetune", "float32"):
             got = f"{self.protocol!r} in {self.precision!r}"
             raise ValueError(f"detector 'detectron2' takes protocol 'finetune' in precision 'float32' only, got {got}")
         if self.precise_norm and self.protocol != "finetune":
             raise ValueError(f"precise_norm goes with protocol 'finetune', got {self.precise_norm} with 'frozen'")
-        if (self.mean is None) != (self.std is None):
-            raise ValueError(f"mean and std go together, got {self.mean} and {self.std}")
         return self
 
     @property

@@ -7,6 +7,7 @@ D projection dimensions.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -71,18 +72,27 @@ class DenseViews:
             grid=self.grid,
         )
 
-    def cosine(self) -> Tensor:
-        """(B, P, P) cosines of view 1's backbone features (rows) and view 2's, detached, in at least float32."""
-        h1, h2 = self.h1.detach(), self.h2.detach()
-        if h1.dtype != torch.float64:
-            h1, h2 = h1.float(), h2.float()
-        with torch.autocast(h1.device.type, enabled=False):  # in half precision near neighbours tie
-            return h1 @ h2.mT
+    def cosine(self, of: Literal["backbone", "projection"] = "backbone") -> Tensor:
+        """(B, P, P) cosines of view 1's features (rows) and view 2's, detached, in at least float32.
+
+        ``of``: backbone features, ``h1`` and ``h2``, or projections, ``z1`` and ``z2``.
+        """
+        first, second = (self.h1, self.h2) if of == "backbone" else (self.z1, self.z2)
+        first, second = first.detach(), second.detach()
+        if first.dtype != torch.float64:
+            first, second = first.float(), second.float()
+        with torch.autocast(first.device.type, enabled=False):  # in half precision near neighbours tie
+            return first @ second.mT
 
     def distance(self) -> Tensor:
         """(B, P, P) distances of view 1's cell centres (rows) and view 2's, in source-image coordinates."""
         # Not by way of a matrix product, which would leave a cell about 1e-4 from itself.
         return torch.cdist(self.xy1, self.xy2, compute_mode="donot_use_mm_for_euclid_dist")
+
+    def near(self, threshold: float) -> Tensor:
+        """(B, P, P) bool: cells whose centres lie less than ``threshold`` diagonals of the larger view's cell apart."""
+        diagonal = torch.maximum(self.size1.norm(dim=-1), self.size2.norm(dim=-1))
+        return self.distance() < threshold * diagonal[:, None, None]
 
 
 @dataclass(frozen=True)

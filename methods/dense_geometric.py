@@ -1,7 +1,5 @@
 """Matching by place in the source image (PixPro and PixContrast; Xie et al., CVPR 2021)."""
 
-import torch
-
 from cl_bench import DenseViews, Match, matching
 
 
@@ -25,9 +23,7 @@ def dense_geometric(views: DenseViews, *, threshold: float = 0.7, nearest: bool 
     """
     if not threshold > 0:
         raise ValueError(f"dense_geometric: threshold must be above 0, got {threshold}")
-    diagonal = torch.maximum(views.size1.norm(dim=-1), views.size2.norm(dim=-1))
-    distance = views.distance()
-    near = distance < threshold * diagonal[:, None, None]
+    near = views.near(threshold)
     if nearest:
-        return Match(index=distance.argmin(-1), valid=near.any(-1))
+        return Match(index=views.distance().argmin(-1), valid=near.any(-1))
     return Match(weights=near / near.sum(-1, keepdim=True).clamp_min(1))

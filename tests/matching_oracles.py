@@ -106,14 +106,12 @@ def attended(f, threshold):
     return [s == 1 or apart(s, threshold) >= 0 for s in scaled]
 
 
-def dense_setsim(f1, f2, threshold=0.7, similarity=0.2):
-    weights = []
-    for a, b in zip(f1, f2, strict=True):
-        set1, set2 = attended(a, threshold), attended(b, threshold)
-        alike = [[apart(c, similarity) >= 0 for c in row] for row in cosines(a, b)]
-        cells = range(len(a))
-        weights.append(shares([[set1[p] and set2[q] and alike[p][q] for q in cells] for p in cells]))
-    return weights
+def set_pairs(a, b, threshold, similarity):
+    """SetSim's correspondence of one image: pairs[p][q]."""
+    set1, set2 = attended(a, threshold), attended(b, threshold)
+    alike = [[apart(c, similarity) >= 0 for c in row] for row in cosines(a, b)]
+    cells = range(len(a))
+    return [[set1[p] and set2[q] and alike[p][q] for q in cells] for p in cells]
 
 
 # Places
@@ -143,23 +141,38 @@ def distances(place1, place2, image, grid):
     return [[math.dist(a, b) for b in centres(*place2, image, grid)] for a in centres(*place1, image, grid)]
 
 
+def nearby(place1, place2, image, grid, threshold):
+    """PixContrast's correspondence of one image: pairs[p][q]."""
+    largest = max(diagonal(place1[0], image, grid), diagonal(place2[0], image, grid))
+    return [[apart(d / largest, threshold) < 0 for d in row] for row in distances(place1, place2, image, grid)]
+
+
 def dense_geometric(places1, places2, image, grid, threshold=0.7, nearest=False):
     """PixContrast's rule; with ``nearest`` only the nearest of an anchor's positives."""
     weights = []
     for place1, place2 in zip(places1, places2, strict=True):
-        largest = max(diagonal(place1[0], image, grid), diagonal(place2[0], image, grid))
-        chosen = []
-        for row in distances(place1, place2, image, grid):
-            near = [apart(d / largest, threshold) < 0 for d in row]
+        chosen = nearby(place1, place2, image, grid, threshold)
+        for near, row in zip(chosen, distances(place1, place2, image, grid), strict=True):
             if nearest and any(near):
                 closest = best([-d for d in row])
-                near = [q == closest for q in range(len(row))]
-            chosen.append(near)
+                near[:] = [q == closest for q in range(len(row))]
         weights.append(shares(chosen))
     return weights
 
 
 # Both
+
+
+def dense_setsim(f1, f2, places1, places2, image, grid, threshold=0.7, similarity=0.2, geometry=0.0):
+    """SetSim's sets; with ``geometry`` its script's pairs that are near in place besides, whatever their features."""
+    weights = []
+    for a, b, place1, place2 in zip(f1, f2, places1, places2, strict=True):
+        pairs = set_pairs(a, b, threshold, similarity)
+        if geometry:
+            near = nearby(place1, place2, image, grid, geometry)
+            pairs = [[x or y for x, y in zip(*rows, strict=True)] for rows in zip(pairs, near, strict=True)]
+        weights.append(shares(pairs))
+    return weights
 
 
 def best_pairs(cost, gamma):
@@ -173,11 +186,18 @@ def best_pairs(cost, gamma):
     return {(p, nearest[p]) for p in order[:keep]}
 
 
-def dense_vicregl(f1, f2, places1, places2, image, grid, gamma=20 / 49):
+def unlikeness(f1, f2):
+    """(P, P) squared L2 distances of one image's features as unit vectors."""
+    units1, units2 = ([[x / length(cell) for x in cell] for cell in f] for f in (f1, f2))
+    return [[sum((x - y) ** 2 for x, y in zip(a, b, strict=True)) for b in units2] for a in units1]
+
+
+def dense_vicregl(f1, f2, places1, places2, image, grid, gamma=20 / 49, feature_gamma=None):
+    """``feature_gamma``: the share of pairs by feature that are kept, where it is another one."""
     weights = []
     for a, b, place1, place2 in zip(f1, f2, places1, places2, strict=True):
         by_place = best_pairs(distances(place1, place2, image, grid), gamma)
-        by_feature = best_pairs([[-c for c in row] for row in cosines(a, b)], gamma)
+        by_feature = best_pairs(unlikeness(a, b), feature_gamma or gamma)
         cells = range(len(a))
         weights.append(shares([[(p, q) in by_place | by_feature for q in cells] for p in cells]))
     return weights

@@ -158,17 +158,28 @@ def test_the_pooler_is_torchvision_s_but_for_the_half_pixel_shift(sampling):
     torch.testing.assert_close(aligned({MAP: maps}, shifted, []), plain)
 
 
-def test_precise_statistics_are_means_over_batches_of_the_trained_weights():
-    data, settings = squares(8), recipe(precise_norm=1, batch=8, short_sides=(), flip=0, iterations=2)
+def test_precise_statistics_are_those_of_all_batches_together_under_the_trained_weights():
+    """Batches of different sizes: images differ in width, and so does the number of boxes that are sampled."""
+    data, settings = ragged(squares(8)), recipe(precise_norm=3, batch=3, iterations=2)
     built = detector(settings, encoder())
+    norms = [m for m in built.modules() if isinstance(m, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    seen = {norm: [] for norm in norms}
+    for norm in norms:
+        norm.register_forward_pre_hook(lambda norm, inputs: seen[norm].append(inputs[0].detach().double()))
     torch.manual_seed(0)
     _fit(built, data.images, _truths("train", data), settings, CPU)
-    first = built.trunk[0][0]
-    norm = built.trunk[0][1]
-    seen = first((data.images.float() / 255 - built.mean) / built.std)
-    torch.testing.assert_close(norm.running_mean, seen.mean((0, 2, 3)))
-    torch.testing.assert_close(norm.running_var, seen.var((0, 2, 3)))
-    assert norm.momentum == 0.1 and all(m.momentum == 0.1 for m in built.modules() if isinstance(m, nn.BatchNorm2d))
+    sizes = set()
+    for norm in norms:
+        batches = [x.transpose(0, 1).flatten(1) for x in seen[norm][-settings.precise_norm :]]
+        sizes.add(len({x.shape[1] for x in batches}))
+        together = torch.cat(batches, 1)
+        torch.testing.assert_close(norm.running_mean.double(), together.mean(1), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(norm.running_var.double(), together.var(1, correction=0), rtol=1e-4, atol=1e-6)
+        averaged = torch.stack([x.var(1) for x in batches]).mean(0)
+        assert (averaged - norm.running_var).abs().max() > 1e-3 * norm.running_var.max()  # not what fvcore once did
+    assert max(sizes) > 1
+    assert [norm.momentum for norm in norms] == momenta and not any(norm._forward_hooks for norm in norms)
 
 
 def test_training_images_without_objects_are_left_out():

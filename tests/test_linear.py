@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
+from pydantic import ValidationError
+from real_formats import write_stl10
 from torch import nn
 
-from cl_bench.data import Dataset, Ragged
+from cl_bench.data import Dataset, Places, Ragged, load
 from cl_bench.encoders import Encoder, build_encoder
 from cl_bench.errors import Diverged
 from cl_bench.evaluate.linear import evaluate_linear
-from cl_bench.spec import LinearSpec, ScenesSpec
+from cl_bench.spec import COCOSpec, LinearSpec, ScenesSpec, STL10Spec
 
 CPU = torch.device("cpu")
 DATA = ScenesSpec(kind="single_object", split="train", images=8, size=16)
@@ -85,21 +89,34 @@ def test_the_order_of_the_test_set_does_not_matter():
     assert accuracy(**HARD) == accuracy(**{**HARD, "test": turned})
 
 
-def test_pixels_are_normalised_by_the_mean_and_std_given():
+def watched():
+    """An encoder whose feature is the image's colour, and the batches that it has seen."""
     seen = []
 
     class Watch(nn.Module):
         def forward(self, x):
-            seen.append(x)
+            seen.append(x.clone())
             return x
 
-    encoder = Encoder(Watch(), nn.Identity(), 3, 3, 1).eval()
-    data = painted(balanced(9))
-    mean, std = (0.1, 0.2, 0.3), (0.5, 0.25, 2.0)
-    evaluate_linear(encoder, data, data, spec(epochs=1), mean, std, CPU)
-    for c in range(3):
-        for x in seen:
-            torch.testing.assert_close(x[:, c], (data.images[:, c].float() / 255 - mean[c]) / std[c])
+    return Encoder(Watch(), nn.Identity(), 3, 3, 1).eval(), seen
+
+
+OWN = {"mean": (0.4, 0.5, 0.6), "std": (3.0, 0.5, 0.25)}
+
+
+@pytest.mark.parametrize("settings", [{}, OWN], ids=["pre-training's", "its own"])
+@pytest.mark.parametrize("protocol", ["cached", "augmented"])
+def test_pixels_are_normalised_by_the_spec_s_mean_and_std_and_by_those_given_where_it_names_none(protocol, settings):
+    encoder, seen = watched()
+    given = {"mean": (0.1, 0.2, 0.3), "std": (0.5, 0.25, 2.0)}
+    grey = Dataset(torch.full((9, 3, 8, 8), 51, dtype=torch.uint8), tuple("abc"), balanced(9))  # crops show the same
+    whole = {"protocol": protocol, "size": 8, "resize": 8, "standardise": False, "epochs": 1}
+    evaluate_linear(encoder, grey, grey, spec(**whole, **settings), **given, device=CPU)
+    used = settings or given
+    expected = (torch.full((3,), 0.2) - torch.tensor(used["mean"])) / torch.tensor(used["std"])
+    assert len(seen) == 2
+    for x in seen:
+        torch.testing.assert_close(x, expected[None, :, None, None].expand(9, 3, 8, 8))
 
 
 # Scale
@@ -193,6 +210,22 @@ def test_data_without_labels_is_refused(which):
         accuracy(**{which: bare})
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train": STL10Spec(name="stl10", split="test")}, "one data set, got stl10 and scenes"),
+        (dict.fromkeys(("train", "test"), STL10Spec(name="stl10", split="train+unlabeled")), "stl10 train.unlabeled"),
+        (dict.fromkeys(("train", "test"), COCOSpec(name="coco", split="val2017")), "labelled .* coco val2017"),
+        ({"test": DATA.model_copy(update={"kind": "multi_object"})}, "labelled .* multi_object scenes train"),
+        ({"mean": (0.5, 0.5, 0.5)}, "mean and std go together, got .* and None"),
+        ({"std": (0.5, 0.5, 0.5)}, "mean and std go together, got None and"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_refused_with_the_spec(changes, message):
+    with pytest.raises(ValidationError, match=message):
+        spec(**changes)
+
+
 class Breaks(nn.Module):
     def __init__(self, call, bad):
         super().__init__()
@@ -240,17 +273,10 @@ def test_augmented_features_are_read_entirely_and_the_seed_decides():
 
 
 def test_each_epoch_sees_each_image_anew_and_the_test_sees_its_centre():
-    seen = []
-
-    class Watch(nn.Module):
-        def forward(self, x):
-            seen.append(x.clone())
-            return x
-
+    encoder, seen = watched()
     rows = torch.arange(16, dtype=torch.uint8)[:, None] * 15
     image = torch.stack([rows.expand(16, 16), rows.mT.expand(16, 16), torch.full((16, 16), 7, dtype=torch.uint8)])
     data = Dataset(image[None].repeat(4, 1, 1, 1), tuple("abc"), torch.tensor([0, 1, 2, 0]))
-    encoder = Encoder(Watch(), nn.Identity(), 3, 3, 1).eval()
     evaluate_linear(encoder, data, data, spec(**{**AUGMENTED, "epochs": 3, "resize": 16}), **UNIT, device=CPU)
     *epochs, test = seen
     assert len(epochs) == 3 and all(batch.shape == (4, 3, 8, 8) for batch in seen)
@@ -260,31 +286,70 @@ def test_each_epoch_sees_each_image_anew_and_the_test_sees_its_centre():
     assert directions == {True, False}  # mirrored, and not
 
 
-@pytest.mark.parametrize("protocol", ["cached", "augmented"])
-def test_images_of_different_sizes(protocol):
+def ragged(images, data):
+    """The labels of a data set with other images, of any sizes."""
+    sizes = torch.tensor([image.shape[1:] for image in images])
+    pixels = torch.cat([image.permute(1, 2, 0).flatten() for image in images])
+    return Dataset(Ragged(pixels, sizes), data.classes, data.labels)
+
+
+AS_THEY_ARE = {"protocol": "cached", "size": None, "resize": None}
+
+
+@pytest.mark.parametrize("changes", [{}, {"protocol": "cached"}, AS_THEY_ARE], ids=["augmented", "cached", "whole"])
+def test_images_of_different_sizes(changes):
     data = large(painted(balanced(30)))
     wide = [nn.functional.pad(im, (0, 4 * (i % 3)), mode="replicate") for i, im in enumerate(data.images)]
-    sizes = torch.tensor([image.shape[1:] for image in wide])
-    ragged = Dataset(
-        Ragged(torch.cat([im.permute(1, 2, 0).flatten() for im in wide]), sizes), data.classes, data.labels
-    )
-    settings = {**AUGMENTED, "protocol": protocol, "epochs": 40}
-    assert accuracy(train=ragged, test=ragged, **settings) == 100.0
+    mixed = ragged(wide, data)
+    assert accuracy(train=mixed, test=mixed, **{**AUGMENTED, "epochs": 40, **changes}) == 100.0
+
+
+def test_images_as_they_are_go_side_by_side_where_neighbours_are_of_one_size(monkeypatch):
+    monkeypatch.setattr("cl_bench.evaluate.linear.BATCH", 5)
+    encoder, seen = watched()
+    data = large(painted(balanced(12)), 8)
+    sides = [8, 8, 8, 8, 8, 8, 6, 6, 8, 5, 5, 5]
+    images = [image[:, :side] for image, side in zip(data.images, sides, strict=True)]
+    accuracy(encoder, ragged(images, data), data, **{**AUGMENTED, **AS_THEY_ARE, "epochs": 1})
+    train = seen[:6]
+    assert [tuple(x.shape) for x in train] == [
+        (n, 3, side, 8) for n, side in ((5, 8), (1, 8), (2, 6), (1, 8), (1, 5), (2, 5))
+    ]
+    shown = [image for batch in train for image in batch]
+    assert all(torch.equal(x, image / 255) for x, image in zip(shown, images, strict=True))
+
+
+@pytest.mark.parametrize("padding", ["zeros", "reflect"])
+@pytest.mark.parametrize("name", ["small_cnn", "resnet18"])
+def test_no_image_is_too_small_for_an_encoder(name, padding):
+    torch.manual_seed(0)
+    images = [torch.randint(256, (3, h, w), dtype=torch.uint8) for h, w in ((1, 1), (2, 40), (3, 5), (17, 1))]
+    tiny = ragged(images, Dataset(torch.zeros(0), tuple("ab"), torch.tensor([0, 1, 0, 1])))
+    settings = {**AUGMENTED, **AS_THEY_ARE, "standardise": True, "epochs": 2}
+    assert 0 <= accuracy(build_encoder(name, padding).eval(), tiny, tiny, **settings) <= 100
+
+
+@pytest.mark.parametrize("changes", [{}, {"short_side": 48}], ids=["whole", "short side"])
+def test_files_are_evaluated_as_they_are(tmp_path, changes):
+    write_stl10(tmp_path, train=20, test=12)
+    places = Places(tmp_path, tmp_path / "cache")
+    parts = {part: STL10Spec(name="stl10", split=part, **changes) for part in ("train", "test")}
+    train, test = (load(of, places) for of in parts.values())
+    side = changes.get("short_side", 96)
+    assert isinstance(train.images, Ragged) and train.images[0].shape == (3, side, side)
+    plan = spec(**parts, epochs=2)
+    of_files = evaluate_linear(colours(), train, test, plan, **UNIT, device=CPU)
+    in_memory = (dataclasses.replace(of, images=torch.stack([*of.images])) for of in (train, test))
+    assert evaluate_linear(colours(), *in_memory, plan, **UNIT, device=CPU) == of_files
 
 
 def test_the_centre_is_torchvision_s():
     from torchvision.transforms import v2
 
-    seen = []
-
-    class Watch(nn.Module):
-        def forward(self, x):
-            seen.append(x)
-            return x
-
+    encoder, seen = watched()
     images = torch.randint(256, (2, 3, 96, 96), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     data = Dataset(images, tuple("ab"), torch.tensor([0, 1]))
     changes = {"size": 64, "resize": 70, "epochs": 1, "standardise": False}
-    evaluate_linear(Encoder(Watch(), nn.Identity(), 3, 3, 1).eval(), data, data, spec(**changes), **UNIT, device=CPU)
+    evaluate_linear(encoder, data, data, spec(**changes), **UNIT, device=CPU)
     theirs = v2.Compose([v2.Resize(70, antialias=True), v2.CenterCrop(64)])(images)
     torch.testing.assert_close(seen[0] * 255, theirs.float(), rtol=0, atol=1e-3)

@@ -26,9 +26,11 @@ STRATEGIES = (
     "dense_emd",
     "dense_emd:plan=hard",
     "dense_setsim",
+    "dense_setsim:geometry=0.5",
     "dense_geometric",
     "dense_geometric:nearest=true",
     "dense_vicregl",
+    "dense_vicregl:features=projection,all_features=true",
 )
 IMAGE = (48, 80)
 """Height and width of the source images, in pixels."""
@@ -168,15 +170,16 @@ def clear(row):
     seed=seeds,
     threshold=st.sampled_from([0.0, 0.1, 0.4, 0.7, 1.0]),
     similarity=st.sampled_from([-1.0, -0.3, 0.0, 0.2, 0.6]),
+    geometry=st.sampled_from([0.0, 0.5, 1.5]),
 )
-def test_setsim_is_the_loop_s(dtype, B, grid, C, seed, threshold, similarity):
+def test_setsim_is_the_loop_s(dtype, B, grid, C, seed, threshold, similarity, geometry):
     batch = draw(B, grid, C, seed)
     # Attention 0, at the darkest cell, and a threshold of 0 are equal on purpose.
-    rule = [threshold if threshold else -1.0, similarity if similarity > -1 else -1.1]
-    expected = oracle(oracles.dense_setsim, *batch.features, *rule)
-    options = f"dense_setsim:threshold={threshold},similarity={similarity}"
+    rule = [threshold if threshold else -1.0, similarity if similarity > -1 else -1.1, geometry]
+    expected = oracle(oracles.dense_setsim, *batch.features, *batch.places, *rule)
+    options = f"dense_setsim:threshold={threshold},similarity={similarity},geometry={geometry}"
     agree(weights(options, batch.views(dtype)), expected)
-    if (threshold, similarity) == (0.7, 0.2):
+    if (threshold, similarity, geometry) == (0.7, 0.2, 0.0):
         agree(weights("dense_setsim", batch.views(dtype)), expected)
 
 
@@ -200,13 +203,17 @@ def test_geometric_is_the_loop_s(dtype, nearest, B, grid, seed, threshold):
     C=st.integers(3, 8),
     seed=seeds,
     gamma=st.sampled_from([1e-9, 0.1, 20 / 49, 0.5, 0.8, 1.0]),
+    features=st.sampled_from(["backbone", "projection"]),
+    every=st.booleans(),
 )
-def test_vicregl_is_the_loop_s(dtype, B, grid, C, seed, gamma):
-    batch = draw(B, grid, C, seed)
-    expected = oracle(oracles.dense_vicregl, *batch.features, *batch.places, gamma)
-    agree(weights(f"dense_vicregl:gamma={gamma}", batch.views(dtype)), expected)
-    if gamma == 20 / 49:
-        agree(weights("dense_vicregl", batch.views(dtype)), expected)
+def test_vicregl_is_the_loop_s(dtype, B, grid, C, seed, gamma, features, every):
+    batch, projected = draw(B, grid, C, seed), draw(B, grid, C, seed + 1)
+    views = replace(batch.views(dtype), z1=projected.views(dtype).h1, z2=projected.views(dtype).h2)
+    compared = (projected if features == "projection" else batch).features
+    expected = oracle(oracles.dense_vicregl, *compared, *batch.places, gamma, 1 if every else gamma)
+    agree(weights(f"dense_vicregl:gamma={gamma},features={features},all_features={every}", views), expected)
+    if (gamma, features, every) == (20 / 49, "backbone", False):
+        agree(weights("dense_vicregl", views), expected)
 
 
 def test_vicregl_keeps_twenty_of_forty_nine_pairs_of_each_kind():
@@ -218,9 +225,9 @@ def test_vicregl_keeps_twenty_of_forty_nine_pairs_of_each_kind():
 DEFAULTS = {
     "dense_cosine": {},
     "dense_emd": {"epsilon": 0.05, "iterations": 50, "plan": "soft"},
-    "dense_setsim": {"threshold": 0.7, "similarity": 0.2},
+    "dense_setsim": {"threshold": 0.7, "similarity": 0.2, "geometry": 0},
     "dense_geometric": {"threshold": 0.7, "nearest": False},
-    "dense_vicregl": {"gamma": 20 / 49},
+    "dense_vicregl": {"gamma": 20 / 49, "features": "backbone", "all_features": False},
 }
 
 
@@ -518,7 +525,7 @@ def test_autocast_and_half_precision_features_change_nothing_but_rounding(text):
     assert torch.equal(weights(text, rounded), weights(text, widened))
 
 
-@pytest.mark.parametrize("text", ["dense_setsim", "dense_geometric"])
+@pytest.mark.parametrize("text", ["dense_setsim", "dense_setsim:geometry=0.5", "dense_geometric"])
 @some(20)
 @given(B=images, grid=grids, seed=seeds)
 def test_a_symmetric_rule_pairs_the_same_cells_from_either_view(text, B, grid, seed):
@@ -579,9 +586,11 @@ def test_attention_does_not_depend_on_the_features_scale(scale):
         ("dense_setsim:threshold=1.1", r"threshold must lie in \[0, 1\], got 1\.1"),
         ("dense_setsim:threshold=-0.1", r"threshold must lie in \[0, 1\], got -0\.1"),
         ("dense_setsim:similarity=2", r"similarity must lie in \[-1, 1\], got 2\.0"),
+        ("dense_setsim:geometry=-0.1", r"geometry must be at least 0, got -0\.1"),
         ("dense_geometric:threshold=0", r"threshold must be above 0, got 0\.0"),
         ("dense_vicregl:gamma=0", r"gamma must lie in \(0, 1\], got 0\.0"),
         ("dense_vicregl:gamma=1.01", r"gamma must lie in \(0, 1\], got 1\.01"),
+        ("dense_vicregl:features=projections", "features must be backbone or projection, got 'projections'"),
     ],
 )
 def test_an_option_that_makes_no_sense_is_refused_in_one_line(text, message):
@@ -615,7 +624,7 @@ def test_a_network_gets_a_finite_loss_and_gradient(text, policy, objective):
     views = forward(encoder, head, method, augmented)
     assert views.grid == (4, 4)
     anchors = torch.cat([m.anchors for m in method.matches(views)])
-    if text.startswith(("dense_setsim", "dense_geometric", "dense_vicregl")):
+    if text in ("dense_setsim", "dense_geometric", "dense_vicregl"):
         assert not anchors.all()
     loss = method.checked_loss(views, objective).total
     loss.backward()

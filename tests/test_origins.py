@@ -18,6 +18,10 @@ from cl_bench.report import origins_table
 from cl_bench.spec import MethodSpec
 
 FOLLOWING = ("paper", "gpu", "gpu-scenes")
+GRIDS = ("grid", "single_object.disjoint", "multi_object.grid", "multi_object.disjoint")
+COLOURS = {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "grayscale": 0.2, "flip": 0.5}
+STL10 = {"mean": [0.4409, 0.4279, 0.3868], "std": [0.2683, 0.2610, 0.2687]}
+IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 
 
 def written(tree: dict[str, Any], path: str = "") -> dict[str, Any]:
@@ -39,16 +43,96 @@ def test_every_value_is_marked(name: str) -> None:
         assert inside or key in marked or isinstance(value, dict) or key == "base", key
 
 
-def test_what_the_paper_printed_is_so_marked_and_what_departs_from_it_is_ours() -> None:
-    found = {origin.key: origin for origin in origins("paper")}
-    printed = {"optimiser.epochs": "200", "linear.epochs": "100", "detection.iterations": "24000"}
-    for key, value in printed.items():
-        assert found[key][1:3] == (value, "printed")
-    assert found["optimiser.lr"].mark == "inherited" and "Wang & Isola" in found["optimiser.lr"].why
-    gpu = {origin.key: origin for origin in origins("gpu")}
-    assert gpu["optimiser.epochs"][1:3] == ("10", "ours")
-    assert gpu["optimiser.lr"] == found["optimiser.lr"]  # of the base
-    assert all(origin.mark == "ours" for key, origin in gpu.items() if origin not in found.values())
+ORIGINS: dict[str, dict[str, dict[str, Any]]] = {
+    "printed": {
+        "": {"seeds": 1, "measure_t": 1, "measure_scope": "same_index"},
+        "encoder": {"name": "resnet18"},
+        "optimiser": {"epochs": 200},
+        "grid": {"negatives": "both_views", "t": 1, "scope": "same_index"},
+        "single_object": {"heldout": {"name": "stl10", "split": "test"}},
+        "multi_object": {"data": {"name": "coco", "split": "train2017"}},
+        "linear": {"train": {"name": "stl10", "split": "train"}, "test": {"name": "stl10", "split": "test"}}
+        | {"epochs": 100},
+        "detection": {"train": {"name": "voc", "split": "trainval2007+2012"}, "iterations": 24_000}
+        | {"test": {"name": "voc", "split": "test2007"}, "lr": 0.02, "milestones": [18 / 24, 22 / 24]},
+    },
+    "inherited": {
+        "encoder": {"padding": "zeros", "projection": 128},
+        "optimiser": {"batch": 768, "lr": 0.12 * 768 / 256, "momentum": 0.9, "weight_decay": 1e-4, "warmup": 0}
+        | {"schedule": "steps", "milestones": [155 / 200, 170 / 200, 185 / 200]},
+        "single_object": {"data": {"name": "stl10", "split": "train+unlabeled"}},
+        "single_object.augment": {"size": 64, "scale": [0.08, 1], "jitter": 1, "hue": 0.4, **COLOURS, **STL10},
+        "multi_object.optimiser": {"batch": 256, "lr": 0.3, "schedule": "cosine"},
+        "multi_object.augment": {"size": 224, "scale": [0.2, 1], "jitter": 0.8, "hue": 0.1, **COLOURS, **IMAGENET}
+        | {"blur": 0.5, "blur_sigma": [0.1, 2]},
+        "linear": {"protocol": "augmented", "standardise": False, "size": 64, "resize": 70, "scale": [0.08, 1]}
+        | {"batch": 128, "lr": 1e-3, "betas": [0.5, 0.999], "milestones": [60, 80], "gamma": 0.2, **STL10},
+        "detection": {"metric": "voc07_ap", "protocol": "finetune", "batch": 16, "momentum": 0.9, "flip": 0.5}
+        | {"weight_decay": 1e-4, "weight_decay_norm": 0, "warmup": 100, "warmup_start": 0.001, "precise_norm": 200}
+        | {"precision": "float32", "short_sides": [*range(480, 801, 32)], "test_short_side": 800, "long_side": 1333}
+        | {"anchors": [32, 64, 128, 256, 512], "aspect_ratios": [0.5, 1, 2], "roi_size": 14, "roi_aligned": True}
+        | {"roi_sampling": 0, "rpn_samples": 256, "roi_samples": 512, "proposals_train": 2000}
+        | {"proposals_test": 1000, **IMAGENET},
+    },
+    "ours": {
+        "": {"random_inits": 3},
+        "encoder": {"hidden": 512},
+        "optimiser": {"precision": "float32", "log_every": 100},
+        "grid": {"positive_in_denominator": True},
+        "multi_object": {"heldout": {"name": "coco", "split": "val2017"}},
+        "detection": {"detector": "torchvision"},
+        "claims": {"alpha": 0.05, "margin": 1},
+    },
+}
+"""What is printed, what Wang & Isola, DenseCL, MoCo and the published data sets have, and what is ours."""
+CHOSEN = ("about", *(f"{grid}.{part}" for grid in GRIDS for part in ("temperatures", "weightings")))
+"""What is ours and not said above: the points of the grids, of which their number is printed, and words."""
+
+
+def test_each_value_of_the_paper_s_profile_is_what_it_is_marked_as() -> None:
+    expected = {
+        f"{table}.{key}".lstrip("."): (value, mark)
+        for mark, tables in ORIGINS.items()
+        for table, values in tables.items()
+        for key, value in values.items()
+    }
+    found = {origin.key: (tomllib.loads(f"x = {origin.value}")["x"], origin.mark) for origin in origins("paper")}
+    assert {found.pop(key)[1] for key in CHOSEN} == {"ours"}
+    assert found.keys() == expected.keys()
+    for key, (value, mark) in expected.items():
+        assert found[key] == (close(value), mark), key
+
+
+def close(value: Any) -> Any:
+    """What equals a value, numbers to five digits."""
+    numbers = value if isinstance(value, list | tuple) else [value]
+    return pytest.approx(value, rel=1e-5) if all(isinstance(v, int | float) for v in numbers) else value
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("single_object.data", ("105k", "~103k")),
+        ("multi_object.heldout", ("COCO testset",)),
+        ("detection.metric", ("average precision (AP)", "MoCo")),
+        ("detection.milestones", ("18k", "22k")),
+        ("grid.negatives", ("cross_view", "about 12.5k")),
+        ("grid.t", ("section 3", "Wang & Isola")),
+        ("single_object.augment.size", ("2 x 2",)),
+        ("about", ("2 x 2", "7 x 7")),
+    ],
+)
+def test_a_value_says_what_is_printed_beside_it(key: str, words: tuple[str, ...]) -> None:
+    (origin,) = [origin for origin in origins("paper") if origin.key == key]
+    assert all(word in f"{origin.value} {origin.why}" for word in words)
+
+
+@pytest.mark.parametrize("name", ["gpu", "gpu-scenes"])
+def test_what_departs_from_the_paper_s_profile_is_ours(name: str) -> None:
+    found, paper = origins(name), origins("paper")
+    departs = [origin for origin in found if origin not in paper]
+    assert departs and {origin.mark for origin in departs} == {"ours"}
+    assert {origin.key for origin in found} >= {origin.key for origin in paper}
 
 
 def test_settings_come_first_and_a_hash_in_quotes_begins_no_comment(tmp_path: Path) -> None:
@@ -90,45 +174,24 @@ def test_the_paper_s_counts() -> None:
     assert sum(count(dense, "multi_object", "disjoint").values()) == 12
 
 
-COLOURS = {
-    "brightness": 0.4,
-    "contrast": 0.4,
-    "saturation": 0.4,
-    "grayscale": 0.2,
-    "flip": 0.5,
-    "ratio": (3 / 4, 4 / 3),
-}
-IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
-RECIPES: dict[str, dict[str, Any]] = {
-    "single_object.augment": {"size": 64, "scale": (0.08, 1), "jitter": 1, "hue": 0.4, "blur": 0, **COLOURS}
-    | {"mean": (0.4409, 0.4279, 0.3868), "std": (0.2683, 0.2610, 0.2687)},
-    "multi_object.augment": {"size": 224, "scale": (0.2, 1), "jitter": 0.8, "hue": 0.1, **COLOURS, **IMAGENET}
-    | {"blur": 0.5, "blur_sigma": (0.1, 2)},
-    "optimiser": {"batch": 768, "lr": 0.12 * 768 / 256, "momentum": 0.9, "weight_decay": 1e-4, "epochs": 200}
-    | {"schedule": "steps", "milestones": (155 / 200, 170 / 200, 185 / 200), "warmup": 0},
-    "multi_object.optimiser": {"batch": 256, "lr": 0.3, "momentum": 0.9, "weight_decay": 1e-4, "epochs": 200}
-    | {"schedule": "cosine", "warmup": 0},
-    "encoder": {"name": "resnet18", "hidden": 512, "projection": 128},
-    "grid": {"t": 2, "scope": "same_index", "negatives": "both_views", "positive_in_denominator": True},
-    "linear": {"protocol": "augmented", "standardise": False, "size": 64, "resize": 70, "scale": (0.08, 1)}
-    | {"epochs": 100, "batch": 128, "lr": 1e-3, "betas": (0.5, 0.999), "milestones": (60, 80), "gamma": 0.2},
-    "detection": {"metric": "voc07_ap", "protocol": "finetune", "iterations": 24_000, "batch": 16, "lr": 0.02}
-    | {"momentum": 0.9, "weight_decay": 1e-4, "weight_decay_norm": 0, "warmup": 100, "warmup_start": 0.001}
-    | {"precise_norm": 200, "short_sides": tuple(range(480, 801, 32)), "test_short_side": 800, "long_side": 1333}
-    | {"flip": 0.5, "anchors": (32, 64, 128, 256, 512), "aspect_ratios": (0.5, 1, 2), "roi_size": 14, **IMAGENET}
-    | {"roi_aligned": True, "roi_sampling": 0, "rpn_samples": 256, "roi_samples": 512, "proposals_train": 2000}
-    | {"proposals_test": 1000},
-}
-"""As the paper prints them, and as Wang & Isola, DenseCL and MoCo have them."""
-
-
-@pytest.mark.parametrize("table", RECIPES)
-def test_the_paper_s_recipes(table: str) -> None:
-    found: Any = load_profile("paper")
-    for part in table.split("."):
-        found = getattr(found, part)
-    for key, value in RECIPES[table].items():
-        assert getattr(found, key) == (pytest.approx(value) if isinstance(value, float) else value), key
+@pytest.mark.parametrize("table", sorted({table for tables in ORIGINS.values() for table in tables if table}))
+def test_what_is_written_is_what_encoders_are_trained_and_evaluated_by(table: str) -> None:
+    whole = load_profile("paper")
+    found = getattr(whole, table.partition(".")[0])
+    if "." in table:
+        found = getattr(found, table.partition(".")[2])
+    written = {key: value for mark in ORIGINS.values() for key, value in mark.get(table, {}).items()}
+    for key, value in written.items():
+        value = tuple(value) if isinstance(value, list) else value
+        if isinstance(value, dict):
+            assert {k: getattr(getattr(found, key), k) for k in value} == value
+        else:
+            assert getattr(found, key) == close(value), key
+    coco = whole.optimiser_of("multi_object")
+    assert (coco.momentum, coco.weight_decay, coco.epochs, coco.warmup) == (0.9, 1e-4, 200, 0)
+    assert whole.grid_of("multi_object", "disjoint").t == 1
+    assert whole.single_object.augment.blur == 0
+    assert {sources.augment.ratio for sources in (whole.single_object, whole.multi_object)} == {(3 / 4, 4 / 3)}
 
 
 def test_the_paper_s_data() -> None:
@@ -136,8 +199,6 @@ def test_the_paper_s_data() -> None:
     assert (profile.single_object.data.count, profile.multi_object.data.count) == (105_000, 118_287)
     assert (profile.single_object.heldout.count, profile.linear.train.count) == (8_000, 5_000)
     assert (profile.detection.train.count, profile.detection.test.count) == (16_551, 4_952)
-    assert (profile.measure_t, profile.measure_scope) == (1, "same_index")
-    assert profile.detection.milestones == pytest.approx((18 / 24, 22 / 24), abs=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["single_object", "multi_object"])

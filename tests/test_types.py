@@ -188,6 +188,8 @@ def test_cosines_and_distances_are_the_loop_s_from_view_1_to_view_2(dtype):
     with torch.autocast("cpu", torch.bfloat16):
         cosine, distance = views.cosine(), views.distance()
     assert cosine.dtype == (torch.float64 if dtype == torch.float64 else torch.float32) and not cosine.requires_grad
+    projected = replace(views, z1=views.h1, z2=views.h2, h1=views.h2, h2=views.h2)
+    assert torch.equal(projected.cosine("projection"), cosine) and not torch.equal(projected.cosine(), cosine)
     for b, p, q in product(range(2), range(6), range(6)):
         dot = sum(x * y for x, y in zip(views.h1[b, p].tolist(), views.h2[b, q].tolist(), strict=True))
         assert cosine[b, p, q].item() == pytest.approx(dot, abs=1e-6)
@@ -199,6 +201,15 @@ def test_a_cell_is_at_no_distance_from_itself_on_a_grid_of_any_size():
     xy = torch.rand(2, 49, 2, generator=torch.Generator().manual_seed(0))
     views = replace(dense_views(), xy1=xy, xy2=xy)
     assert not views.distance().diagonal(dim1=1, dim2=2).any()
+
+
+def test_cells_are_near_by_diagonals_of_the_larger_view_s_cell():
+    xy = torch.tensor([[[0.0, 0.0]], [[0.0, 0.0]]])
+    sizes = torch.tensor([[0.03, 0.04], [0.3, 0.4]]), torch.tensor([[0.06, 0.08], [0.003, 0.004]])  # .05 and .1, .5
+    views = replace(dense_views(), xy1=xy, xy2=xy + torch.tensor([0.0, 0.09]), size1=sizes[0], size2=sizes[1])
+    for threshold, near in ((0.17, [False, False]), (0.19, [False, True]), (0.89, [False, True]), (0.91, [True, True])):
+        assert views.near(threshold).flatten().tolist() == near
+        assert torch.equal(views.swapped().near(threshold), views.near(threshold).mT)
 
 
 def test_the_total_is_the_sum_of_the_terms():

@@ -238,15 +238,37 @@ def _fit(
 
 @contextmanager
 def _statistics_anew(detector: nn.Module) -> Iterator[None]:
-    """Batch norm's statistics become the mean over the batches that are seen in here."""
+    """Batch norm's statistics become those of all the values that it sees in here, as if they were one batch.
+
+    Source: PreciseBN, as fvcore pools it since May 2021 (Wu & Johnson, Rethinking "Batch" in BatchNorm, 2021).
+    """
     norms = [m for m in detector.modules() if isinstance(m, nn.modules.batchnorm._NormBase)]
     momenta = [norm.momentum for norm in norms]
+    pooled: dict[nn.Module, tuple[int, Tensor, Tensor]] = {}
+
+    def pool(norm: nn.Module, _: object, output: Tensor) -> None:
+        seen, mean, variance = pooled.get(norm, (0, *torch.zeros(2)))
+        count = output.numel() // output.shape[1]  # values of a channel
+        share = count / (seen + count)
+        step = cast(Tensor, norm.running_mean) - mean
+        biased = cast(Tensor, norm.running_var) * (count - 1) / count
+        pooled[norm] = (
+            seen + count,
+            mean + share * step,
+            variance + share * (biased - variance + (1 - share) * step.square()),
+        )
+
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None
+        norm.momentum = 1.0  # the running statistics are then the last batch's alone
+    hooks = [norm.register_forward_hook(pool) for norm in norms]
     yield
-    for norm, momentum in zip(norms, momenta, strict=True):
+    for norm, hook, momentum in zip(norms, hooks, momenta, strict=True):
+        hook.remove()
         norm.momentum = momentum
+        _, mean, variance = pooled[norm]
+        cast(Tensor, norm.running_mean).copy_(mean)
+        cast(Tensor, norm.running_var).copy_(variance)
 
 
 @torch.no_grad()

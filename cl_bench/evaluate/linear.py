@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from itertools import groupby
 
 import torch
 from torch import Tensor, nn
@@ -38,8 +39,8 @@ def evaluate_linear(
         train: Labelled images.
         test: Labelled images.
         spec: Protocol, epochs, batch, rates, seed.
-        mean: Of the pixels, by channel, in [0, 1].
-        std: Of the pixels, by channel.
+        mean: Of the encoder's input, each channel, on the scale [0, 1], where the spec names none.
+        std: Likewise.
         device: Where.
         on_step: Called with (epochs done, epochs in all).
 
@@ -98,6 +99,7 @@ class _Pixels:
         self, spec: LinearSpec, mean: tuple[float, float, float], std: tuple[float, float, float], device: torch.device
     ) -> None:
         self.spec, self.device = spec, device
+        mean, std = spec.mean or mean, spec.std or std
         self.mean, self.std = (torch.tensor(v, device=device)[:, None, None] for v in (mean, std))
         if spec.protocol == "augmented":
             assert spec.size is not None
@@ -106,17 +108,13 @@ class _Pixels:
             )
 
     def plain(self, images: Images) -> Iterator[Tensor]:
-        """Batches of all images in order: their centres, where the spec names a size."""
-        for start in range(0, len(images), BATCH):
-            batch: Tensor | Sequence[Tensor]
-            if isinstance(images, Tensor):
-                batch = images[start : start + BATCH]
-            else:
-                batch = [images[i] for i in range(start, min(start + BATCH, len(images)))]
+        """Batches of all images in order, each of one size: their centres, where the spec names a size."""
+        for index in torch.split(torch.arange(len(images)), BATCH):
+            shown = take(images, index)
             if self.spec.size is not None:
-                centres = [_centre(resized(image, self.spec.resize), self.spec.size) for image in batch]
-                batch = torch.stack(centres)
-            yield (torch.as_tensor(batch).to(self.device).float() / 255 - self.mean) / self.std
+                shown = [_centre(resized(image, self.spec.resize), self.spec.size) for image in shown]
+            for _, alike in groupby(shown, key=lambda image: image.shape):
+                yield (torch.stack([*alike]).to(self.device).float() / 255 - self.mean) / self.std
 
     def augmented(self, images: Images, index: Tensor, draws: torch.Generator) -> Tensor:
         """Random crops of those images, mirrored with probability a half."""
