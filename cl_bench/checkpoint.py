@@ -19,10 +19,18 @@ State = dict[str, Any]
 
 
 class Checkpoint:
-    """The checkpoint of one training of a run: of its encoder, or of a detector on it."""
+    """The checkpoint of one training of a run.
 
-    def __init__(self, run: Run, device: torch.device, name: str = "checkpoint") -> None:
+    Args:
+        run: Whose directory it lies in.
+        device: Where the training is.
+        name: Of the file.
+        encoder: sha256 of the encoder that a detector is trained on; nothing where the encoder itself is trained.
+    """
+
+    def __init__(self, run: Run, device: torch.device, name: str = "checkpoint", encoder: str = "") -> None:
         self._run, self._device, self._name = run, device, f"{name}.pt"
+        self._of = {"record": run.identity(name), "encoder": encoder}
         self._begun = self._saved = time.monotonic()
         self._before = 0.0
 
@@ -32,7 +40,10 @@ class Checkpoint:
         return self._before + time.monotonic() - self._begun
 
     def load(self) -> State | None:
-        """The state to go on from; None where there is none. One that is not what was written is set aside."""
+        """The state to go on from; None where there is none.
+
+        One that is not what was written, or is of another run or another encoder, is set aside.
+        """
         path = self._run.path / self._name
         try:
             content = path.read_bytes()
@@ -43,9 +54,12 @@ class Checkpoint:
             self._run.store.set_aside(path, "hash is off")
             return None
         try:
-            kept: State = torch.load(io.BytesIO(payload), map_location=self._device, weights_only=True)
+            kept: Any = torch.load(io.BytesIO(payload), map_location=self._device, weights_only=True)
         except (RuntimeError, pickle.UnpicklingError) as error:  # whole, but of another torch
             self._run.store.set_aside(path, f"cannot be loaded ({type(error).__name__})")
+            return None
+        if not isinstance(kept, dict) or {name: kept.get(name) for name in self._of} != self._of:
+            self._run.store.set_aside(path, "of another training")
             return None
         self._before = kept["seconds"]
         state: State = kept["state"]
@@ -59,7 +73,7 @@ class Checkpoint:
     def save(self, state: State) -> None:
         """Keep a state in the place of the last one; a full disk costs the checkpoint, not the training."""
         buffer = io.BytesIO()
-        torch.save({"seconds": self.seconds, "state": state}, buffer)
+        torch.save({**self._of, "seconds": self.seconds, "state": state}, buffer)
         payload = buffer.getvalue()
         try:
             self._run.write_bytes(self._name, hashlib.sha256(payload).digest() + payload)

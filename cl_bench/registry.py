@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -30,20 +31,33 @@ class Registry:
 
     Args:
         places: Folders, each ``*.py`` of which is a plugin unless its name begins with ``_``; and single files.
+        packages: Whose entry points to load; those of every installed package if None.
+
+    Attributes:
+        plugins: What is imported for a method, by the method's name: a file, or a package with its entry points.
     """
 
-    def __init__(self, places: Sequence[Path] = (BUILT_IN,)) -> None:
+    def __init__(self, places: Sequence[Path] = (BUILT_IN,), packages: Collection[str] | None = None) -> None:
         self.places: tuple[Path, ...] = ()
         self.broken: list[str] = []
         self.taken: dict[str, NameTakenError] = {}
+        self.plugins: dict[str, str] = {}
         self._methods: dict[str, type[Method]] = {}
         for point in sorted(entry_points(group=ENTRY_POINTS)):
-            self._load(f"entry point {point.name} = {point.value}", point.load)
             package = point.module.partition(".")[0]
+            if packages is not None and package not in packages:
+                continue
+            self._load(f"entry point {point.name} = {point.value}", point.load)
             known = [*_LOADED.values(), *REGISTERED.values()]  # these where somebody imported the package before
-            self._hold(m for m in known if m.__module__.partition(".")[0] == package)
+            self._hold(package, (m for m in known if m.__module__.partition(".")[0] == package))
         for place in places:
             self._add(place.resolve())
+
+    @classmethod
+    def only(cls, plugin: str) -> Registry:
+        """The methods of one of ``plugins``, for which nothing else is imported; none for an empty text."""
+        file = Path(plugin)
+        return cls([file], ()) if file.is_absolute() else cls((), (plugin,))
 
     def _add(self, place: Path) -> None:
         """Take in a folder or a file; one that is there already stays."""
@@ -52,11 +66,14 @@ class Registry:
         self.places += (place,)
         for file in [place] if place.suffix == ".py" else sorted({f.resolve() for f in place.glob("[!_.]*.py")}):
             self._load(str(file), partial(_import, file))
-            self._hold(_methods_of(file))
+            self._hold(str(file), _methods_of(file))
 
     def _load(self, source: str, load: Callable[[], object]) -> None:
-        """Import a plugin and note what it registers, which is nothing if it fails half-way."""
-        kept = dict(REGISTERED)
+        """Import a plugin and note what it registers, which is nothing if it fails half-way.
+
+        The environment stays as it was: what one plugin puts there would reach the worker processes of the others.
+        """
+        kept, environment = dict(REGISTERED), dict(os.environ)
         REGISTERED.clear()
         try:
             load()
@@ -70,10 +87,14 @@ class Registry:
         finally:
             REGISTERED.clear()
             REGISTERED.update(kept)
+            if dict(os.environ) != environment:
+                os.environ.clear()
+                os.environ.update(environment)
 
-    def _hold(self, methods: Iterable[type[Method]]) -> None:
+    def _hold(self, plugin: str, methods: Iterable[type[Method]]) -> None:
         for method in methods:
             other = self._methods.setdefault(method.name, method)
+            self.plugins.setdefault(method.name, plugin)
             if other is not method:
                 self.taken[method.name] = NameTakenError(method.name, other.origin, method.origin)
 

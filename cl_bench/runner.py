@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import platform
 import sys
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -13,11 +12,11 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from cl_bench import __version__
 from cl_bench.errors import Diverged, MethodError, OutOfMemory
 from cl_bench.records import RANDOM_INIT, Record
 from cl_bench.spec import RunSpec
 from cl_bench.store import Run, Store
+from cl_bench.stored import EVALUATIONS, Evaluation, evaluation_complaint, status_complaint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,12 +30,8 @@ if TYPE_CHECKING:
 OnStep = Callable[[str, int, int], None]
 """Called with (stage, steps done, steps in all)."""
 
-STAGES = ("measure", "linear", "detection")
-FIELDS = {
-    "measure": {"alignment", "uniformity"},
-    "linear": {"accuracy"},
-    "detection": {"coco_ap", "coco_ap50", "voc07_ap", "voc07_ap50"},
-}
+STAGES = tuple(EVALUATIONS)
+FIELDS = {stage: kind.model_fields.keys() - Evaluation.model_fields.keys() for stage, kind in EVALUATIONS.items()}
 
 
 def load_record(spec: RunSpec, store: Store) -> Record | None:
@@ -48,7 +43,7 @@ def load_record(spec: RunSpec, store: Store) -> Record | None:
     evals: dict[str, dict[str, Any]] = {}
     if status["status"] == "complete":
         for stage in STAGES:
-            found = _read_evaluation(spec, run, stage)
+            found = _read_evaluation(spec, run, stage, status["encoder_sha256"])
             if found is None:
                 return None
             evals[stage] = found
@@ -97,42 +92,46 @@ def compute(
         OSError: The store cannot be written; what it held before is whole.
         OutOfMemory: A stage needs more than there is; of this stage nothing is stored.
     """
+    from cl_bench.numerics import settled
+
     run = store.run(spec.pretrain.key)
     with run.locked() as mine:
         if not mine:
             return False
         with _output_to(run):
-            with _room_for("pre-training", spec):
-                encoder = _pretrained(spec, run, registry, device, on_step, places)
+            with _room_for("pre-training", spec), settled(device):
+                encoder, sha256 = _pretrained(spec, run, registry, device, on_step, places)
             if encoder is not None:
                 for stage in STAGES:
-                    if _read_evaluation(spec, run, stage) is None:
-                        with _room_for(stage, spec):
-                            _evaluate(stage, spec, run, encoder, device, on_step, places)
+                    if _read_evaluation(spec, run, stage, sha256) is None:
+                        with _room_for(stage, spec), settled(device):  # not as a plugin's loss left it
+                            _evaluate(stage, spec, run, encoder, sha256, device, on_step, places)
         return True
 
 
 def _pretrained(
     spec: RunSpec, run: Run, registry: Registry, device: torch.device, on_step: OnStep | None, places: Places | None
-) -> Encoder | None:
-    """The pre-trained encoder, from the store or trained now; None when it diverged."""
+) -> tuple[Encoder | None, str]:
+    """The pre-trained encoder, from the store or trained now, and the sha256 of its file; None when it diverged."""
     import safetensors.torch
     import torch
 
     from cl_bench.checkpoint import Checkpoint
     from cl_bench.data import load
+    from cl_bench.numerics import provenance
     from cl_bench.pretrain import pretrain, untrained
     from cl_bench.registry import spec_of
 
     status = _read_status(run)
     if status is not None:
         if status["status"] == "diverged":
-            return None
+            return None, ""
         content = run.read_bytes("encoder.safetensors", status["encoder_sha256"])
         if content is not None:
             encoder = untrained(spec.pretrain)
             encoder.load_state_dict(safetensors.torch.load(content))
-            return encoder.to(device=device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload,no-any-return]
+            encoder.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            return encoder.eval(), status["encoder_sha256"]
         # Without its encoder the run is as good as not trained; what was evaluated on the same weights stands.
     method = None
     if spec.pretrain.objective.family != RANDOM_INIT:
@@ -141,20 +140,19 @@ def _pretrained(
         if spec_of(method) != spec.pretrain.method:
             raise MethodError(f"method {method.name!r} ({method.origin}) was edited since this run began; run it again")
     run.write("spec", spec.pretrain.model_dump(mode="json"))
-    provenance = {"begun": datetime.now(UTC).isoformat(timespec="seconds"), "device": str(device), **_versions()}
+    begun = datetime.now(UTC).isoformat(timespec="seconds")
     report = partial(on_step, "pre-training") if on_step else None
     checkpoint = Checkpoint(run, device)
     try:
         done = pretrain(spec.pretrain, method, load(spec.pretrain.data, places), device, report, checkpoint)
     except Diverged as error:
         outcome = {"status": "diverged", "detail": f"pre-training: {error}", "decomposition_error": 0.0}
-        run.write("status", {**outcome, "seconds": checkpoint.seconds, "provenance": provenance})
+        found = {"begun": begun, **provenance(device)}
+        run.write("status", {**outcome, "seconds": checkpoint.seconds, "provenance": found})
         checkpoint.clear()
-        return None
+        return None, ""
     weights = {k: v.detach().cpu().contiguous() for k, v in done.encoder.state_dict().items()}
     digest = run.write_bytes("encoder.safetensors", safetensors.torch.save(weights))
-    if status is not None and digest != status.get("encoder_sha256"):
-        run.remove("evals")  # they were of other weights: on a GPU, training again need not give the same bits
     run.write_bytes("history.jsonl", "".join(json.dumps(entry) + "\n" for entry in done.history).encode())
     run.write(
         "status",
@@ -165,11 +163,11 @@ def _pretrained(
             "matching_precision": None if math.isnan(done.matching_precision) else done.matching_precision,
             "encoder_sha256": digest,
             "seconds": checkpoint.seconds,
-            "provenance": provenance,
+            "provenance": {"begun": begun, **provenance(device)},  # as a plugin left the switches
         },
     )
     checkpoint.clear()
-    return done.encoder
+    return done.encoder, digest
 
 
 def _evaluate(
@@ -177,20 +175,22 @@ def _evaluate(
     spec: RunSpec,
     run: Run,
     encoder: Encoder,
+    sha256: str,
     device: torch.device,
     on_step: OnStep | None,
     places: Places | None,
 ) -> None:
-    """Run one evaluation and store it; one that diverges is stored as such."""
+    """Run one evaluation of the encoder of that sha256 and store it; one that diverges is stored as such."""
     from cl_bench.checkpoint import Checkpoint
     from cl_bench.data import load
     from cl_bench.evaluate.detection import evaluate_detection
     from cl_bench.evaluate.linear import evaluate_linear
     from cl_bench.metrics import measure
+    from cl_bench.numerics import provenance
 
     augment = spec.pretrain.augment
     report = partial(on_step, stage) if on_step else None
-    checkpoint = Checkpoint(run, device, _eval_name(spec, stage))
+    checkpoint = Checkpoint(run, device, _eval_name(spec, stage), sha256)
     result: dict[str, Any]
     try:
         if stage == "measure":
@@ -206,38 +206,22 @@ def _evaluate(
             result = dict(evaluate_detection(encoder, train, test, plan, *colours, device, report, checkpoint))
     except Diverged as error:
         result = {"diverged": str(error)}
-    run.write(_eval_name(spec, stage), {**result, "seconds": checkpoint.seconds, "provenance": _versions()})
+    found = {"encoder_sha256": sha256, "seconds": checkpoint.seconds, "provenance": provenance(device)}
+    run.write(_eval_name(spec, stage), {**result, **found})
     checkpoint.clear()
 
 
 def _read_status(run: Run) -> dict[str, Any] | None:
-    return run.read("status", ("status", "detail", "decomposition_error", "seconds"))
+    return run.read("status", status_complaint)
 
 
-def _read_evaluation(spec: RunSpec, run: Run, stage: str) -> dict[str, Any] | None:
-    found = run.read(_eval_name(spec, stage), ("seconds",))
-    if found is None or "diverged" in found or FIELDS[stage] <= set(found):
-        return found
-    run.set_aside(_eval_name(spec, stage))
-    return None
+def _read_evaluation(spec: RunSpec, run: Run, stage: str, encoder_sha256: str) -> dict[str, Any] | None:
+    return run.read(_eval_name(spec, stage), partial(evaluation_complaint, stage, encoder_sha256))
 
 
 def _eval_name(spec: RunSpec, stage: str) -> str:
     """Where an evaluation lies. L_a and L_u depend on the run's own views, which its directory already stands for."""
     return f"evals/{stage}-{getattr(spec, stage).key[:16]}"
-
-
-def _versions() -> dict[str, str]:
-    import torch
-    import torchvision
-
-    return {
-        "cl_bench": __version__,
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-    }
 
 
 @contextmanager

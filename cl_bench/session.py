@@ -173,7 +173,7 @@ class Session:
         """Who computes what is missing."""
         kind, devices, jobs = self.workers
         _ = self.methods  # by now the registry knows the files that --method names
-        return kind(self.store, self.registry.places, devices, jobs, self.display, self.data.places.root)
+        return kind(self.store, self.registry.plugins, devices, jobs, self.display, self.data.places.root)
 
     @cached_property
     def workers(self) -> tuple[type[LocalEngine], list[str], int]:

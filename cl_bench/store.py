@@ -2,7 +2,7 @@
 
 ``<root>/runs/<key>/`` holds ``spec.json``, ``status.json``, ``history.jsonl``, ``encoder.safetensors``, ``output.txt``
 (what the plugin printed), ``evals/<key>.json``, ``lock`` and, while training, ``checkpoint.pt``. JSON records and the
-checkpoint carry the hash of their payload.
+checkpoint carry the hash of their payload, and in it which record of which run they are.
 """
 
 from __future__ import annotations
@@ -11,14 +11,15 @@ import fcntl
 import hashlib
 import json
 import os
-import shutil
 import tempfile
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from cl_bench.forks import own
 
 
 class StoreWarning(UserWarning):
@@ -56,26 +57,37 @@ class Run:
         self.key = key
         self.path = store.root / "runs" / key[:32]
 
-    def read(self, name: str, fields: Iterable[str] = ()) -> dict[str, Any] | None:
-        """The payload of a JSON record; None if it is not there, is garbled or lacks a field (then it is set aside)."""
+    def read(self, name: str, complaint: Callable[[dict[str, Any]], str] = lambda _: "") -> dict[str, Any] | None:
+        """The payload of a JSON record; None if it is not there.
+
+        One that is garbled, or another run's, or of which ``complaint`` says what is wrong, is set aside, and then it
+        is not there either.
+        """
         path = self.path / f"{name}.json"
         try:
-            payload = unsealed(path.read_bytes(), fields)
+            payload = unsealed(path.read_bytes())
         except FileNotFoundError:
             return None
         except IsADirectoryError:
             payload = None
         if payload is None:
-            self.set_aside(name)
+            wrong = "not a whole record"
+        elif payload.pop("record", None) != self.identity(name):
+            wrong = "not the record of this run"
+        else:
+            wrong = complaint(payload)
+        if wrong:
+            self.store.set_aside(path, wrong)
+            return None
         return payload
-
-    def set_aside(self, name: str) -> None:
-        """Put a JSON record that is not whole out of the way, to be computed again."""
-        self.store.set_aside(self.path / f"{name}.json", "not a whole record")
 
     def write(self, name: str, payload: dict[str, Any]) -> None:
         """Write a JSON record: all of it or, on an error, nothing."""
-        write_atomically(self.path / f"{name}.json", sealed(payload))
+        write_atomically(self.path / f"{name}.json", sealed({**payload, "record": self.identity(name)}))
+
+    def identity(self, name: str) -> str:
+        """Which record of which run; part of what is sealed."""
+        return f"{self.key}/{name}"
 
     def write_bytes(self, name: str, content: bytes) -> str:
         """Write a file whole; returns its sha256."""
@@ -107,10 +119,6 @@ class Run:
                     path.rename(kept / path.name)
         return True
 
-    def remove(self, name: str) -> None:
-        """Delete a directory of this run, if it is there."""
-        shutil.rmtree(self.path / name, ignore_errors=True)
-
     @contextmanager
     def locked(self) -> Iterator[bool]:
         """Hold this run; yields False at once when another process holds it. Dies with the process."""
@@ -128,7 +136,8 @@ def locked(folder: Path, wait: bool = False) -> Iterator[bool]:
         except BlockingIOError:
             yield False
             return
-        yield True
+        with own(file.fileno()):
+            yield True
 
 
 def set_aside(path: Path, within: Path, folder: Path, why: str) -> None:

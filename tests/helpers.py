@@ -136,7 +136,8 @@ def plant(
     """Store a record that nobody trained."""
     run = store.run(spec.pretrain.key)
     precision = None if spec.pretrain.objective.family == RANDOM_INIT else matching_precision
-    status = {"status": "complete", "detail": "", "encoder_sha256": "0" * 64, "matching_precision": precision}
+    encoder = {"encoder_sha256": "0" * 64}
+    status = {"status": "complete", "detail": "", "matching_precision": precision, **encoder}
     if diverged:
         status = {"status": "diverged", "detail": diverged}
     run.write("status", {**status, "decomposition_error": decomposition_error, "seconds": 1.0, "provenance": {}})
@@ -147,7 +148,7 @@ def plant(
         "detection": dict.fromkeys(FIELDS["detection"], performance),
     }
     for stage in () if diverged else STAGES:
-        run.write(_eval_name(spec, stage), {**evals[stage], "seconds": 1.0, "provenance": {}})
+        run.write(_eval_name(spec, stage), {**evals[stage], **encoder, "seconds": 1.0, "provenance": {}})
 
 
 def until(condition: Callable[[], Any], seconds: float = 60.0, what: str = "") -> Any:

@@ -8,7 +8,6 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import warnings
@@ -20,11 +19,12 @@ import pytest
 from helpers import alive, children, dense_row, environment, plant, tiny, trained, until, workers
 
 from cl_bench.engines import local
-from cl_bench.engines.local import ComputationError, LocalEngine, default_jobs, torch_device, usable_devices
+from cl_bench.engines.local import ComputationError, Desk, LocalEngine, default_jobs, torch_device, usable_devices
+from cl_bench.engines.process import WorkerProcess
 from cl_bench.errors import SpecError
 from cl_bench.progress import Display
 from cl_bench.records import Record
-from cl_bench.registry import BUILT_IN
+from cl_bench.registry import BUILT_IN, Registry
 from cl_bench.runner import load_record
 from cl_bench.spec import RunSpec
 from cl_bench.store import Store, StoreWarning
@@ -131,6 +131,7 @@ class Bench:
         self.methods = folder / "methods"
         self.methods.mkdir()
         (self.methods / "plugins.py").write_text(PLUGINS)
+        self.plugins = Registry([BUILT_IN, self.methods]).plugins
         self.store = Store(folder / "store")
         self.notes = Notes()
 
@@ -142,7 +143,7 @@ class Bench:
 
     def engine(self, jobs: int) -> LocalEngine:
         self.notes = Notes()
-        return LocalEngine(self.store, [BUILT_IN, self.methods], ["cpu"], jobs, self.notes)
+        return LocalEngine(self.store, self.plugins, ["cpu"], jobs, self.notes)
 
 
 @pytest.fixture
@@ -281,7 +282,7 @@ def test_out_of_memory_in_a_plugin_names_it(bench: Bench) -> None:
 
 
 def test_out_of_memory_is_one_line_that_says_what_to_try_and_the_others_go_on(bench: Bench) -> None:
-    full, other = bench.specs("engine_full")[0], bench.specs("dense_index")[0]
+    full, other = bench.specs("engine_full")[0], bench.specs("engine_counts")[0]
     engine = bench.engine(jobs=1)
     try:
         engine.submit([full, other])
@@ -310,8 +311,17 @@ def test_out_of_memory_is_one_line_that_says_what_to_try_and_the_others_go_on(be
 # ---- rivals
 
 
-def test_runs_that_another_process_holds_are_waited_for_without_spinning(bench: Bench) -> None:
+def test_runs_that_another_process_holds_are_waited_for_without_spinning(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first, second, third = bench.specs("dense_index")[:3]
+    looked: Counter[str] = Counter()
+
+    def look(spec: RunSpec, store: Store) -> Record | None:
+        looked[spec.case] += 1
+        return load_record(spec, store)
+
+    monkeypatch.setattr(local, "load_record", look)
     engine = bench.engine(jobs=1)
     try:
         with (
@@ -321,9 +331,10 @@ def test_runs_that_another_process_holds_are_waited_for_without_spinning(bench: 
             assert one and two
             engine.submit([first, second, third])
             assert isinstance(within(60, lambda: engine.record(third)), Record)
-            before = sum(bench.notes.begun.values())
+            before = looked.total()
             time.sleep(1.5)
-            looks = sum(bench.notes.begun.values()) - before
+            looks = looked.total() - before
+            assert set(bench.notes.begun) == {third.case}
             plant(bench.store, first)  # as the other process would
         assert within(30, lambda: engine.record(first)) == load_record(first, bench.store)
         assert isinstance(within(30, lambda: engine.record(second)), Record)
@@ -342,7 +353,7 @@ from cl_bench.spec import RunSpec
 from cl_bench.store import Store
 
 task = json.loads(sys.stdin.readline())
-engine = LocalEngine(Store(Path(task["store"])), [Path(f) for f in task["folders"]], ["cpu"], task["jobs"], Display())
+engine = LocalEngine(Store(Path(task["store"])), task["plugins"], ["cpu"], task["jobs"], Display())
 specs = [RunSpec.model_validate(s) for s in task["specs"]]
 engine.submit(specs)
 print("ready", flush=True)
@@ -358,8 +369,7 @@ def start(bench: Bench, specs: tuple[RunSpec, ...], jobs: int) -> subprocess.Pop
         [sys.executable, "-c", SCRIPT], stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=environment()
     )
     assert process.stdin is not None
-    folders = [str(BUILT_IN), str(bench.methods)]
-    task = {"store": str(bench.store.root), "folders": folders, "jobs": jobs}
+    task = {"store": str(bench.store.root), "plugins": bench.plugins, "jobs": jobs}
     process.stdin.write(json.dumps({**task, "specs": [s.model_dump(mode="json") for s in specs]}) + "\n")
     process.stdin.flush()
     return process
@@ -522,10 +532,9 @@ def test_every_gpu_is_used_and_xdist_s_workers_begin_at_different_ones(
 
 def test_workers_take_the_devices_in_turn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     told = []
-    monkeypatch.setattr(LocalEngine, "_send", lambda self, process, message: told.append(message["device"]))
-    engine = LocalEngine(Store(tmp_path), [], ["cpu", "other"], 3, Display())
-    with tempfile.TemporaryFile("w+") as errors:
-        for worker in range(3):
-            engine._spawn(worker, errors)
-        engine.close()
+    monkeypatch.setattr(WorkerProcess, "send", lambda self, message: told.append(message["device"]))
+    engine = LocalEngine(Store(tmp_path), {}, ["cpu", "other"], 3, Display())
+    for number in range(3):
+        engine._spawn(Desk(number))
+    engine.close()
     assert told == ["cpu", "other", "cpu"]

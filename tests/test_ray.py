@@ -15,7 +15,7 @@ from jobs import Job, flat, outcomes
 from cl_bench.engines.local import ComputationError
 from cl_bench.errors import SpecError
 from cl_bench.progress import Display
-from cl_bench.registry import BUILT_IN, Registry, spec_of
+from cl_bench.registry import Registry, spec_of
 from cl_bench.runner import load_record
 from cl_bench.spec import RunSpec
 from cl_bench.store import Store
@@ -58,7 +58,7 @@ def engine(store: Store):  # type: ignore[no-untyped-def]
 
     devices, count = joined("cpu")
     assert (devices, count) == (["cpu"], 2)
-    return RayEngine(store, [BUILT_IN], devices, 1, Display())
+    return RayEngine(store, Registry().plugins, devices, 1, Display())
 
 
 def mine() -> set[int]:
@@ -72,7 +72,7 @@ def test_a_record_is_the_same_as_one_computed_here(tmp_path: Path) -> None:
 
     spec = specs(tmp_path)[0]
     records = []
-    for name, make in (("ray", engine), ("local", lambda s: LocalEngine(s, [BUILT_IN], ["cpu"], 1, Display()))):
+    for name, make in (("ray", engine), ("local", lambda s: LocalEngine(s, Registry().plugins, ["cpu"], 1, Display()))):
         runs = make(Store(tmp_path / name))
         try:
             records.append(runs.record(spec))

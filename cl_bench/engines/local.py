@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import subprocess
+import secrets
 import sys
 import tempfile
 import threading
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
+from cl_bench.engines.process import Process, WorkerProcess
 from cl_bench.errors import SpecError
-from cl_bench.records import Record
+from cl_bench.records import RANDOM_INIT, Record
 from cl_bench.runner import load_record
 from cl_bench.spec import RunSpec
 from cl_bench.store import Store, StoreWarning
@@ -44,31 +46,25 @@ class Watcher(Protocol):
         """It is through: with a record, or with what went wrong."""
 
 
-class Process(Protocol):
-    """A worker process as the engine sees it: ``subprocess.Popen``, here or on another machine."""
+class Desk:
+    """Where one worker process sits at a time, and which plugin it has imported, if any."""
 
-    stdin: Any
-    stdout: Any
-
-    def poll(self) -> int | None:
-        """The exit status, or None while it runs."""
-
-    def wait(self) -> int:
-        """The exit status, once it has ended."""
-
-    def kill(self) -> None:
-        """Stop it where it is."""
-
-    def communicate(self) -> Any:
-        """Reap it and close its pipes."""
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.errors: IO[str] | None = None
+        self.process: Process | None = None
+        self.plugin = ""
 
 
 class LocalEngine:
     """A queue of specs and the worker processes that empty it into the store.
 
+    A process imports one plugin at most, for what is imported may change the numbers of whatever runs beside it. One
+    that has imported none computes untrained encoders; it may take up a plugin, and the next plugin takes another one.
+
     Args:
         store: Where records are kept.
-        places: Where plugins are found: folders, and single files.
+        plugins: What to import for a method, by its name, as ``Registry.plugins``.
         devices: As ``cpu`` or ``cuda:1``; the workers take them in turn.
         jobs: Worker processes at most; they start only when something is missing from the store.
         watcher: Who is told.
@@ -78,7 +74,7 @@ class LocalEngine:
     def __init__(
         self,
         store: Store,
-        places: Sequence[Path],
+        plugins: Mapping[str, str],
         devices: Sequence[str],
         jobs: int,
         watcher: Watcher,
@@ -88,13 +84,14 @@ class LocalEngine:
         self.watcher = watcher
         self._settings = {
             "store": str(store.root),
-            "places": [str(place) for place in places],
             "path": [str(Path(entry).resolve()) for entry in sys.path],
             "data_root": None if data_root is None else str(data_root),
         }
+        self._plugins = plugins
         self._devices = devices
         self.jobs = jobs
         self._queue: deque[RunSpec] = deque()
+        self._busy: list[RunSpec] = []  # those that another process is at work on
         self._known: set[str] = set()
         self._results: dict[str, Record | ComputationError] = {}
         self._warnings: deque[str] = deque()
@@ -150,129 +147,142 @@ class LocalEngine:
         """Stop the workers where they are; what is in the store stays whole."""
         self._closed = True
         for process in self._processes:
-            process.kill()
+            process.stop()
         for thread in self._threads:
             thread.join()
         for process in self._processes:
-            process.communicate()  # reaps it and closes its pipes
+            process.close()
         self._processes.clear()
 
     def _start(self) -> None:
         while len(self._threads) < min(self.jobs, len(self._queue) + len(self._threads)) and not self._closed:
-            thread = threading.Thread(target=self._work, args=(len(self._threads),), daemon=True)
+            thread = threading.Thread(target=self._work, args=(Desk(len(self._threads)),), daemon=True)
             self._threads.append(thread)
             thread.start()
 
-    def _work(self, worker: int) -> None:
-        """Feed one worker process, started when there is something to do, until the engine is closed."""
-        process: Process | None = None
-        errors: Any = None
-        refused = 0
+    def _work(self, desk: Desk) -> None:
+        """Feed one worker process at a time, started when there is something to do, until the engine is closed."""
         while not self._closed:
-            with self._changed:
-                if not self._queue:
-                    self._changed.wait(POLL)
-                    continue
-                spec = self._queue.popleft()
+            spec = self._next(desk.plugin)
+            if spec is None:
+                continue
             outcome: Record | ComputationError | None
             try:
-                errors = errors or tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed below, with the thread
-                if process is None or process.poll() is not None:
-                    process = self._spawn(worker, errors)
-                outcome = self._one(worker, process, spec, errors)
+                outcome = self._one(desk, spec)
             except Exception as error:  # a thread that ends in silence would leave the others waiting for ever
                 outcome = ComputationError(f"{spec.case}: {type(error).__name__}: {error}")
-                if process is not None:
-                    process.kill()  # it may still be at work on this spec
-                    process.wait()
-            if outcome is None:  # another process is at work on it: look again when there is nothing else to do
+                if desk.process is not None:
+                    desk.process.stop()  # it may still be at work on this spec
+            if outcome is None:
                 with self._changed:
-                    self._queue.append(spec)
-                    refused += 1
-                    if refused >= len(self._queue):
-                        refused = 0
-                        self._changed.wait(POLL)
+                    self._busy.append(spec)
                 continue
-            refused = 0
             if not self._closed:
-                self.watcher.finished(worker, spec, outcome if isinstance(outcome, Record) else str(outcome))
+                self.watcher.finished(desk.number, spec, outcome if isinstance(outcome, Record) else str(outcome))
             with self._changed:
                 self._results[spec.key] = outcome
                 self._changed.notify_all()
-        if errors is not None:
-            errors.close()
+        if desk.errors is not None:
+            desk.errors.close()
 
-    def _spawn(self, worker: int, errors: IO[str]) -> Process:
-        device = self._devices[worker % len(self._devices)]
-        errors.seek(0)
-        errors.truncate()
-        process = self._process(device, errors)
-        self._processes.append(process)
-        if self._closed:
-            process.kill()
-        self._send(process, {**self._settings, "device": device})
-        return process
+    def _next(self, plugin: str) -> RunSpec | None:
+        """The next spec for a process that has imported a plugin: one of that plugin if there is one, else the first.
 
-    def _process(self, device: str, errors: IO[str]) -> Process:
-        """A new one, and where what it says on standard error goes."""
-        return worker_process(device, errors)
+        None after a while in which there was nothing to do; then those that another process holds are looked at again.
+        """
+        with self._changed:
+            if not self._queue:
+                self._changed.wait(POLL)
+                self._queue.extend(self._busy)
+                self._busy.clear()
+                return None
+            chosen = next((i for i, spec in enumerate(self._queue) if self._plugin_of(spec) == plugin), 0)
+            spec = self._queue[chosen]
+            del self._queue[chosen]
+            return spec
 
-    @staticmethod
-    def _send(process: Process, message: Any) -> None:
-        assert process.stdin is not None
-        try:
-            process.stdin.write(json.dumps(message) + "\n")
-            process.stdin.flush()
-        except OSError:  # it died; reading its events will find out
-            pass
+    def _plugin_of(self, spec: RunSpec) -> str:
+        """What a process imports for a spec: nothing for an untrained encoder."""
+        if spec.pretrain.objective.family == RANDOM_INIT:
+            return ""
+        return self._plugins.get(spec.pretrain.method.name, "")  # a method that nobody knows is told of by the worker
 
-    def _one(self, worker: int, process: Process, spec: RunSpec, errors: IO[str]) -> Record | ComputationError | None:
+    def _one(self, desk: Desk, spec: RunSpec) -> Record | ComputationError | None:
         """Have a worker compute one spec; None when another process holds it."""
         found = load_record(spec, self.store)
         if found is not None:
             return found
-        self.watcher.started(worker, spec)
-        self._send(process, spec.model_dump(mode="json"))
-        assert process.stdout is not None
-        for line in process.stdout:
-            event = json.loads(line)
+        with self.store.run(spec.pretrain.key).locked() as free:
+            if not free:  # and no process need be started to find that out
+                return None
+        plugin = self._plugin_of(spec)
+        process = self._seated(desk, plugin)
+        self.watcher.started(desk.number, spec)
+        tag = f"{spec.key}-{secrets.token_hex(8)}"
+        process.send({"spec": spec.model_dump(mode="json"), "plugin": plugin, "tag": tag})
+        for line in process.lines():
+            event = _event(line, tag)
             if event["event"] == "ready":  # what was said while it started matters only where the start failed
-                errors.seek(0)
-                errors.truncate()
+                self._forget_errors(desk)
             elif event["event"] == "step":
-                self.watcher.stepped(worker, event["stage"], event["done"], event["total"])
+                self.watcher.stepped(desk.number, event["stage"], event["done"], event["total"])
             elif event["event"] == "warning":
                 self._warnings.append(event["text"])
             elif event["event"] == "busy":
                 return None
             elif event["event"] == "failed":
                 return ComputationError(f"{spec.case}: {event['error']}")
-            else:
+            elif event["event"] == "done":
                 found = load_record(spec, self.store)
                 return found or ComputationError(f"{spec.case}: computed, but the store does not hold it")
-        errors.seek(0)
-        said = errors.read().strip().splitlines()
-        code = process.wait()
+        code = process.stop()
+        assert desk.errors is not None
+        desk.errors.seek(0)
+        said = desk.errors.read().strip().splitlines()
         why = f"killed by signal {-code}" if code < 0 else f"exit status {code}"
         return ComputationError(f"{spec.case}: its worker process ended ({why}){': ' + said[-1] if said else ''}")
 
+    def _seated(self, desk: Desk, plugin: str) -> Process:
+        """The process of a desk, or a new one in its place where it has ended or has imported another plugin."""
+        process = desk.process
+        if process is None or process.poll() is not None or desk.plugin not in ("", plugin):
+            if process is not None:
+                process.stop()
+                process.close()
+            process = self._spawn(desk)
+        desk.plugin = plugin
+        return process
 
-def worker_process(device: str, errors: IO[str]) -> subprocess.Popen[str]:
-    """Start a worker process on this machine; what it says on standard error goes to a file."""
-    here = str(Path(__file__).resolve().parents[2])
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (here, os.environ.get("PYTHONPATH"))))}
-    if device == "cpu":
-        environment.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
-    return subprocess.Popen(
-        [sys.executable, "-P", "-m", "cl_bench.engines.worker"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=errors,
-        text=True,
-        bufsize=1,
-        env=environment,
-        start_new_session=True,  # Ctrl-C reaches the process that asks, which then stops its workers
-    )
+    def _spawn(self, desk: Desk) -> Process:
+        device = self._devices[desk.number % len(self._devices)]
+        if desk.errors is None:
+            desk.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the thread
+        self._forget_errors(desk)
+        desk.process = process = self._process(device, desk.errors)
+        self._processes.append(process)
+        if self._closed:
+            process.stop()
+        process.send({**self._settings, "device": device})
+        return process
+
+    def _process(self, device: str, errors: IO[str]) -> Process:
+        """A new one, and where what it says on standard error goes."""
+        return WorkerProcess(device, errors)
+
+    @staticmethod
+    def _forget_errors(desk: Desk) -> None:
+        assert desk.errors is not None
+        desk.errors.seek(0)
+        desk.errors.truncate()
+
+
+def _event(line: str, tag: str) -> dict[str, Any]:
+    """What a line says of the spec that was asked for with that tag; nothing, where it is about anything else."""
+    with contextlib.suppress(ValueError, RecursionError):
+        event = json.loads(line)
+        if isinstance(event, dict) and event.get("tag") == tag:
+            return event
+    return {"event": "none"}
 
 
 def default_jobs(devices: Sequence[str]) -> int:

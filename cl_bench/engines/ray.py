@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import queue
+import signal
 import socket
 import tempfile
 import threading
@@ -16,12 +17,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from cl_bench.engines.local import LocalEngine, worker_process
+from cl_bench.engines.local import LocalEngine
+from cl_bench.engines.process import WorkerProcess
 from cl_bench.errors import SpecError
 from cl_bench.store import Store
 
 WAIT = 0.5  # seconds that a node waits for a line before it answers that there is none
-GRACE = 5.0  # seconds for a worker process to end once its input has
 
 
 class NodeWorker:
@@ -31,22 +32,18 @@ class NodeWorker:
         if not Path(token).exists():
             raise FileNotFoundError(f"node {socket.gethostname()} does not see the store {Path(token).parent}")
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - open as long as the actor is
-        self._process = worker_process(device, self._errors)
+        self._process = WorkerProcess(device, self._errors)
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         threading.Thread(target=self._read, daemon=True).start()
 
     def _read(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
+        for line in self._process.lines():
             self._lines.put(line)
         self._lines.put(None)
 
-    def send(self, text: str) -> None:
-        """Pass text to the process; one that is gone is found out about by its lines."""
-        assert self._process.stdin is not None
-        with contextlib.suppress(OSError):
-            self._process.stdin.write(text)
-            self._process.stdin.flush()
+    def send(self, message: dict[str, Any]) -> None:
+        """Pass a message to the process; one that is gone is found out about by its lines."""
+        self._process.send(message)
 
     def line(self) -> tuple[str | None, int | None, str]:
         """The next line, or None; if there is none any more the exit status, and what the process said last."""
@@ -56,7 +53,7 @@ class NodeWorker:
             return None, None, ""
         if line is not None:
             return line, None, ""
-        code = self._process.wait(GRACE)
+        code = self._process.stop()
         self._errors.seek(0)
         return None, code, self._errors.read()
 
@@ -73,20 +70,14 @@ class RemoteProcess:
         self._actor = actor
         self._errors = errors
         self._code: int | None = None
-        self.stdin, self.stdout = self, self._lines()
 
-    def write(self, text: str) -> int:
-        """Send text to the process; returns once it has it, for Ray may change the order of calls under way."""
-        try:
-            _ray().get(self._actor.send.remote(text))
-        except _ray().exceptions.RayError as error:  # reading its lines will find out why
-            raise OSError(str(error)) from None
-        return len(text)
+    def send(self, message: dict[str, Any]) -> None:
+        """Pass a message; returns once the process has it, for Ray may change the order of calls under way."""
+        with contextlib.suppress(_ray().exceptions.RayError):  # reading its lines will find out why
+            _ray().get(self._actor.send.remote(message))
 
-    def flush(self) -> None:
-        """Nothing is held back."""
-
-    def _lines(self) -> Iterator[str]:
+    def lines(self) -> Iterator[str]:
+        """What the process says, until it has ended."""
         ray = _ray()
         while self._code is None:
             try:
@@ -104,19 +95,16 @@ class RemoteProcess:
         """The exit status, or None while it runs."""
         return self._code
 
-    def wait(self) -> int:
-        """The exit status; of a process that was stopped, that of SIGKILL."""
-        return -9 if self._code is None else self._code
-
-    def kill(self) -> None:
-        """Stop the actor, and with it the process, whose input ends."""
+    def stop(self) -> int:
+        """Stop the actor, and with it the process, whose input ends, and all that it started."""
         if self._code is None:
-            self._code = -9
+            self._code = -signal.SIGKILL
             with contextlib.suppress(_ray().exceptions.RayError):
                 _ray().kill(self._actor)
+        return self._code
 
-    def communicate(self) -> None:
-        """Nothing is left to read."""
+    def close(self) -> None:
+        """No pipe is held here."""
 
 
 class RayEngine(LocalEngine):

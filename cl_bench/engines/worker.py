@@ -1,6 +1,7 @@
 """A worker process: specs in on standard input, events out on standard output, one JSON object a line.
 
-It ends when its standard input does, so it never outlives the process that started it, however that one ended.
+It ends when its standard input does, so it never outlives the process that started it, however that one ended, and
+takes along whatever was started here. It imports one plugin at most: what is imported may change others' numbers.
 """
 
 from __future__ import annotations
@@ -9,42 +10,57 @@ import gc
 import json
 import os
 import queue
+import signal
 import sys
 import threading
 import time
 import traceback
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from cl_bench.errors import MethodError, OutOfMemory
+from cl_bench.forks import own
 
 STEP_EVERY = 0.2  # seconds between two progress events
 
 
 def main() -> None:
     """Compute specs until standard input ends."""
-    tasks: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
     requests, events = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what a plugin prints must not mix with the events
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # nor may it read the requests
+    with own(requests.fileno(), events.fileno()):
+        _serve(requests, events)
+
+
+def _serve(requests: IO[str], events: IO[str]) -> None:
+    tasks: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+    me, tag = os.getpid(), ""
 
     def read() -> None:
         for line in requests:
             tasks.put(json.loads(line))
-        os._exit(0)
+        _leave()
+
+    def end_in_a_child() -> None:
+        """A plugin that forks and returns in both brings its child here: it neither computes nor answers."""
+        if os.getpid() != me:
+            os._exit(0)
 
     def send(**event: Any) -> None:
+        end_in_a_child()
         try:
-            events.write(json.dumps(event) + "\n")
+            events.write(f"\n{json.dumps({**event, 'tag': tag})}\n")  # on a line of its own, whatever else was said
         except OSError:  # nobody listens any more
-            os._exit(0)
+            _leave()
 
     settings = json.loads(requests.readline())
     threading.Thread(target=read, daemon=True).start()
 
     import torch
 
+    import cl_bench.numerics  # noqa: F401 - it notes how many threads torch takes, before a plugin says otherwise
     from cl_bench.data import Places
     from cl_bench.engines.local import torch_device
     from cl_bench.registry import Registry
@@ -53,12 +69,8 @@ def main() -> None:
     from cl_bench.store import Store, StoreWarning
 
     device = torch_device(settings["device"])
-    if device.type == "cpu":
-        # One thread a process: faster on small nets, and the order of sums, so the result, is the same everywhere.
-        torch.set_num_threads(1)
-        torch.use_deterministic_algorithms(True)
     sys.path += [entry for entry in settings["path"] if entry not in sys.path]  # installed plugins may live there
-    store, registry = Store(Path(settings["store"])), Registry([Path(p) for p in settings["places"]])
+    store, plugin, registry = Store(Path(settings["store"])), "", Registry((), ())
     places = Places.of(store.root, settings["data_root"])
     show = warnings.showwarning
 
@@ -70,16 +82,22 @@ def main() -> None:
 
     warnings.showwarning = pass_on
     last = 0.0
-    send(event="ready")
 
     def on_step(stage: str, done: int, total: int) -> None:
         nonlocal last
+        end_in_a_child()
         if time.monotonic() - last > STEP_EVERY:
             last = time.monotonic()
             send(event="step", stage=stage, done=done, total=total)
 
     while True:
-        spec = RunSpec.model_validate(tasks.get())
+        task = tasks.get()
+        tag, spec = task["tag"], RunSpec.model_validate(task["spec"])
+        if task["plugin"] != plugin:
+            assert not plugin, f"{plugin} is imported here: {task['plugin']} needs a process of its own"
+            plugin = task["plugin"]
+            registry = Registry.only(plugin)
+        send(event="ready")
         try:
             mine = compute(spec, store, registry, device, on_step, places)
             send(event="done" if mine else "busy")
@@ -90,6 +108,13 @@ def main() -> None:
             if full and device.type == "cuda":
                 gc.collect()
                 torch.cuda.empty_cache()
+
+
+def _leave() -> None:
+    """End, and with this process all of its group: nobody else would end what a plugin started."""
+    if os.getpgrp() == os.getpid():
+        os.killpg(0, signal.SIGKILL)
+    os._exit(0)
 
 
 def _one_line(error: Exception, log: Path) -> str:

@@ -1,0 +1,116 @@
+"""torch's switches that change numbers: the same before each stage, and told beside what was computed under them."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from operator import attrgetter
+from typing import Any, NamedTuple
+
+import torch
+import torchvision
+
+from cl_bench import __version__
+
+THREADS = torch.get_num_threads()
+"""As many as torch takes by itself; noted when this is imported, which in a worker is before any plugin."""
+
+MIXED = "mixed"
+"""Precision of matrix products where one backend's is not another's, for which torch has no one word."""
+
+
+class Switch(NamedTuple):
+    """Something of torch that can be read and set, and what it is set to."""
+
+    name: str
+    get: Callable[[], Any]
+    set: Callable[[Any], Any]
+    value: Any
+
+
+def switches(device: torch.device) -> list[Switch]:
+    """All of them, in the order in which they are set.
+
+    The values are torch's own, made explicit, but on a CPU: there one thread a process is faster on small nets, and
+    with deterministic algorithms the order of sums, so the result, is the same every time.
+    """
+    on_cpu = device.type == "cpu"
+    return [
+        Switch("default_dtype", torch.get_default_dtype, torch.set_default_dtype, torch.float32),
+        Switch("grad", torch.is_grad_enabled, torch.set_grad_enabled, True),
+        Switch("threads", torch.get_num_threads, torch.set_num_threads, 1 if on_cpu else THREADS),
+        Switch(
+            "deterministic",
+            torch.are_deterministic_algorithms_enabled,
+            torch.use_deterministic_algorithms,
+            on_cpu,
+        ),
+        # torch keeps this word apart from the backends' precisions, and refuses to read it where they contradict it.
+        Switch("matmul_precision", _matmul_precision, _set_matmul_precision, "highest"),
+        _backend("cuda.matmul.fp32_precision", "ieee"),
+        _backend("cuda.matmul.allow_fp16_reduced_precision_reduction", True),
+        _backend("cuda.matmul.allow_bf16_reduced_precision_reduction", True),
+        _backend("cudnn.conv.fp32_precision", "tf32"),
+        _backend("cudnn.rnn.fp32_precision", "tf32"),
+        _backend("cudnn.enabled", True),
+        _backend("cudnn.benchmark", False),
+        _backend("cudnn.deterministic", False),
+        _backend("mkldnn.matmul.fp32_precision", "ieee"),
+        _backend("mkldnn.conv.fp32_precision", "ieee"),
+        _backend("mkldnn.rnn.fp32_precision", "ieee"),
+        _backend("mkldnn.enabled", True),
+    ]
+
+
+@contextmanager
+def settled(device: torch.device) -> Iterator[None]:
+    """Every switch as ``switches`` has it, whatever a plugin left behind; afterwards as they were found."""
+    every = switches(device)
+    found = [switch.get() for switch in every]
+    try:
+        for switch in every:
+            switch.set(switch.value)
+        yield
+    finally:
+        for switch, value in zip(every, found, strict=True):
+            switch.set(value)
+
+
+def provenance(device: torch.device) -> dict[str, Any]:
+    """Where, with which versions and under which switches something is computed; plain values."""
+    on_gpu = device.type == "cuda"
+    return {
+        "cl_bench": __version__,
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "device": str(device),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        **({"gpu": torch.cuda.get_device_name(device), "cuda": torch.version.cuda} if on_gpu else {}),
+        **{switch.name: _plain(switch.get()) for switch in switches(device)},
+    }
+
+
+def _backend(name: str, value: object) -> Switch:
+    """A switch of ``torch.backends``."""
+    owner, _, attribute = name.rpartition(".")
+    holder = attrgetter(owner)(torch.backends)
+    return Switch(name, lambda: getattr(holder, attribute), lambda new: setattr(holder, attribute, new), value)
+
+
+def _matmul_precision() -> str:
+    try:
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:
+        return MIXED
+
+
+def _set_matmul_precision(value: str) -> None:
+    if value != MIXED:  # then it is the backends' own, which are set one by one
+        torch.set_float32_matmul_precision(value)
+
+
+def _plain(value: object) -> object:
+    return str(value).removeprefix("torch.") if isinstance(value, torch.dtype) else value

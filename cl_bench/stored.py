@@ -1,0 +1,108 @@
+"""The payloads of a run's records, and what they must be to be believed. No torch, no pytest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, TypeAdapter, ValidationError
+
+from cl_bench.records import Level
+
+SLACK = 1e-5
+"""By so much a float32 mean of cosines may leave [-1, 1], or L_u of equal features exceed 0."""
+
+Percent = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Alignment = Annotated[float, Field(ge=-1 - SLACK, le=1 + SLACK)]
+Uniformity = Annotated[float, Field(le=SLACK, allow_inf_nan=False)]
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Reason = Annotated[str, Field(min_length=1)]
+
+
+class Payload(BaseModel):
+    """A record's; a text is no number, nor is a truth value."""
+
+    model_config = ConfigDict(strict=True)
+
+    seconds: Seconds
+    provenance: dict[str, Any]
+
+
+class Trained(Payload):
+    """``status`` of an encoder that is there; a decomposition that went wrong may be infinitely wrong."""
+
+    status: Literal["complete"]
+    detail: Literal[""]
+    decomposition_error: Annotated[float, Field(ge=0)]
+    matching_precision: Share | None
+    encoder_sha256: Sha256
+
+
+class Untrainable(Payload):
+    """``status`` of one that diverged."""
+
+    status: Literal["diverged"]
+    detail: Reason
+    decomposition_error: Annotated[float, Field(ge=0)]
+
+
+class Evaluation(Payload):
+    """Of the encoder whose file has that hash."""
+
+    encoder_sha256: Sha256
+
+
+class Measured(Evaluation):
+    """L_a and L_u at both levels."""
+
+    alignment: Annotated[dict[Level, Alignment], Field(min_length=2)]
+    uniformity: Annotated[dict[Level, Uniformity], Field(min_length=2)]
+
+
+class Linear(Evaluation):
+    """Linear evaluation."""
+
+    accuracy: Percent
+
+
+class Detected(Evaluation):
+    """Detection, by COCO's and by VOC 2007's average precision."""
+
+    coco_ap: Percent
+    coco_ap50: Percent
+    voc07_ap: Percent
+    voc07_ap50: Percent
+
+
+class Unfinished(Evaluation):
+    """An evaluation that diverged."""
+
+    diverged: Reason
+
+
+EVALUATIONS: dict[str, type[Evaluation]] = {"measure": Measured, "linear": Linear, "detection": Detected}
+STATUS: TypeAdapter[Trained | Untrainable] = TypeAdapter(Annotated[Trained | Untrainable, Discriminator("status")])
+
+
+def status_complaint(payload: dict[str, Any]) -> str:
+    """What is wrong with a status, or nothing."""
+    return _complaint(STATUS.validate_python, payload)
+
+
+def evaluation_complaint(stage: str, encoder_sha256: str, payload: dict[str, Any]) -> str:
+    """What is wrong with an evaluation of that stage, if it is to be of that encoder, or nothing."""
+    kind = Unfinished if "diverged" in payload else EVALUATIONS[stage]
+    said = _complaint(kind.model_validate, payload)
+    return said or ("of another encoder" if payload["encoder_sha256"] != encoder_sha256 else "")
+
+
+def _complaint(validate: Callable[[dict[str, Any]], object], payload: dict[str, Any]) -> str:
+    try:
+        validate(payload)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"])) or "payload"
+        return f"{where}: {first['msg'][0].lower()}{first['msg'][1:]}"
+    return ""
