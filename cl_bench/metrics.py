@@ -1,6 +1,9 @@
-"""Label-free measures: L_a and L_u of an encoder on held-out images, and how often a matching is right."""
+"""Label-free measures of an encoder on held-out images, and how often a matching is right."""
 
 from __future__ import annotations
+
+import math
+from typing import TypedDict
 
 import torch
 
@@ -10,11 +13,15 @@ from cl_bench.encoders import Encoder, cells, pooled, unit
 from cl_bench.errors import Diverged
 from cl_bench.losses import alignment, uniformity
 from cl_bench.records import LEVELS, Level
+from cl_bench.shortcuts import probes
+from cl_bench.similarities import overlap, similarity_histograms
 from cl_bench.spec import AugmentSpec, MeasureSpec, Views
 from cl_bench.types import DenseViews, Match
 from cl_bench.views import two_views
 
 BATCH = 256
+PROBED = 2048
+"""Images at most that shortcuts and similarities are looked for in, spread evenly over the held-out ones."""
 TOUCHING = 1e-6
 """Cells overlap by more than this, in [0, 1] of the image's side, or they only touch.
 
@@ -23,11 +30,29 @@ Float32 centres and sizes are off by less than 5e-7 together, while whole-pixel 
 """
 
 
+class Measured(TypedDict):
+    """What ``measure`` finds.
+
+    Attributes:
+        alignment: L_a by level.
+        uniformity: L_u by level.
+        probes: What view 1's dense features know, by name (``cl_bench.shortcuts``).
+        similarities: Histograms of dense cosines between the views, by kind of pair (``cl_bench.similarities``).
+        similarity_overlap: Overlap, in [0, 1], of the histograms of positives and of other images.
+    """
+
+    alignment: dict[Level, float]
+    uniformity: dict[Level, float]
+    probes: dict[str, float]
+    similarities: dict[str, list[float]]
+    similarity_overlap: float
+
+
 @torch.no_grad()
 def measure(
     encoder: Encoder, data: Dataset, spec: MeasureSpec, augment: AugmentSpec, policy: Views, device: torch.device
-) -> dict[str, dict[Level, float]]:
-    """L_a and L_u at both levels, whatever the pre-training scheme was.
+) -> Measured:
+    """L_a and L_u at both levels, whatever the pre-training scheme was, and what the dense features rest on.
 
     Positive pairs are two training views of an image, at the same index; L_u is the mean of both views' L_u.
 
@@ -39,9 +64,6 @@ def measure(
         policy: The pre-training's policy of views.
         device: Where.
 
-    Returns:
-        ``{"alignment": {level: L_a}, "uniformity": {level: L_u}}``.
-
     Raises:
         Diverged: Features that are not finite.
 
@@ -49,20 +71,31 @@ def measure(
     """
     draws = torch.Generator().manual_seed(spec.seed)
     maps: tuple[list[torch.Tensor], list[torch.Tensor]] = ([], [])
+    colours = []
     for index in torch.split(torch.arange(len(data)), BATCH):
         pair = two_views(take(data.images, index), augment, policy, draws, device)
         for kept, (view, _) in zip(maps, pair, strict=True):
             kept.append(encoder(view.contiguous(memory_format=torch.channels_last)))
+        colours.append(pair[0][0].mean((2, 3)))
     first, second = (torch.cat(kept) for kept in maps)
     del maps  # they are as large again
     if not bool(torch.isfinite(first).all() & torch.isfinite(second).all()):
         raise Diverged("backbone features of held-out images are not finite")
-    out: dict[str, dict[Level, float]] = {"alignment": {}, "uniformity": {}}
+    L_a: dict[Level, float] = {}
+    L_u: dict[Level, float] = {}
     for level, vectors in zip(LEVELS, (pooled, cells), strict=True):
         h1, h2 = unit(vectors(first)), unit(vectors(second))
-        out["alignment"][level] = float(alignment(h1, h2))
-        out["uniformity"][level] = float((uniformity(h1, spec.t, spec.scope) + uniformity(h2, spec.t, spec.scope)) / 2)
-    return out
+        L_a[level] = float(alignment(h1, h2))
+        L_u[level] = float((uniformity(h1, spec.t, spec.scope) + uniformity(h2, spec.t, spec.scope)) / 2)
+    some = slice(None, None, math.ceil(len(data) / PROBED))
+    histograms = similarity_histograms(h1[some], h2[some])  # of the dense level, which is the last
+    return {
+        "alignment": L_a,
+        "uniformity": L_u,
+        "probes": probes(h1[some], torch.cat(colours)[some]),
+        "similarities": histograms,
+        "similarity_overlap": overlap(histograms["positive"], histograms["other_images"]),
+    }
 
 
 @torch.no_grad()

@@ -20,6 +20,7 @@ from cl_bench.forward import InChunks, Network, forward
 from cl_bench.generators import random_state, seeded, set_random_state
 from cl_bench.method import Method
 from cl_bench.metrics import correct_positives
+from cl_bench.optima import position_only_loss
 from cl_bench.spec import AlignUniform, InfoNCE, OptimiserSpec, PretrainSpec, RandomInit
 from cl_bench.types import DenseViews, LossTerms
 
@@ -37,12 +38,15 @@ class Pretrained:
         decomposition_error: Largest |loss in one piece - sum of its terms| / max(1, |loss|) over the logged steps.
         matching_precision: Share, in [0, 1], of the positives of all logged steps, in both directions, whose cells
             overlap in the source image; nan where there are none (nothing trained, or a method without a ``match``).
+        position_only_loss: The least loss of features that know only their cell's place, under matching by index
+            (``cl_bench.optima``); nan where nothing was trained, at instance level and for a loss of the plugin's own.
     """
 
     encoder: Encoder
     history: tuple[dict[str, float], ...]
     decomposition_error: float
     matching_precision: float = math.nan
+    position_only_loss: float = math.nan
 
 
 def pretrain(
@@ -139,7 +143,17 @@ def _trained(
     if not all(bool(torch.isfinite(p).all()) for p in encoder.state_dict().values()):
         raise Diverged(f"weights not finite after {steps} steps")
     precision = log.correct / log.positives if log.positives else math.nan
-    return Pretrained(encoder.eval(), tuple(log.history), log.worst, precision)
+    encoder.eval()
+    return Pretrained(encoder, tuple(log.history), log.worst, precision, _position_only(encoder, spec, method, device))
+
+
+@torch.no_grad()
+def _position_only(encoder: Encoder, spec: PretrainSpec, method: Method, device: torch.device) -> float:
+    """``Pretrained.position_only_loss``; the grid is that of a view's feature map."""
+    if method.level == "instance" or type(method).loss is not Method.loss or isinstance(spec.objective, RandomInit):
+        return math.nan
+    grid = encoder(torch.zeros(1, 3, spec.augment.size, spec.augment.size, device=device)).shape[2:]
+    return position_only_loss(spec.objective, spec.optimiser.batch, grid.numel())
 
 
 class _Log:

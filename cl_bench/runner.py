@@ -51,8 +51,12 @@ def load_record(spec: RunSpec, store: Store) -> Record | None:
     detail = "; ".join(t for t in troubles if t)
     whole = status["status"] == "complete" and not detail
     pretrain = spec.pretrain
-    share = status.get("matching_precision")
-    precision = {} if share is None else {"matching_precision": share}
+    measured = evals.get("measure", {})
+    shares = {
+        "matching_precision": status.get("matching_precision"),
+        "similarity_overlap": measured.get("similarity_overlap"),
+    }
+    optimum = status.get("position_only_loss")
     aps = {name: evals["detection"][name] for name in sorted(FIELDS["detection"])} if whole else {}
     return Record(
         key=pretrain.key,
@@ -65,10 +69,14 @@ def load_record(spec: RunSpec, store: Store) -> Record | None:
         seed=pretrain.seed,
         status="complete" if whole else "diverged",
         detail=detail,
-        alignment=evals.get("measure", {}).get("alignment", {}),
-        uniformity=evals.get("measure", {}).get("uniformity", {}),
+        alignment=measured.get("alignment", {}),
+        uniformity=measured.get("uniformity", {}),
         performance={"instance": evals["linear"]["accuracy"], "dense": aps[spec.detection.metric]} if whole else {},
-        extra={**aps, **precision} if whole else {},
+        extra={**aps, **{name: v for name, v in shares.items() if v is not None}} if whole else {},
+        probes=measured.get("probes", {}),
+        similarities={kind: tuple(bins) for kind, bins in measured.get("similarities", {}).items()},
+        losses=_losses(run, status),
+        position_only_loss=math.nan if optimum is None else optimum,
         decomposition_error=status["decomposition_error"],
         seconds={"pretrain": status["seconds"], **{stage: e["seconds"] for stage, e in evals.items()}},
     )
@@ -153,15 +161,18 @@ def _pretrained(
         return None, ""
     weights = {k: v.detach().cpu().contiguous() for k, v in done.encoder.state_dict().items()}
     digest = run.write_bytes("encoder.safetensors", safetensors.torch.save(weights))
-    run.write_bytes("history.jsonl", "".join(json.dumps(entry) + "\n" for entry in done.history).encode())
+    history = "".join(json.dumps(entry) + "\n" for entry in done.history).encode()
+    history_digest = run.write_bytes("history.jsonl", history)
     run.write(
         "status",
         {
             "status": "complete",
             "detail": "",
             "decomposition_error": done.decomposition_error,
-            "matching_precision": None if math.isnan(done.matching_precision) else done.matching_precision,
+            "matching_precision": _defined(done.matching_precision),
+            "position_only_loss": _defined(done.position_only_loss),
             "encoder_sha256": digest,
+            "history_sha256": history_digest,
             "seconds": checkpoint.seconds,
             "provenance": {"begun": begun, **provenance(device)},  # as a plugin left the switches
         },
@@ -217,6 +228,17 @@ def _read_status(run: Run) -> dict[str, Any] | None:
 
 def _read_evaluation(spec: RunSpec, run: Run, stage: str, encoder_sha256: str) -> dict[str, Any] | None:
     return run.read(_eval_name(spec, stage), partial(evaluation_complaint, stage, encoder_sha256))
+
+
+def _losses(run: Run, status: dict[str, Any]) -> tuple[tuple[int, float], ...]:
+    """``Record.losses``; none where the history is lost, for which nobody trains again."""
+    history = run.read_bytes("history.jsonl", status.get("history_sha256", "")) or b""
+    return tuple((entry["step"], entry["loss"]) for entry in map(json.loads, history.splitlines()))
+
+
+def _defined(value: float) -> float | None:
+    """None for nan, which is no JSON."""
+    return None if math.isnan(value) else value
 
 
 def _eval_name(spec: RunSpec, stage: str) -> str:

@@ -10,10 +10,11 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, TypeAdapter, V
 from cl_bench.records import Level
 
 SLACK = 1e-5
-"""By so much a float32 mean of cosines may leave [-1, 1], or L_u of equal features exceed 0."""
+"""By so much a float32 mean of cosines may leave [-1, 1], L_u of equal features exceed 0, or a sum of shares 1."""
 
 Percent = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Portion = Annotated[float, Field(ge=-SLACK, le=1 + SLACK)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Alignment = Annotated[float, Field(ge=-1 - SLACK, le=1 + SLACK)]
 Uniformity = Annotated[float, Field(le=SLACK, allow_inf_nan=False)]
@@ -37,7 +38,9 @@ class Trained(Payload):
     detail: Literal[""]
     decomposition_error: Annotated[float, Field(ge=0)]
     matching_precision: Share | None
+    position_only_loss: Annotated[float, Field(allow_inf_nan=False)] | None
     encoder_sha256: Sha256
+    history_sha256: Sha256
 
 
 class Untrainable(Payload):
@@ -55,10 +58,13 @@ class Evaluation(Payload):
 
 
 class Measured(Evaluation):
-    """L_a and L_u at both levels."""
+    """L_a and L_u at both levels; what dense features know, and how alike their pairs are."""
 
     alignment: Annotated[dict[Level, Alignment], Field(min_length=2)]
     uniformity: Annotated[dict[Level, Uniformity], Field(min_length=2)]
+    probes: dict[str, Portion]
+    similarities: dict[str, list[Portion]]
+    similarity_overlap: Portion
 
 
 class Linear(Evaluation):

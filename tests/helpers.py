@@ -21,6 +21,7 @@ from cl_bench.data.scenes import draw_scenes
 from cl_bench.profile import PROFILES, Profile, Row, load_profile
 from cl_bench.records import LEVELS, RANDOM_INIT, Record
 from cl_bench.runner import FIELDS, STAGES, _eval_name
+from cl_bench.similarities import BINS
 from cl_bench.spec import MethodSpec, RunSpec, ScenesSpec
 from cl_bench.store import Store
 
@@ -45,6 +46,8 @@ TINY: dict[str, Any] = {
     **{f"detection.{part}.images": 8 for part in ("train", "test")},
 }
 """Changes to the smoke profile, by dotted key; what is not named here follows it."""
+PROBES = ("position_share", "image_share", "colour_share", "position_accuracy", "position_chance")
+KINDS = ("positive", "same_image", "other_images")
 
 
 def drawn_scenes(kind: str, split: str, images: int, size: int, seed: int = 0, **more: Any) -> Dataset:
@@ -143,7 +146,13 @@ def plant(
     run.write("status", {**status, "decomposition_error": decomposition_error, "seconds": 1.0, "provenance": {}})
     levels = ("instance", "dense")
     evals = {
-        "measure": {"alignment": dict.fromkeys(levels, L_a), "uniformity": dict.fromkeys(levels, L_u)},
+        "measure": {
+            "alignment": dict.fromkeys(levels, L_a),
+            "uniformity": dict.fromkeys(levels, L_u),
+            "probes": dict.fromkeys(PROBES, 0.5),
+            "similarities": dict.fromkeys(KINDS, (1 / BINS,) * BINS),
+            "similarity_overlap": 1.0,
+        },
         "linear": {"accuracy": performance},
         "detection": dict.fromkeys(FIELDS["detection"], performance),
     }

@@ -1,4 +1,4 @@
-"""What losses and VOC07's average precision should be: loops, from the formulas, sharing no code with cl_bench.
+"""What losses, probes and VOC07's average precision should be: loops, from the formulas, sharing no code with cl_bench.
 
 Every sum of a loss is a loop of scalar torch operations in float64, so that autograd gives the gradient by a second
 route. A batch is ``z[image][cell]``, a vector each; ``weights[image][p][q]`` are floats.
@@ -182,3 +182,53 @@ def _iou(a, b):
     width, height = min(ax2, bx2) - max(ax1, bx1), min(ay2, by2) - max(ay1, by1)
     shared = max(width, 0) * max(height, 0)
     return shared / ((ax2 - ax1) * (ay2 - ay1) + (bx2 - bx1) * (by2 - by1) - shared)
+
+
+def variance_shares(h):
+    """(position share, image share): distances between means, squared, over those of all features to their mean."""
+    h = as_lists(h)
+    N, P = len(h), len(h[0])
+    mean = sum(cell for image in h for cell in image) / (N * P)
+    total = sum(_squared(cell - mean) for image in h for cell in image) / (N * P)
+    places = sum(_squared(sum(h[i][p] for i in range(N)) / N - mean) for p in range(P)) / P
+    images = sum(_squared(sum(image) / P - mean) for image in h) / N
+    return float(places / total), float(images / total)
+
+
+def held_out_predictions(x, y, ridge):
+    """Each image predicted by a ridge regression with a free intercept, fitted anew to all other images."""
+    N, P, C = x.shape
+    x, y = x.double(), y.double()
+    penalty = ridge * float(sum(_squared(cell - x.flatten(0, 1).mean(0)) for cell in x.flatten(0, 1))) / C
+    out = []
+    for g in range(N):
+        others = [i for i in range(N) if i != g]
+        rows = torch.cat([x[others].flatten(0, 1), torch.ones(P * (N - 1), 1, dtype=torch.float64)], 1)
+        penalties = math.sqrt(penalty) * torch.eye(C, C + 1, dtype=torch.float64)
+        targets = torch.cat([y[others].flatten(0, 1), torch.zeros(C, y.shape[-1], dtype=torch.float64)])
+        weights = torch.linalg.lstsq(torch.cat([rows, penalties]), targets, driver="gelsd").solution
+        out.append(x[g] @ weights[:-1] + weights[-1])
+    return torch.stack(out)
+
+
+def similarities(h1, h2, bins, partners):
+    """Shares of cosines by kind of pair; ``partners`` are the images that each image is paired with."""
+    h1, h2 = as_lists(h1), as_lists(h2)
+    N, P = len(h1), len(h1[0])
+    found = {"positive": [], "same_image": [], "other_images": []}
+    for i, p, q in product(range(N), range(P), range(P)):
+        found["positive" if p == q else "same_image"].append(float(torch.dot(h1[i][p], h2[i][q])))
+        for j in partners(i):
+            found["other_images"].append(float(torch.dot(h1[i][p], h2[j][q])))
+    out = {}
+    for kind, cosines in found.items():
+        shares = [0.0] * bins
+        for cosine in cosines:
+            shares[min(bins - 1, max(0, math.floor((cosine + 1) / 2 * bins)))] += 1 / len(cosines)
+        if cosines:
+            out[kind] = shares
+    return out
+
+
+def _squared(x):
+    return torch.dot(x, x)

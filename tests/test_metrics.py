@@ -1,11 +1,11 @@
-"""L_a and L_u of an encoder's own features, against loops over the same views."""
+"""What is measured on an encoder's own features, against loops over the same views."""
 
 from __future__ import annotations
 
 import oracles
 import pytest
 import torch
-from helpers import ragged
+from helpers import KINDS, ragged
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -16,6 +16,8 @@ from cl_bench.data.dataset import take
 from cl_bench.encoders import Encoder, build_encoder
 from cl_bench.errors import Diverged
 from cl_bench.metrics import correct_positives, measure
+from cl_bench.shortcuts import probes
+from cl_bench.similarities import BINS
 from cl_bench.spec import AugmentSpec, MeasureSpec, ScenesSpec
 from cl_bench.types import DenseViews, Match
 from cl_bench.views import Geometry, two_views
@@ -55,12 +57,14 @@ def value(measured):
 @torch.no_grad()
 def by_hand(encoder, data, spec, policy, batch):
     draws = torch.Generator().manual_seed(spec.seed)
-    maps = []
+    maps, colours = [], []
     for start in range(0, len(data), batch):
         index = torch.arange(start, min(start + batch, len(data)))
         pair = two_views(take(data.images, index), AUGMENT, policy, draws)
         maps.append([encoder(view).double() for view, _ in pair])
-    out = {"alignment": {}, "uniformity": {}}
+        colours.append(pair[0][0].mean((2, 3)))
+    colours = torch.cat(colours)
+    out = {"alignment": {}, "uniformity": {}, "colours": colours}
     for level in ("instance", "dense"):
         h = []
         for side in zip(*maps, strict=True):
@@ -70,7 +74,7 @@ def by_hand(encoder, data, spec, policy, batch):
         identity = oracles.identity(len(data), h[0].shape[1])
         out["alignment"][level] = float(oracles.alignment(*h, identity))
         out["uniformity"][level] = float(sum(oracles.uniformity(x, spec.t, spec.scope) for x in h) / 2)
-    return out
+    return {**out, "dense": h}
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -81,11 +85,16 @@ def test_measures_are_the_oracle_s_on_the_same_views(data, policy, scope, t, bat
     monkeypatch.setattr(metrics, "BATCH", batch)
     asked, encoder = spec(t=t, scope=scope, seed=3), fake()
     measured = measure(encoder, data, asked, AUGMENT, policy, CPU)
-    assert {name: set(levels) for name, levels in measured.items()} == {
-        "alignment": {"instance", "dense"},
-        "uniformity": {"instance", "dense"},
-    }
-    assert value(measured) == pytest.approx(value(by_hand(encoder, data, asked, policy, batch)), rel=1e-5)
+    assert set(measured["alignment"]) == set(measured["uniformity"]) == {"instance", "dense"}
+    expected = by_hand(encoder, data, asked, policy, batch)
+    assert value(measured) == pytest.approx(value(expected), rel=1e-5, abs=1e-7)
+    shares = [measured["probes"][name] for name in ("position_share", "image_share")]
+    assert shares == pytest.approx(oracles.variance_shares(expected["dense"][0]), rel=1e-5)
+    assert measured["probes"] == pytest.approx(probes(expected["dense"][0], expected["colours"]), rel=1e-4, abs=1e-6)
+    others = oracles.similarities(*expected["dense"], BINS, lambda i: [j for j in range(len(data)) if j != i])
+    assert {kind: pytest.approx(shares, abs=2e-2) for kind, shares in others.items()} == measured["similarities"]
+    lesser = sum(map(min, others["positive"], others["other_images"]))
+    assert measured["similarity_overlap"] == pytest.approx(lesser, abs=2e-2)
 
 
 def test_the_seed_and_the_policy_decide_the_views():
@@ -111,6 +120,22 @@ def test_features_that_say_nothing_are_aligned_and_not_uniform():
         encoder.trunk.weight.zero_()
     measured = measure(encoder, images(), spec(), AUGMENT, "overlapping", CPU)
     assert value(measured) == pytest.approx([-1, -1, 0, 0], abs=1e-5)
+
+
+def test_of_many_images_some_are_probed_all_over_the_set(monkeypatch):
+    seen = []
+    monkeypatch.setattr(metrics, "PROBED", 3)
+    monkeypatch.setattr(metrics, "probes", lambda h, colours: seen.append((h, colours)) or {})
+    monkeypatch.setattr(metrics, "similarity_histograms", lambda *h: seen.append(h) or {k: [1.0] for k in KINDS})
+    for n in (3, 6, 7):
+        encoder, data = fake(), images(n)
+        whole = by_hand(encoder, data, spec(), "overlapping", 256)
+        measure(encoder, data, spec(), AUGMENT, "overlapping", CPU)
+        step = {3: 1, 6: 2, 7: 3}[n]
+        (h1, h2), (again, colours) = seen[-2:]
+        for found, expected in ((h1, whole["dense"][0]), (h2, whole["dense"][1]), (colours, whole["colours"])):
+            torch.testing.assert_close(found, expected[::step].float())
+        assert again is h1 or torch.equal(again, h1)
 
 
 def test_the_encoder_and_the_global_generator_stay_as_they_are():

@@ -17,6 +17,7 @@ from cl_bench.encoders import unit
 from cl_bench.errors import Diverged, MethodError
 from cl_bench.losses import alignment, info_nce, uniformity
 from cl_bench.method import REGISTERED, matching
+from cl_bench.optima import position_only_loss
 from cl_bench.registry import Registry, spec_of
 from cl_bench.spec import (
     AlignUniform,
@@ -229,6 +230,26 @@ def test_without_a_positive_there_is_no_matching_precision():
     assert math.isnan(done.matching_precision)
     assert not any("matching_precision" in entry for entry in done.history)
     assert math.isnan(pretrain.pretrain(spec_for(objective=RandomInit()), None, noise(2), CPU).matching_precision)
+
+
+# What the place alone would reach
+
+
+@pytest.mark.parametrize(("size", "cells"), [(16, 4), (24, 9)])
+@pytest.mark.parametrize("objective", [NCE, AlignUniform(w_a=1, w_u=0.5, scope="all_pairs")])
+def test_the_position_only_loss_is_that_of_the_grid_and_the_batch(objective, size, cells):
+    found = train(objective=objective, augment={"size": size}, chunk=8).position_only_loss
+    assert found == position_only_loss(objective, 16, cells)
+
+
+def test_where_there_is_no_place_or_no_such_loss_there_is_no_optimum():
+    class Own(Method, name="p_own_loss"):
+        def loss(self, views, objective):
+            return LossTerms(alignment(views.z1, views.z2), uniformity(views.z1))
+
+    untrained = pretrain.pretrain(spec_for(objective=RandomInit()), None, noise(2), CPU)
+    for done in (train("instance"), train(Own), untrained):
+        assert math.isnan(done.position_only_loss)
 
 
 # What goes in

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import shutil
 import stat
@@ -13,9 +14,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import dense_row, plant, tiny, trained
+from helpers import KINDS, PROBES, dense_row, plant, tiny, trained
 
 from cl_bench.errors import Diverged, MethodError, OutOfMemory
+from cl_bench.optima import position_only_loss
 from cl_bench.profile import Profile
 from cl_bench.records import LEVELS, Record
 from cl_bench.registry import Registry, spec_of
@@ -90,10 +92,19 @@ def test_a_computed_record_is_complete(made: tuple[RunSpec, Path, Record]) -> No
     )
     assert set(record.seconds) == {"pretrain", *STAGES}
     assert record.decomposition_error < 1e-4
-    assert set(record.extra) == FIELDS["detection"] | {"matching_precision"}
+    assert set(record.extra) == FIELDS["detection"] | {"matching_precision", "similarity_overlap"}
+    assert set(record.probes) == set(PROBES) and record.probes["position_chance"] == 1 / 9
+    assert all(0 <= v <= 1 for v in record.probes.values())
+    assert set(record.similarities) == set(KINDS)
+    assert all(sum(shares) == pytest.approx(1) for shares in record.similarities.values())
+    lesser = sum(map(min, record.similarities["positive"], record.similarities["other_images"]))
+    assert record.extra["similarity_overlap"] == pytest.approx(lesser)
+    objective, batch = spec.pretrain.objective, spec.pretrain.optimiser.batch
+    assert record.position_only_loss == position_only_loss(objective, batch, 9)  # type: ignore[arg-type]
     run = Store(root).run(spec.pretrain.key)
     history = [json.loads(line) for line in (run.path / "history.jsonl").read_text().splitlines()]
     assert [entry["step"] for entry in history] == [0, 1]
+    assert record.losses == tuple((entry["step"], entry["loss"]) for entry in history)
     mean = sum(entry["matching_precision"] for entry in history) / 2  # every anchor has its one positive
     assert record.extra["matching_precision"] == pytest.approx(mean) and 0 < mean < 1
     assert spec.pretrain.model_validate(run.read("spec")) == spec.pretrain
@@ -111,9 +122,24 @@ def test_a_precision_is_told_only_where_there_is_one(tmp_path: Path, forget_meth
         assert compute(spec, store, registry, CPU)
         record = load_record(spec, store)
         assert record is not None and record.status == "complete"
-        assert set(record.extra) == FIELDS["detection"]
+        assert set(record.extra) == FIELDS["detection"] | {"similarity_overlap"}
+        assert math.isnan(record.position_only_loss)
         status = (store.run(spec.pretrain.key).path / "status.json").read_text()
         json.loads(status, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+
+
+@pytest.mark.parametrize("how", ["deleted", "garbled"])
+def test_a_history_that_cannot_be_trusted_leaves_no_losses(kept: tuple[RunSpec, Store, Run], how: str) -> None:
+    spec, store, run = kept
+    path = run.path / "history.jsonl"
+    if how == "garbled":
+        path.write_text(path.read_text().replace("loss", "lass"))
+        with pytest.warns(StoreWarning, match="hash is off"):
+            record = load_record(spec, store)
+    else:
+        path.unlink()
+        record = load_record(spec, store)
+    assert record is not None and record.status == "complete" and record.losses == ()
 
 
 def test_nothing_is_computed_twice(kept: tuple[RunSpec, Store, Run]) -> None:
@@ -483,7 +509,7 @@ def test_a_planted_record_is_like_a_computed_one(tmp_path: Path, made: tuple[Run
     planted = load_record(spec, store)
     assert planted is not None
     assert planted.status == "complete"
-    for name in ("alignment", "uniformity", "performance", "extra", "seconds"):
+    for name in ("alignment", "uniformity", "performance", "extra", "probes", "similarities", "seconds"):
         assert set(getattr(planted, name)) == set(getattr(record, name))
     names = {str(p.relative_to(root)) for p in (root / "runs").rglob("*.json")}
     assert {str(p.relative_to(store.root)) for p in (store.root / "runs").rglob("*.json")} == {
