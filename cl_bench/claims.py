@@ -115,13 +115,9 @@ class Claim:
         return self.kind in PAIRED
 
     @property
-    def gate_level(self) -> Level:
-        """Where encoders must have learnt, for the claim to be judged.
-
-        Its own level, but for ``above_random_level``: to have learnt anything there is what is claimed, so that it has
-        to show at the other level.
-        """
-        return OTHER_LEVEL[self.level] if self.kind == "above_random_level" else self.level
+    def about_untrained(self) -> bool:
+        """Whether it is decided by a comparison with untrained encoders."""
+        return not (self.about_tau or self.paired)
 
 
 @dataclass(frozen=True)
@@ -205,9 +201,10 @@ def judge(
     reference: above ``-margin``, refuted below it; ``falls_behind``, reference minus row: above 0, refuted below 0).
 
     Nothing is concluded from fewer than four configurations (or pairs), or if over half are left out; nor where the
-    encoders that the claim is about did not learn (``validity``). Those are the row's and the reference's; of disjoint
-    views, where not learning is the prediction, the twin's alone; and of ``falls_behind``, where doing badly is, the
-    reference's alone.
+    encoders that the claim is about did not learn (``validity``), at its level. Those are the row's and the
+    reference's; of disjoint views, where not learning is the prediction, the twin's alone; and of ``falls_behind``,
+    where doing badly is, the reference's alone. A claim about the level of random initialisation that has no twin is
+    about learning at that level itself: there learning has to show at the other level.
 
     Args:
         claim: What is claimed.
@@ -224,8 +221,9 @@ def judge(
         ValueError: If the records of a row are of more than one; or if the rows of a pair differ in more than the
             method or the data, or one of them is not given.
     """
-    _complete(claim, sweep, random_init, reference, twin)
     level, records = claim.level, sweep.present
+    gate_level = OTHER_LEVEL[level] if claim.about_untrained and twin is None else level
+    _complete({level, gate_level}, sweep, random_init, reference, twin)
     kept, left_out = configurations(records, level)
     remain, asked, unit = len(kept), len({r.config for r in records if r.family != RANDOM_INIT}), "configurations"
     correlation = compared = comparison = None
@@ -247,7 +245,7 @@ def judge(
         compared = contrast(scores, performances(random_init, level), alpha, 0.0 if above else margin)
         below, over = compared.high < compared.margin, compared.low > compared.margin
         supported, refuted, evidence = (over, below, str(compared)) if above else (below, over, str(compared))
-    gate = _gate(claim, sweep, random_init, alpha, reference, twin)
+    gate = _gate(claim, gate_level, sweep, random_init, alpha, reference, twin)
     verdict = Verdict.SUPPORTED if supported else Verdict.REFUTED if refuted else Verdict.INCONCLUSIVE
     if remain < FEWEST or 2 * remain < asked:
         verdict = Verdict.INCONCLUSIVE
@@ -265,10 +263,13 @@ def judge(
 
 
 def _complete(
-    claim: Claim, sweep: Sweep, random_init: Sequence[Record], reference: Sweep | None, twin: Sweep | None
+    levels: Collection[Level],
+    sweep: Sweep,
+    random_init: Sequence[Record],
+    reference: Sweep | None,
+    twin: Sweep | None,
 ) -> None:
     """Raise IncompleteSweep where anything is missing that the verdict rests on; another row's is told with its row."""
-    levels = {claim.level, claim.gate_level}
     missing = sweep.missing(levels)
     for other in (reference, twin):
         missing += [f"{case} of {other.row}" for case in other.missing(levels)] if other else []
@@ -280,23 +281,22 @@ def _complete(
 
 def _gate(
     claim: Claim,
+    level: Level,
     sweep: Sweep,
     random_init: Sequence[Record],
     alpha: float,
     reference: Sweep | None,
     twin: Sweep | None,
 ) -> Validity:
-    """The validity of the rows that must have learnt: the first that fails, or the row's own."""
-    asked = [(TWIN, twin)] if twin else [("this row", sweep)]
-    if claim.kind == "falls_behind":
-        asked = []
+    """The validity of the rows that must have learnt: the first that fails, or else the first."""
+    asked = [(TWIN, twin)] if twin else [] if claim.kind == "falls_behind" else [("this row", sweep)]
     if reference and not twin:
         asked.append((reference.row, reference))
     found = [
         validity(
             sweep.present,
             random_init,
-            claim.gate_level,
+            level,
             gate=gated.present,
             whose=whose,
             ordered=claim.about_tau,

@@ -189,7 +189,7 @@ def own(claim: Claim, data: str, views: str, method: str, alpha: float = 0.05) -
         p, against = (negative, positive) if claim.kind == "tau_negative" else (positive, negative)
         verdict = Verdict.SUPPORTED if p < alpha else Verdict.REFUTED if against < alpha else Verdict.INCONCLUSIVE
         return Own(f"tau {score.tau:.2f}, n {score.models}", verdict, p)
-    if not claim.paired:
+    if claim.about_untrained:
         return Own(_averages(score.avg, RANDOM_INIT[claim.level]))
     other = {"keeps_up": (data, OTHER_LEVEL[scheme]), "falls_behind": ("single_object", scheme)}.get(claim.kind)
     against_row = other and lookup(other[0], views, other[1], "total")

@@ -120,7 +120,7 @@ def _level(row: RowResult, level: Level, *, header: bool) -> Table:
             table.add_row(f"paper, {NAMES[family]}", str(score.models), *figures, where, style="dim")
     untrained = row.untrained(level)
     spread = f"sd {statistics.stdev(untrained):.2f} over {len(untrained)} seeds" if len(untrained) > 1 else ""
-    verdict = verdicts([j for j in of_level if not (j.claim.about_tau or j.claim.paired)])
+    verdict = verdicts([j for j in of_level if j.claim.about_untrained])
     table.add_row("untrained", *_statistics(untrained), spread, verdict, style="dim")
     return table
 
