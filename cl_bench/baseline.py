@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cl_bench.claims import EVALUATIONS, Claim, Judgement, Verdict
+from cl_bench.claims import Claim, Judgement, Verdict
 from cl_bench.errors import SpecError
+from cl_bench.records import EVALUATIONS
 from cl_bench.spec import RunSpec
 from cl_bench.store import digest, write_atomically
 
@@ -53,9 +54,14 @@ class Changes:
         told = [f"{self.compared} claim{'s' if self.compared != 1 else ''} compared"]
         for what in ("regressed", "improved", "new"):
             claims: tuple[Judgement, ...] = getattr(self, what)
-            names = ", ".join(f"{j.row} ({EVALUATIONS[j.claim.level]}, {j.claim.kind}): {j.verdict}" for j in claims)
+            names = ", ".join(f"{j.row} ({_named(j.claim)}): {j.verdict}" for j in claims)
             told.append(f"{len(claims)} {what}" + (f": {names}" if claims else ""))
         return f"since {self.name}: {'; '.join(told)}"
+
+
+def _named(claim: Claim) -> str:
+    named = f"{EVALUATIONS[claim.level]}, {claim.kind}"
+    return f"{named}, exploratory" if claim.exploratory else named
 
 
 class Baseline:

@@ -15,7 +15,7 @@ from cl_bench.engines.local import usable_devices
 from cl_bench.errors import MethodError, first_line
 from cl_bench.origins import origins
 from cl_bench.profile import Row, load_profile
-from cl_bench.records import RANDOM_INIT, Record
+from cl_bench.records import LEVELS, RANDOM_INIT, Record
 from cl_bench.report import RowResult, origins_table, plan_table, summary_table, write_report
 from cl_bench.runner import load_record
 from cl_bench.session import Session, or_usage_error
@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 else:
     Failed = pytest.fail.Exception
 
+NO_PAIR = {
+    "no_worse_than": f"pair: {REFERENCE} and another dense one",
+    "keeps_up": "pair: a dense method and an instance one",
+}
 ROW, JUDGEMENT = "cl_bench.row", "cl_bench.judgement"  # what tests tell the summary, also from pytest-xdist workers
 
 
@@ -99,18 +103,24 @@ class Hooks:
             cases = [pytest.param((row, s), id=s.case) for row in rows for s in self.session.profile.sweep(row)]
             metafunc.parametrize("case", cases, indirect=True)
         if "claim" in metafunc.fixturenames:
-            about = claim_of(metafunc.definition)
-            claims = []
-            if about.kind == "no_worse_than":
-                rows = [row for row in rows if self.session.reference and row.method != self.session.reference]
-                if not rows:
-                    no_pair = pytest.mark.skip(reason=f"--method names no pair: {REFERENCE} and another dense one")
-                    claims = [pytest.param(None, id="no pair", marks=no_pair)]
-            for row in rows:
-                reason = self.session.profile.known_failures(row).get(about)
-                marks = [pytest.mark.xfail(strict=True, reason=reason, raises=NotSupported)] if reason else []
-                claims.append(pytest.param(row, id=str(row.method), marks=marks))
-            metafunc.parametrize("claim", claims, indirect=True)
+            metafunc.parametrize("claim", self._claims(metafunc.definition, rows), indirect=True)
+
+    def _claims(self, definition: Any, rows: Sequence[Row]) -> list[Any]:
+        """A parameter a row that a claim is about; a skipped one, with the reason, where there is none."""
+        claims, kind = [], ""
+        for row in rows:
+            about = claim_of(definition, row)
+            kind = about.kind
+            if about.paired and self.session.reference_of(about, row) is None:
+                continue
+            reason = None if about.exploratory else self.session.profile.known_failures(row).get(about)
+            marks = [pytest.mark.xfail(strict=True, reason=reason, raises=NotSupported)] if reason else []
+            claims.append(pytest.param(row, id=str(row.method), marks=marks))
+        if claims:
+            return claims
+        schemes = definition.get_closest_marker("sweep").kwargs.get("schemes", LEVELS)
+        lacks = NO_PAIR.get(kind, f"{' or '.join(schemes)} method")
+        return [pytest.param(None, id="no row", marks=pytest.mark.skip(reason=f"--method names no {lacks}"))]
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Queue all that the selected tests will pull, so that every worker has something to do."""
@@ -189,7 +199,7 @@ class Hooks:
                 wanted.setdefault(row.name, {})[spec] = None
             if isinstance(parameters.get("claim"), Row):
                 row = parameters["claim"]
-                for pulled in self.session.pulled_by(claim_of(item), row):
+                for pulled in self.session.pulled_by(claim_of(item, row), row).rows:
                     wanted.setdefault(pulled.name, {}).update(dict.fromkeys(self.session.profile.sweep(pulled)))
                 wanted.setdefault("random_init", {}).update(dict.fromkeys(self.session.profile.random_init()))
         return {name: list(specs) for name, specs in wanted.items()}
@@ -292,14 +302,16 @@ def _stored(cases: Sequence[tuple[RunSpec, str, Record | None]]) -> bool:
     return any(record is not None for _, _, record in cases)
 
 
-def claim_of(node: Any) -> Claim:
-    """What a test's ``claim`` marker says."""
+def claim_of(node: Any, row: Row) -> Claim:
+    """What a test's ``claim`` marker says of a row; ``exploratory`` is True or the schemes of which the claim is."""
     marker = node.get_closest_marker("claim")
     if marker is None:
         raise pytest.UsageError(
             f"{node.nodeid}: a test with the claim fixture needs @pytest.mark.claim(kind, level=...)"
         )
-    return Claim(*marker.args, **marker.kwargs)
+    told = {"exploratory": (), **marker.kwargs}
+    schemes = LEVELS if told["exploratory"] is True else told["exploratory"]
+    return Claim(*marker.args, **{**told, "exploratory": row.method.level in schemes})
 
 
 def row_to_json(row: Row) -> str:

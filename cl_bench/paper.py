@@ -15,10 +15,11 @@ from typing import Literal
 import numpy as np
 from scipy import stats
 
-from cl_bench.claims import EVALUATIONS, Correlation, one_sided
+from cl_bench.claims import Claim, Verdict
 from cl_bench.comparison import REFERENCE
+from cl_bench.correlation import Correlation, one_sided
 from cl_bench.power import FEWEST, spread
-from cl_bench.records import LEVELS, Level
+from cl_bench.records import EVALUATIONS, LEVELS, OTHER_LEVEL, Level
 
 SOURCE = "Moon, Kim, Choi, BMVC 2022, Tables 1-3"
 SETTINGS = {"single_object": "stl10", "multi_object": "coco"}
@@ -150,6 +151,56 @@ def lookup(data: str, views: str, scheme: str, loss: str) -> PaperRow | None:
     """
     wanted = (SETTINGS.get(data, data), views, scheme, loss)
     return next((row for row in ROWS if (row.data, row.views, row.scheme, row.loss) == wanted), None)
+
+
+@dataclass(frozen=True)
+class Own:
+    """What the paper's own numbers give a claim.
+
+    Attributes:
+        numbers: In words.
+        verdict: By our rule, on a printed tau and its n; None on printed means, since no spread is printed with them.
+        p: One-sided p of what is claimed; nan without a verdict.
+    """
+
+    numbers: str
+    verdict: Verdict | None = None
+    p: float = math.nan
+
+    def __str__(self) -> str:
+        if self.verdict is None:
+            return f"the paper's own {self.numbers}; it prints no spread, and our rule gives no verdict"
+        return f"the paper's own {self.numbers}: our rule says {self.verdict} (p = {self.p:.2g})"
+
+
+def own(claim: Claim, data: str, views: str, method: str, alpha: float = 0.05) -> Own | None:
+    """What the paper's own numbers give a claim about a row; None where it prints none of such a row.
+
+    p is by Kendall's normal approximation without ties: the printed tau has two decimals, so that an exact p of it
+    would claim more than is known. Where the printed numbers are means, their difference is told.
+    """
+    scheme = next((scheme for scheme, answers in METHODS.items() if answers == method), None)
+    row = scheme and lookup(data, views, scheme, "total")
+    if not scheme or not row:
+        return None
+    score = row.score(claim.level)
+    if claim.about_tau:
+        negative, positive = (float(stats.norm.cdf(side * score.tau / spread(score.models))) for side in (1, -1))
+        p, against = (negative, positive) if claim.kind == "tau_negative" else (positive, negative)
+        verdict = Verdict.SUPPORTED if p < alpha else Verdict.REFUTED if against < alpha else Verdict.INCONCLUSIVE
+        return Own(f"tau {score.tau:.2f}, n {score.models}", verdict, p)
+    if claim.about_untrained:
+        return Own(_averages(score.avg, RANDOM_INIT[claim.level]))
+    other = {"keeps_up": (data, OTHER_LEVEL[scheme]), "falls_behind": ("single_object", scheme)}.get(claim.kind)
+    against_row = other and lookup(other[0], views, other[1], "total")
+    if not against_row:
+        return None
+    pair = score.avg, against_row.score(claim.level).avg
+    return Own(_averages(*(pair if claim.kind == "keeps_up" else reversed(pair))))
+
+
+def _averages(one: float, other: float) -> str:
+    return f"averages {one:.2f} - {other:.2f} = {one - other:+.2f} points"
 
 
 def inconsistencies(total: Score, families: Sequence[Score]) -> tuple[str, ...]:

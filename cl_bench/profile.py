@@ -6,11 +6,11 @@ import tomllib
 from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, get_args
+from typing import Annotated, Any, NamedTuple, get_args
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
-from cl_bench.claims import Claim
+from cl_bench.claims import Claim, Kind
 from cl_bench.errors import SpecError, nearest
 from cl_bench.records import RANDOM_INIT, Level
 from cl_bench.spec import (
@@ -122,7 +122,7 @@ class Known(Frozen):
     method: str
     data: DataKind
     views: Views
-    claim: Literal["tau_negative", "tau_not_negative", "at_random_level", "no_worse_than"]
+    claim: Kind
     level: Level
     reason: Annotated[str, Field(min_length=10)]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cl_bench.claims import Claim, IncompleteSweep, Judgement, Verdict, judge
+from cl_bench.claims import Claim, IncompleteSweep, Judgement, Sweep, Verdict, judge
 from cl_bench.errors import SpecError
 from cl_bench.hooks import JUDGEMENT, ROW, Hooks, NotSupported, claim_of, row_to_json
 from cl_bench.profile import Row
@@ -66,7 +66,11 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "sweep(data, views, schemes=...): the row of the paper's tables a suite is about"
     )
-    config.addinivalue_line("markers", "claim(kind, level): what a test claims of the sweep")
+    config.addinivalue_line(
+        "markers",
+        "claim(kind, level, exploratory=...): what a test claims of the sweep; exploratory, True or schemes: "
+        "the paper does not claim it, and it never fails",
+    )
     config.addinivalue_line("markers", "contract: a test of each method that --method names; runs first")
     session = Session(config)
     config.pluginmanager.register(session, Session.NAME)
@@ -98,7 +102,8 @@ def case(request: pytest.FixtureRequest) -> Case:
 @pytest.fixture
 def claim(request: pytest.FixtureRequest) -> ClaimTest:
     """What the test's ``claim`` marker says of the row."""
-    return ClaimTest(_session(request.config), request.node, request.param, claim_of(request.node))
+    row = request.param
+    return ClaimTest(_session(request.config), request.node, row, claim_of(request.node, row))
 
 
 @dataclass(frozen=True)
@@ -141,36 +146,41 @@ class ClaimTest:
     def check(self) -> None:
         """Pull the sweep and judge it: SUPPORTED passes, REFUTED fails, INCONCLUSIVE xfails or, if strict, fails.
 
-        Against a baseline a verdict that is worse fails, and one that is not worse and not SUPPORTED xfails.
+        Against a baseline a verdict that is worse fails, and one that is not worse and not SUPPORTED xfails. An
+        exploratory claim passes or xfails, whatever the verdict.
         """
-        profile = self.session.profile
+        profile, settings = self.session.profile, self.session.profile.claims
         rows = self.session.pulled_by(self.claim, self.row)
-        for row in rows:
+        for row in rows.rows:
             tell(self.node, ROW, row_to_json(row))
-        sweep = [spec for row in rows for spec in profile.sweep(row)]  # a row's, then the reference's if it takes one
-        pulled, failures = self.session.pull([*sweep, *profile.random_init()])
-        mine = len(profile.sweep(self.row))
-        parts = pulled[:mine], pulled[mine : len(sweep)], pulled[len(sweep) :]
-        own, others, random_init = ([r for r in part if r is not None] for part in parts)
-        settings = profile.claims
+        untrained = profile.random_init()
+        specs = [*(spec for row in rows.rows for spec in profile.sweep(row)), *untrained]
+        pulled, failures = self.session.pull(specs)
+        found = {spec: record for spec, record in zip(specs, pulled, strict=True) if record is not None}
+
+        def sweep_of(row: Row) -> Sweep:
+            asked = profile.sweep(row)
+            return Sweep(row.name, [found[spec] for spec in asked if spec in found], [spec.case for spec in asked])
+
         try:
             judgement = judge(
                 self.claim,
-                self.row.name,
-                own,
-                [spec.case for spec in sweep],
-                random_init,
+                sweep_of(rows.row),
+                [found[spec] for spec in untrained if spec in found],
                 settings.alpha,
                 settings.margin,
-                others,
+                rows.reference and sweep_of(rows.reference),
+                rows.twin and sweep_of(rows.twin),
             )
         except IncompleteSweep as error:
             tell(self.node, JUDGEMENT, Judgement.incomplete(self.claim, error).to_json())
             pytest.fail("\n".join([str(error), *failures]), pytrace=False)
         tell(self.node, JUDGEMENT, judgement.to_json())
-        as_before = self._held_against_baseline(judgement)
+        as_before = not self.claim.exploratory and self._held_against_baseline(judgement)
         if judgement.verdict is Verdict.SUPPORTED:
             return
+        if self.claim.exploratory:
+            pytest.xfail(f"exploratory, the paper does not claim it: {judgement.sentence}")
         strict = self.session.config.option.strict_claims
         if not settings.asserted and not strict:
             pytest.xfail(f"reported, not asserted, by profile {profile.name}: {judgement.sentence}")

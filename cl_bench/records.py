@@ -11,6 +11,8 @@ from typing import Literal
 
 Level = Literal["instance", "dense"]
 LEVELS: tuple[Level, Level] = ("instance", "dense")
+OTHER_LEVEL: Mapping[Level, Level] = {"instance": "dense", "dense": "instance"}
+EVALUATIONS: Mapping[Level, str] = {"instance": "linear evaluation", "dense": "detection"}
 Status = Literal["complete", "diverged", "failed"]
 RANDOM_INIT = "random_init"
 Family = Literal["align_uniform", "info_nce", "total"]

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import pytest
 from rich.console import Console
@@ -31,6 +31,25 @@ if TYPE_CHECKING:
 
 PLAIN_WIDTH = 110  # columns of the summary where there is no terminal to ask
 T = TypeVar("T")
+
+
+class Pulled(NamedTuple):
+    """The rows whose records a claim takes.
+
+    Attributes:
+        row: The one it is about.
+        reference: The one that a paired claim compares it with.
+        twin: Of a row of disjoint views the same with overlapping ones, which must have learnt.
+    """
+
+    row: Row
+    reference: Row | None
+    twin: Row | None
+
+    @property
+    def rows(self) -> list[Row]:
+        """Those that there are."""
+        return [row for row in self if row is not None]
 
 
 class Session:
@@ -121,16 +140,21 @@ class Session:
         schemes = marker.kwargs.get("schemes", ("instance", "dense"))
         return [Row(m, marker.kwargs["data"], marker.kwargs["views"]) for m in self.methods if m.level in schemes]
 
-    @cached_property
-    def reference(self) -> MethodSpec | None:
-        """The method that a comparison is with, where ``--method`` names it."""
-        return next((m for m in self.methods if m.name == REFERENCE), None)
+    def reference_of(self, claim: Claim, row: Row) -> Row | None:
+        """The row that a paired claim compares a row with; None where ``--method`` names no other to compare with."""
+        if claim.kind == "falls_behind":
+            return row._replace(data="single_object")
+        if claim.kind == "keeps_up":
+            others = [m for m in self.methods if m.level != row.method.level]
+            others.sort(key=lambda m: m.name != REFERENCE)
+        else:
+            others = [m for m in self.methods if claim.paired and m.name == REFERENCE and m != row.method]
+        return row._replace(method=others[0]) if others else None
 
-    def pulled_by(self, claim: Claim, row: Row) -> list[Row]:
-        """The rows whose records a claim takes: the one it is about and, for a comparison, the reference's."""
-        if claim.kind != "no_worse_than" or self.reference is None:
-            return [row]
-        return [row, row._replace(method=self.reference)]
+    def pulled_by(self, claim: Claim, row: Row) -> Pulled:
+        """The rows whose records a claim takes."""
+        twin = row._replace(views="overlapping") if row.views == "disjoint" else None
+        return Pulled(row, self.reference_of(claim, row), twin)
 
     @cached_property
     def baseline(self) -> Baseline | None:
@@ -155,7 +179,7 @@ class Session:
 
     def setting(self, claim: Claim, row: Row) -> str:
         """The name of all that the verdict on a claim depends on but the code."""
-        specs = [spec for pulled in self.pulled_by(claim, row) for spec in self.profile.sweep(pulled)]
+        specs = [spec for pulled in self.pulled_by(claim, row).rows for spec in self.profile.sweep(pulled)]
         settings = self.profile.claims
         return setting_of([*specs, *self.profile.random_init()], settings.alpha, settings.margin)
 

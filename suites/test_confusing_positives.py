@@ -2,6 +2,9 @@
 
 Table 3 is of dense schemes. On single-object data the two halves still show one object, and tau stays negative; on
 multi-object data they show different ones, detection falls to the level of random initialisation, and with it tau < 0.
+
+Not to learn is the prediction here, so that learning is asked of the twin: the same method on the same data with
+overlapping views. Where the twin did not learn either, nothing is concluded.
 """
 
 import pytest

@@ -1,4 +1,8 @@
-"""Multi-object data (the paper's Table 2): do better aligned and more uniform features go with better performance?"""
+"""Multi-object data (the paper's Table 2): do better aligned and more uniform features go with better performance?
+
+Of the dense scheme the paper claims it for detection alone: in linear evaluation it prints a tau of -.01 and calls that
+irregular. There the claim is exploratory: judged and shown, but it never fails.
+"""
 
 import pytest
 
@@ -9,7 +13,7 @@ def test_model(case):
     case.check()
 
 
-@pytest.mark.claim("tau_negative", level="instance")
+@pytest.mark.claim("tau_negative", level="instance", exploratory=("dense",))
 def test_tau_linear_evaluation(claim):
     claim.check()
 

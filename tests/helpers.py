@@ -8,7 +8,8 @@ import json
 import os
 import time
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 from hypothesis import settings
 from rich.console import Console, RenderableType
 
+from cl_bench.claims import Sweep
 from cl_bench.data.dataset import Dataset, Ragged
 from cl_bench.data.scenes import draw_scenes
 from cl_bench.profile import PROFILES, Profile, Row, load_profile
@@ -101,6 +103,32 @@ def record(config: str, family: str = "info_nce", method: str = "dense_index", s
         config=config,
         seed=seed,
     )
+
+
+def point(k: int, x: float, score: float, seed: int = 0, family: str = "info_nce", **changes: object) -> Record:
+    """One encoder whose normalised sum is a rising function of x, the same at both levels."""
+    both = {"alignment": x, "uniformity": -1.0, "performance": score}
+    figures = {name: dict.fromkeys(LEVELS, value) for name, value in both.items()}
+    base = record(f"{family}-k{k:03d}", family, seed=seed, **figures)
+    return replace(base, **changes)  # type: ignore[arg-type]
+
+
+def sweep(x: Sequence[float], y: Sequence[float]) -> list[Record]:
+    """Configurations of those normalised sums, up to scale, and performances."""
+    return [point(k, float(a), float(b)) for k, (a, b) in enumerate(zip(x, y, strict=True))]
+
+
+def untrained(*performance: float) -> list[Record]:
+    """Randomly initialised encoders that do so well at both levels."""
+    return [
+        record(RANDOM_INIT, RANDOM_INIT, RANDOM_INIT, s, performance=dict.fromkeys(LEVELS, p))
+        for s, p in enumerate(performance)
+    ]
+
+
+def asked(records: Sequence[Record], row: str = "row", expected: Sequence[Record] | None = None) -> Sweep:
+    """A row whose grid asks for these records, or for others."""
+    return Sweep(row, records, [r.case for r in (records if expected is None else expected)])
 
 
 def disordered(n: int, inversions: int) -> list[int]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import ROOT, environment, plant, record, tiny_profile, trained
+from helpers import ROOT, asked, environment, plant, record, tiny_profile, trained, untrained
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jobs import flat, outcomes
@@ -24,7 +24,7 @@ from scipy import stats
 import cl_bench.comparison
 import cl_bench.report.figures
 from cl_bench.claims import Claim, IncompleteSweep, Judgement, Verdict, holm, judge
-from cl_bench.comparison import compare
+from cl_bench.comparison import compare, contrast
 from cl_bench.profile import Row, load_profile
 from cl_bench.records import Record
 from cl_bench.registry import Registry, spec_of
@@ -34,6 +34,7 @@ from cl_bench.store import Store
 pytest_plugins = ["pytester"]
 
 CLAIM = Claim("no_worse_than", "dense")
+LOW = untrained(-90.0, -91.0)
 
 
 def run(method: str, k: int, score: float, seed: int = 0, **changes: object) -> Record:
@@ -150,10 +151,25 @@ def test_differences_that_are_all_equal_are_their_own_interval() -> None:
 def test_other_data_or_views_are_refused() -> None:
     ours, theirs = two(range(4), range(4))
     for change in ({"data": "multi_object"}, {"views": "disjoint"}):
-        with pytest.raises(ValueError, match="same data and views"):
+        with pytest.raises(ValueError, match="that differ in the method or in the data alone"):
             compare(ours, [replace(r, **change) for r in theirs], "dense")
     with pytest.raises(ValueError, match="more than one row"):
         compare([*ours, *theirs], theirs, "dense")
+
+
+def test_the_contrast_is_welchs() -> None:
+    rng = np.random.default_rng(8)
+    a, b = rng.normal(5, 2, size=9).tolist(), rng.normal(3, 1, size=4).tolist()
+    found = contrast(a, b, 0.05, 1.0)
+    foreign = stats.ttest_ind(a, b, equal_var=False).confidence_interval(0.9)
+    assert (found.low, found.high) == pytest.approx((foreign.low, foreign.high))
+    one = contrast(a, b[:1], 0.05, 1.0)
+    foreign = stats.ttest_1samp(a, b[0]).confidence_interval(0.9)
+    assert (one.low, one.high) == pytest.approx((foreign.low - b[0], foreign.high - b[0]))
+    assert contrast(a, [3.0, 3.0], 0.05, 1.0).low == pytest.approx(contrast(a, [3.0], 0.05, 1.0).low)
+    still = contrast([4.0, 4.0], [3.0, 3.0], 0.05, 1.0)
+    assert (still.low, still.high) == (1.0, 1.0)
+    assert math.isnan(contrast([4.0], [3.0], 0.05, 1.0).low) and math.isnan(contrast([], [3.0], 0.05, 1.0).low)
 
 
 # ---- the verdict
@@ -161,7 +177,7 @@ def test_other_data_or_views_are_refused() -> None:
 
 def verdict_of(reference: Sequence[float], other: Sequence[float], **changes: Any) -> Judgement:
     ours, theirs = two(reference, other)
-    return judge(CLAIM, "row", theirs, [r.case for r in (*theirs, *ours)], reference=ours, **changes)
+    return judge(CLAIM, asked(theirs), LOW, reference=asked(ours), **changes)
 
 
 @pytest.mark.parametrize(
@@ -198,7 +214,7 @@ def test_pairs_lost_on_either_side_are_named_and_with_most_of_them_all_is_lost(l
     ours, theirs = two([50.0 + k % 3 for k in range(12)], [40.0] * 12)
     ours = [diverged(r) if k < 3 else r for k, r in enumerate(ours)]
     theirs = [diverged(r) if 2 <= k < lost else r for k, r in enumerate(theirs)]
-    found = judge(CLAIM, "row", theirs, [r.case for r in (*theirs, *ours)], reference=ours)
+    found = judge(CLAIM, asked(theirs), LOW, reference=asked(ours))
     assert found.verdict is verdict
     assert found.comparison is not None and found.comparison.n == 12 - lost
     assert found.comparison.left_out == tuple(f"info_nce-k{k:03d}" for k in range(lost))
@@ -210,12 +226,12 @@ def test_pairs_lost_on_either_side_are_named_and_with_most_of_them_all_is_lost(l
 
 def test_what_is_missing_on_either_side_is_listed() -> None:
     ours, theirs = two(range(6), range(6))
-    expected = [r.case for r in (*theirs, *ours)]
+    whole = asked(theirs), asked(two(range(6), range(6))[0])
     ours[1] = replace(ours[1], performance={"instance": 1.0})
     with pytest.raises(IncompleteSweep) as caught:
-        judge(CLAIM, "row", theirs[1:], expected, reference=ours[:5])
-    assert set(caught.value.missing) == {theirs[0].case, ours[1].case, ours[5].case}
-    assert judge(Claim("no_worse_than", "instance"), "row", theirs, expected, reference=two(range(6), range(6))[0])
+        judge(CLAIM, asked(theirs[1:], expected=theirs), LOW, reference=asked(ours[:5], "other", whole[1].records))
+    assert set(caught.value.missing) == {theirs[0].case, f"{ours[1].case} of other", f"{ours[5].case} of other"}
+    assert judge(Claim("no_worse_than", "instance"), whole[0], LOW, reference=whole[1])
 
 
 def test_false_support_and_false_refutation_are_as_rare_as_alpha(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from helpers import disordered
 from scipy import stats
 
 from cl_bench import paper
-from cl_bench.claims import Correlation
+from cl_bench.correlation import Correlation
 from cl_bench.paper import Pair, PaperRow, Score, agreement, inconsistencies, lookup
 from cl_bench.records import LEVELS, Level
 

@@ -12,7 +12,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from helpers import disordered, line_of, record, shown
+from helpers import asked, disordered, line_of, record, shown, untrained
 from scipy import stats
 
 from cl_bench import paper
@@ -55,7 +55,7 @@ def sweep(
                     extra={f"{metric}50": 20.0 + rank},
                 )
             )
-    name, cases = f"{data}-{views}-{method}", [r.case for r in records]
+    name, low = f"{data}-{views}-{method}", untrained(1.0, 1.01)
     row = RowResult(
         name=name,
         title=f"{method}: {data}, {views}",
@@ -65,7 +65,7 @@ def sweep(
         views=views,
         records=tuple(records),
         random_init=(),
-        judgements=tuple(judge(Claim("tau_negative", level), name, records, cases) for level in LEVELS),
+        judgements=tuple(judge(Claim("tau_negative", level), asked(records, name), low) for level in LEVELS),
         expected=len(records),
         profile="smoke",
         detection_protocol="Faster R-CNN",

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import line_of, record, shown
+from helpers import asked, line_of, record, shown, untrained
 from matplotlib.image import imread
 
 from cl_bench.claims import Claim, IncompleteSweep, Judgement, judge
@@ -48,7 +48,7 @@ def make_row(name: str = "single_object-dense_index", models: tuple[int, int] = 
         records.append(encoder(f"{family}-{knobs}", family, 0, place, float(60 - 15 * place.sum() + rng.normal(0, 3))))
     random = [encoder("random_init", "random_init", s, np.array([0, 1.4]), 28.0 + s, "random_init") for s in range(3)]
     judgements = [
-        judge(Claim(kind, level), name, records, [r.case for r in records], random)
+        judge(Claim(kind, level), asked(records, name), random)
         for kind in ("tau_negative", "at_random_level")
         for level in LEVELS
     ]
@@ -149,6 +149,9 @@ def test_a_run_without_rows_or_records_has_a_summary(row: RowResult) -> None:
 # ---- methods against each other
 
 
+LOW = untrained(-9.0, -9.1)
+
+
 def rival(row: RowResult, method: str, shift: float, *, precision: float = 0.5, judged: bool = True) -> RowResult:
     """The same sweep under another method, better by about ``shift`` points."""
     noise = np.random.default_rng(len(method)).normal(0, 1, size=len(row.records))
@@ -162,9 +165,8 @@ def rival(row: RowResult, method: str, shift: float, *, precision: float = 0.5, 
         )
         for r, e in zip(row.records, noise, strict=True)
     )
-    expected = [r.case for r in (*records, *row.records)]
     claims = [Claim("no_worse_than", level) for level in LEVELS if judged]
-    judgements = tuple(judge(claim, method, records, expected, reference=row.records) for claim in claims)
+    judgements = tuple(judge(claim, asked(records, method), LOW, reference=asked(row.records)) for claim in claims)
     return replace(row, name=method, title=method, method=method, records=records, judgements=judgements)
 
 

@@ -13,9 +13,9 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from cl_bench.claims import EVALUATIONS, Claim, Verdict
+from cl_bench.claims import Claim, Verdict
 from cl_bench.comparison import REFERENCE, Comparison, compare
-from cl_bench.records import LEVELS, Level, configurations
+from cl_bench.records import EVALUATIONS, LEVELS, Level, configurations
 from cl_bench.report.row import COLOURS, RowResult, number
 
 

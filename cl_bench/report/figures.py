@@ -15,8 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 
-from cl_bench.claims import EVALUATIONS
-from cl_bench.records import LEVELS, Configuration, Level, configurations
+from cl_bench.records import EVALUATIONS, LEVELS, Configuration, Level, configurations
 from cl_bench.report.row import RowResult
 
 MARKERS: Mapping[str, tuple[str, str]] = {"align_uniform": ("o", "$L_a$ & $L_u$"), "info_nce": ("^", "InfoNCE")}

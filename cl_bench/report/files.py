@@ -9,6 +9,7 @@ import os
 import re
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,21 @@ _AGAINST = (
 )
 _PAPER = (
     *("table", "data", "views", "scheme", "loss", "level", "row", "dataset", "n", "tau", "tau_low", "tau_high"),
-    *("verdict", "paper_n", "paper_tau", "sign", "certain", "separate", "avg", "paper_avg", "marks", "notes"),
+    *(
+        "verdict",
+        "exploratory",
+        "paper_n",
+        "paper_tau",
+        "paper_p",
+        "paper_verdict",
+        "sign",
+        "certain",
+        "separate",
+        "avg",
+        "paper_avg",
+        "marks",
+        "notes",
+    ),
 )
 
 
@@ -150,6 +165,7 @@ def _beside(line: PaperLine, letters: Mapping[str, str]) -> dict[str, Any]:
     about = {name: getattr(printed, name) for name in ("table", "data", "views", "scheme", "loss", "separate")}
     values = {"n": ours.n, "tau": ours.tau, "tau_low": ours.low, "tau_high": ours.high}
     avg, paper_avg = line.averages or ("", "")
+    own = [found for j in line.judgements if (found := line.row.papers_own(j.claim))]
     return {
         **about,
         **{name: "" if value != value else value for name, value in values.items()},
@@ -157,8 +173,11 @@ def _beside(line: PaperLine, letters: Mapping[str, str]) -> dict[str, Any]:
         "row": line.row.name,
         "dataset": line.row.dataset,
         "verdict": " ".join(j.verdict for j in line.judgements),
+        "exploratory": any(j.claim.exploratory for j in line.judgements),
         "paper_n": score.models,
         "paper_tau": score.tau,
+        "paper_p": " ".join(f"{found.p:.3g}" for found in own),
+        "paper_verdict": " ".join(found.verdict or "" for found in own),
         "sign": line.pair.sign,
         "certain": line.pair.certain,
         "avg": avg,
@@ -169,7 +188,10 @@ def _beside(line: PaperLine, letters: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _claims(rows: Sequence[RowResult]) -> str:
-    judgements = [j for row in rows for j in row.judgements]
-    adjusted = (None if p != p else p for p in holm(judgements))
-    claims = [{**json.loads(j.to_json()), "p_holm": p} for j, p in zip(judgements, adjusted, strict=True)]
+    judged = [(row, j) for row in rows for j in row.judgements]
+    claims = []
+    for (row, judgement), p in zip(judged, holm([j for _, j in judged]), strict=True):
+        own = row.papers_own(judgement.claim)
+        paper = own and {**asdict(own), "p": None if own.verdict is None else own.p}
+        claims.append({**json.loads(judgement.to_json()), "p_holm": None if p != p else p, "paper": paper})
     return json.dumps(claims, indent=2) + "\n"

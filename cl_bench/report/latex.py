@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 
 from cl_bench import paper
-from cl_bench.claims import Correlation
+from cl_bench.correlation import Correlation
 from cl_bench.power import FEWEST
 from cl_bench.report.paper_tables import SHORT, PaperLine, agreements, footnotes, order, paper_lines, paper_notes
 from cl_bench.report.row import NAMES, RowResult

@@ -15,10 +15,11 @@ from rich.table import Table
 from rich.text import Text
 
 from cl_bench import paper
-from cl_bench.claims import EVALUATIONS, Correlation, Judgement
+from cl_bench.claims import Judgement
+from cl_bench.correlation import Correlation
 from cl_bench.paper import Agreement, Pair, PaperRow, agreement
 from cl_bench.power import FEWEST
-from cl_bench.records import LEVELS, Level, configurations
+from cl_bench.records import EVALUATIONS, LEVELS, Level, configurations
 from cl_bench.report.row import NAMES, RowResult, number, verdicts
 
 TITLE = "Beside the paper's Tables 1-3"

@@ -11,8 +11,9 @@ from typing import Literal
 from rich.text import Text
 
 from cl_bench import paper
-from cl_bench.claims import Claim, Correlation, Judgement, Verdict, correlate
-from cl_bench.paper import PaperRow
+from cl_bench.claims import Claim, Judgement, Verdict
+from cl_bench.correlation import Correlation, correlate
+from cl_bench.paper import Own, PaperRow
 from cl_bench.records import FAMILIES, LEVELS, Family, Level, Record
 
 Metric = Literal["coco_ap", "voc07_ap"]
@@ -86,6 +87,10 @@ class RowResult:
         """The paper's row that this one answers to."""
         return paper.lookup(self.data, self.views, self.scheme, family)
 
+    def papers_own(self, claim: Claim) -> Own | None:
+        """What the paper's own numbers give a claim about this row."""
+        return paper.own(claim, self.data, self.views, self.method, self.alpha)
+
     def of_papers_data(self, printed: PaperRow) -> bool:
         """Whether a printed row's encoders saw the same data set, so that figures can be compared and not only taus."""
         return printed.data in (self.data, self.dataset)
@@ -117,5 +122,9 @@ def number(value: float) -> str:
 
 
 def verdicts(judgements: Sequence[Judgement]) -> Text:
-    """One a line, in colour."""
-    return Text("\n").join(Text(j.verdict.value, style=f"bold {COLOURS[j.verdict]}") for j in judgements)
+    """One a line, in colour; beneath that of an exploratory claim the word."""
+    lines = []
+    for judgement in judgements:
+        lines.append(Text(judgement.verdict.value, style=f"bold {COLOURS[judgement.verdict]}"))
+        lines += [Text("exploratory", style="dim")] if judgement.claim.exploratory else []
+    return Text("\n").join(lines)

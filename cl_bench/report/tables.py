@@ -13,12 +13,13 @@ from rich.table import Table
 from rich.text import Text
 
 from cl_bench import paper
-from cl_bench.claims import EVALUATIONS, Judgement, Verdict, holm
+from cl_bench.claims import Judgement, Verdict, holm
 from cl_bench.paper import PaperRow
-from cl_bench.records import FAMILIES, LEVELS, RANDOM_INIT, Level, configurations
+from cl_bench.records import EVALUATIONS, FAMILIES, LEVELS, RANDOM_INIT, Level, configurations
 from cl_bench.report.comparison import comparison_notes, comparison_table
 from cl_bench.report.paper_tables import paper_notes, paper_tables
 from cl_bench.report.row import COLOURS, NAMES, Metric, RowResult, number, verdicts
+from cl_bench.validity import AT_OPTIMUM, COLLAPSED, at_shortcut, collapsed, listed, place_sentence
 
 AP_NAMES: dict[Metric, str] = {"coco_ap": "COCO AP", "voc07_ap": "VOC07 11-point AP"}
 BEST = 10
@@ -43,6 +44,7 @@ def _row(row: RowResult) -> Iterator[RenderableType]:
         low, mean, high = (f(row.matching_precision) for f in (min, statistics.fmean, max))
         shares = f"{low:.2f} to {high:.2f} over {len(row.matching_precision)} encoders"
         yield Text(f"matching precision: {mean:.2f} of the positives are correct ({shares})", style="dim")
+    yield from (Text(line, style="yellow") for line in _learnt(row))
     measured = row.measured
     for level in LEVELS:
         unit = row.unit(level) if level in measured else "not measured"
@@ -58,10 +60,26 @@ def _row(row: RowResult) -> Iterator[RenderableType]:
         sentence = Text(f"- {judgement.sentence.removeprefix(f'{judgement.row}: ')}")
         sentence.highlight_words([judgement.verdict.value], style=f"bold {COLOURS[judgement.verdict]}")
         yield sentence
+        own = row.papers_own(judgement.claim)
+        if own is not None:
+            yield Text(f"  {own}", style="dim")
         for claim, reason in row.known:
             if claim == judgement.claim:
                 yield Text(f"  profile {row.profile} declares that this is known not to hold: {reason}", style="dim")
     yield Text()
+
+
+def _learnt(row: RowResult) -> Iterator[str]:
+    """What encoders of a row learnt in the place of content, by name."""
+    place = place_sentence(row.records, row.random_init)
+    if place:
+        yield place
+    for names, what in (
+        (collapsed(row.records), f"collapsed (dense L_u above {COLLAPSED:g})"),
+        (at_shortcut(row.records), f"ends within {AT_OPTIMUM:.0%} of the loss of knowing the place alone, or above"),
+    ):
+        if names:
+            yield f"{what}: {len(names)} of {len(row.records)} encoders: {listed(names)}"
 
 
 def _runs(row: RowResult) -> str:
@@ -102,7 +120,7 @@ def _level(row: RowResult, level: Level, *, header: bool) -> Table:
             table.add_row(f"paper, {NAMES[family]}", str(score.models), *figures, where, style="dim")
     untrained = row.untrained(level)
     spread = f"sd {statistics.stdev(untrained):.2f} over {len(untrained)} seeds" if len(untrained) > 1 else ""
-    verdict = verdicts([j for j in of_level if j.claim.kind == "at_random_level"])
+    verdict = verdicts([j for j in of_level if j.claim.about_untrained])
     table.add_row("untrained", *_statistics(untrained), spread, verdict, style="dim")
     return table
 
@@ -158,19 +176,22 @@ def _printed_notes(rows: Sequence[RowResult]) -> Iterator[str]:
 def _multiplicity(judgements: Sequence[Judgement]) -> str:
     adjusted = zip(judgements, holm(judgements), strict=True)
     tested = [(j, p) for j, p in adjusted if not math.isnan(p)]
+    exploratory = sum(j.claim.exploratory for j in judgements)
+    aside = f", {exploratory} of them exploratory and not counted on" if exploratory else ""
     supported = [j for j, _ in tested if j.verdict is Verdict.SUPPORTED]
     survive = [_short(j) for j, p in tested if j in supported and p < j.alpha]
     about = "tau" if all(j.claim.about_tau for j, _ in tested) else "tau or against a reference"
     return (
-        f"claims: {len(judgements)} judged; of {len(tested)} on {about} {len(supported)} supported by their own "
+        f"claims: {len(judgements)} judged{aside}; of {len(tested)} on {about} {len(supported)} supported by their own "
         f"one-sided test, {len(survive)} after Holm's correction for testing {len(tested)}"
         + (f": {', '.join(survive)}." if survive else ".")
     )
 
 
 def _short(judgement: Judgement) -> str:
-    against = "" if judgement.comparison is None else f" against {judgement.comparison.reference}"
-    return f"{judgement.row} ({EVALUATIONS[judgement.claim.level]}{against})"
+    found = judgement.comparison
+    other = found and (found.other if judgement.claim.kind == "keeps_up" else found.reference)
+    return f"{judgement.row} ({EVALUATIONS[judgement.claim.level]}{f' against {other}' if other else ''})"
 
 
 def _precision_notes(rows: Sequence[RowResult]) -> Iterator[str]:
