@@ -1,8 +1,8 @@
 """What the paper printed: Moon, Kim, Choi, BMVC 2022 (arXiv:2210.08819), Tables 1 to 3, and whether ours agrees. Pure.
 
 It is another setting than a run on embedded data: STL-10 and COCO, ResNet-18, 200 epochs, 12 to 100 models a row.
-Linear evaluation is STL-10 accuracy in percent; detection is VOC07 AP (11 points, IoU .50:.05:.95) in percent, which is
-not COCO's AP.
+Linear evaluation is STL-10 accuracy in percent. Of detection it prints "average precision (AP)" in percent and not
+which: it is read as what MoCo's VOC recipe reports, VOC07 AP (11 points, IoU .50:.05:.95), which is not COCO's.
 """
 
 from __future__ import annotations
@@ -232,6 +232,7 @@ def inconsistencies(total: Score, families: Sequence[Score]) -> tuple[str, ...]:
 
 _OFF = [note.split()[0] for row in ROWS if row.families for level in LEVELS for note in row.notes(level)]
 NOTE = (
+    f'"Average precision (AP)" is read as {METRIC_NAME}, that of MoCo\'s recipe. '
     f"As printed: the avg of {_OFF.count('avg')} totals is not the mean that their counts give, the tau of "
     f"{_OFF.count('tau')} is not between their families', and {SWAPPED}."
 )

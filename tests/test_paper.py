@@ -115,6 +115,7 @@ def test_all_that_is_noted() -> None:
     notes = [note for r in paper.ROWS for level in LEVELS for note in r.notes(level)]
     assert [sum(note.startswith(what) for note in notes) for what in ("avg", "tau", "max", "top10")] == [8, 4, 0, 0]
     assert notes.count(paper.SWAPPED) == 2 and len(notes) == 14
+    assert "is read as VOC07 AP" in paper.NOTE
     assert "the avg of 8 totals" in paper.NOTE and "the tau of 4 " in paper.NOTE and paper.SWAPPED in paper.NOTE
     assert "28.04" in paper.RANDOM_NOTE and "31.93" in paper.RANDOM_NOTE
 

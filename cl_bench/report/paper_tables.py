@@ -78,7 +78,7 @@ class PaperLine:
 
     @property
     def averages(self) -> tuple[float, float] | None:
-        """Mean performance of ours and of the paper's (percent), where data set and metric are the paper's."""
+        """Mean performance of ours and of the paper's (percent), where data sets, recipe and metric are the paper's."""
         kept, _ = configurations(self.row.records, self.level, self.printed.loss)
         if not kept or not self.row.of_papers_setting(self.printed, self.level):
             return None
@@ -202,4 +202,7 @@ def paper_notes(rows: Sequence[RowResult]) -> Iterator[str]:
     if any(line.printed.table == 1 for line in lines):
         yield f"Table 1: {paper.RANDOM_NOTE}."
     if any(line.averages for line in lines):
-        yield "avg: mean performance, beside the paper's below its tau; only where data set and metric are the paper's."
+        yield (
+            "avg: mean performance, beside the paper's below its tau; only where data sets, recipe and metric are the "
+            "paper's."
+        )
