@@ -24,26 +24,17 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 
 from cl_bench.data import load
-from cl_bench.encoders import Encoder, cells, unit
 from cl_bench.engines.local import LocalEngine
+from cl_bench.metrics import measure
 from cl_bench.pretrain import untrained
 from cl_bench.profile import Profile, Row, load_profile
 from cl_bench.records import Record
 from cl_bench.registry import BUILT_IN, Registry, spec_of
 from cl_bench.spec import RunSpec
 from cl_bench.store import Store
-from cl_bench.views import two_views
-
-STRONG = tuple(
-    f"{kind}.augment.{key}"
-    for kind in ("single_object", "multi_object")
-    for key in ("jitter=1.0", "brightness=0.8", "contrast=0.8", "saturation=0.8", "hue=0.5")
-)
-BASE = ("encoder.padding=reflect", *STRONG)
 
 
 def both(path: str) -> tuple[str, str]:
@@ -57,28 +48,32 @@ SMALL = tuple(
 )
 ADAM = ("optimiser.name=adam", "optimiser.weight_decay=0.01")
 
+MILD = tuple(
+    setting
+    for strength in ("jitter=0.8", "brightness=0.4", "contrast=0.4", "saturation=0.4", "hue=0.1")
+    for setting in both(f"augment.{strength}")
+)
+
 CANDIDATES: dict[str, tuple[str, ...]] = {
-    "small": (*BASE, *SMALL),
-    "small-adam3e-3": (*BASE, *SMALL, *ADAM, "optimiser.lr=0.003"),
-    "small-adam3e-3-b32": (*BASE, *SMALL, *ADAM, "optimiser.lr=0.003", "optimiser.batch=32"),
-    "small-adam1e-3-b32": (*BASE, *SMALL, *ADAM, "optimiser.lr=0.001", "optimiser.batch=32"),
-    "small-b32": (*BASE, *SMALL, "optimiser.batch=32"),
-    "small-det200": (*BASE, *SMALL, "detection.iterations=200"),
-    "zeros": (),
-    "reflect": ("encoder.padding=reflect",),
-    "base": BASE,
-    "lr.06": (*BASE, "optimiser.lr=0.06"),
-    "lr.24": (*BASE, "optimiser.lr=0.24"),
-    "lr.5": (*BASE, "optimiser.lr=0.5"),
-    "per_t": (*BASE, "optimiser.per_temperature=true", "optimiser.lr=0.6"),
-    "adam1e-3": (*BASE, *ADAM, "optimiser.lr=0.001"),
-    "adam3e-3": (*BASE, *ADAM, "optimiser.lr=0.003"),
-    "adam1e-2": (*BASE, *ADAM, "optimiser.lr=0.01"),
-    "batch32": (*BASE, "optimiser.batch=32", "optimiser.epochs=7"),
-    "batch128": (*BASE, "optimiser.batch=128"),
-    "view20": (*BASE, *both("augment.size=20"), "optimiser.epochs=12"),
-    "scale.5": (*BASE, "single_object.augment.scale=[0.6, 1.0]", "multi_object.augment.scale=[0.4, 1.0]"),
-    "scale.1": (*BASE, "single_object.augment.scale=[0.25, 1.0]", "multi_object.augment.scale=[0.1, 0.6]"),
+    "smoke": (),
+    "zeros, mild colours": ("encoder.padding=zeros", *MILD),
+    "mild colours": MILD,
+    "lr .06": ("optimiser.lr=0.06",),
+    "lr .24": ("optimiser.lr=0.24",),
+    "lr .5": ("optimiser.lr=0.5",),
+    "lr by temperature": ("optimiser.per_temperature=true", "optimiser.lr=0.6"),
+    "adam 1e-3": (*ADAM, "optimiser.lr=0.001"),
+    "adam 3e-3": (*ADAM, "optimiser.lr=0.003"),
+    "batch 32": ("optimiser.batch=32", "optimiser.epochs=7"),
+    "batch 128": ("optimiser.batch=128",),
+    "view 20": (*both("augment.size=20"), "optimiser.epochs=12"),
+    "larger crops": ("single_object.augment.scale=[0.6, 1.0]", "multi_object.augment.scale=[0.4, 1.0]"),
+    "smaller crops": ("single_object.augment.scale=[0.25, 1.0]", "multi_object.augment.scale=[0.1, 0.6]"),
+    "detection 200": ("detection.iterations=200",),
+    "small digits": SMALL,
+    "small digits, adam 3e-3": (*SMALL, *ADAM, "optimiser.lr=0.003"),
+    "small digits, adam 3e-3, batch 32": (*SMALL, *ADAM, "optimiser.lr=0.003", "optimiser.batch=32"),
+    "small digits, batch 32": (*SMALL, "optimiser.batch=32"),
 }
 FEW = (
     "grid.temperatures=[0.1, 0.5, 2.0]",
@@ -100,38 +95,11 @@ class Quiet:
         """It is through."""
 
 
-@torch.no_grad()
-def shares(encoder: Encoder, spec: RunSpec) -> tuple[float, float]:
-    """Position share and colour share of an encoder's dense features on a row's held-out images."""
-    data = load(spec.measure.data)
-    draws = torch.Generator().manual_seed(spec.measure.seed)
-    (view, _), _ = two_views(data.images, spec.pretrain.augment, spec.pretrain.views, draws)
-    h = unit(cells(encoder(view.contiguous(memory_format=torch.channels_last)))).double()
-    centred = h - h.mean((0, 1))
-    total = centred.square().sum(-1).mean()
-    position = centred.mean(0).square().sum(-1).mean() / total
-    colour = view.mean((2, 3)).double()
-    colour = (colour - colour.mean(0)) / colour.std(0)
-    N, P, C = h.shape
-    fold = torch.arange(N) % 5
-    residual, spread = 0.0, 0.0
-    for k in range(5):
-        train, test = fold != k, fold == k
-        x, y = centred[train].reshape(-1, C), colour[train].repeat_interleave(P, 0)
-        ridge = 1e-3 * x.square().sum() / C * torch.eye(C, dtype=x.dtype)
-        w = torch.linalg.solve(x.T @ x + ridge, x.T @ (y - y.mean(0)))
-        wanted = colour[test].repeat_interleave(P, 0)
-        guess = centred[test].reshape(-1, C) @ w + y.mean(0)
-        residual += float((wanted - guess).square().sum())
-        spread += float((wanted - y.mean(0)).square().sum())
-    return float(position), max(0.0, 1 - residual / spread)
-
-
-def stored_encoder(store: Store, spec: RunSpec) -> Encoder:
-    """An encoder of the store, in eval mode."""
-    encoder = untrained(spec.pretrain)
-    encoder.load_state_dict(safetensors.torch.load_file(store.run(spec.pretrain.key).path / "encoder.safetensors"))
-    return encoder.eval()
+def untrained_probes(spec: RunSpec, row: RunSpec) -> dict[str, float]:
+    """Probes of an untrained encoder on the held-out images and views of a row."""
+    encoder, pretrain = untrained(spec.pretrain).eval(), row.pretrain
+    held_out = load(row.measure.data)
+    return measure(encoder, held_out, row.measure, pretrain.augment, pretrain.views, torch.device("cpu"))["probes"]
 
 
 def reliability(records: Iterable[Record], level: str) -> float:
@@ -163,13 +131,12 @@ def figures(profile: Profile, row: Row, store: Store, engine: LocalEngine) -> di
             "above": sum(v > reference for v in values),
             "reliability": reliability(done, level),
         }
-    of = dict(zip((s.case for s in specs), specs, strict=True))
-    learnt = [shares(stored_encoder(store, of[r.case]), of[r.case]) for r in done]
-    plain = [shares(untrained(s.pretrain).eval(), specs[0]) for s in references]
-    for i, name in enumerate(("position", "colour")):
+    plain = [untrained_probes(s, specs[0]) for s in references]
+    for name in ("position", "colour"):
+        share = f"{name}_share"
         out[name] = {
-            "median": statistics.median(s[i] for s in learnt),
-            "untrained": statistics.median(s[i] for s in plain),
+            "median": statistics.median(r.probes[share] for r in done),
+            "untrained": statistics.median(probes[share] for probes in plain),
         }
     return out
 
