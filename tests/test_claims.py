@@ -15,6 +15,7 @@ from helpers import asked, point, sweep, untrained
 
 from cl_bench.claims import Claim, IncompleteSweep, Judgement, Verdict, holm, judge
 from cl_bench.comparison import Contrast
+from cl_bench.records import Record
 
 LOW = untrained(-9.0, -9.1)  # below whatever these sweeps hold
 DOWN, UP = Claim("tau_negative", "dense"), Claim("tau_not_negative", "dense")
@@ -115,6 +116,160 @@ def test_no_random_initialisation_is_an_incomplete_sweep() -> None:
         judge(LEVEL, asked(records[1:], expected=records), broken)
 
 
+# ---- the gate
+
+
+@pytest.mark.parametrize("slope", [-1, 1])
+@pytest.mark.parametrize("claim", [DOWN, UP])
+def test_of_encoders_that_did_not_learn_nothing_is_concluded_and_that_is_said_first(claim: Claim, slope: int) -> None:
+    records = sweep(range(9), [50 + slope * k for k in range(9)])
+    found = judge(claim, asked(records), untrained(53.9, 54.1) if slope < 0 else untrained(54.9, 55.1))
+    assert found.verdict is Verdict.INCONCLUSIVE and found.correlation is not None and found.validity is not None
+    said = f"row: INCONCLUSIVE: encoders of this row did not learn: {found.validity.learnt} of 9 beat an untrained one"
+    assert found.sentence.startswith(said) and 2 * found.validity.learnt < 9
+    assert f"tau = {found.correlation}" in found.sentence and "were this tau true" not in found.sentence
+    learnt = judge(claim, asked(records), LOW)
+    assert learnt.verdict is not Verdict.INCONCLUSIVE and learnt.sentence.endswith(f"; this row: {learnt.validity}")
+
+
+def test_an_order_within_the_noise_of_seeds_is_none() -> None:
+    """Tau is -1 in either case; only the seeds differ."""
+    noise, alike = (
+        [point(k, k, 50 - k / 10 + d, seed=s) for k in range(8) for s, d in enumerate((-width, width))]
+        for width in (5.0, 0.01)
+    )
+    found = judge(DOWN, asked(noise), LOW)
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert found.sentence.startswith(
+        "row: INCONCLUSIVE: configurations of this row differ no more than their seeds do: "
+    )
+    assert judge(DOWN, asked(alike), LOW).verdict is Verdict.SUPPORTED
+
+
+@pytest.mark.parametrize("claim", [LEVEL, DOWN, UP])
+def test_of_confusing_positives_the_twin_must_have_learnt(claim: Claim) -> None:
+    scores = [3.0, 3.0, 2.9, 2.9, 2.8] if claim is LEVEL else [3.0 + k * (1 if claim is UP else -1) for k in range(5)]
+    disjoint = asked([replace(r, views="disjoint") for r in sweep(range(5), scores)])
+    failed = asked(sweep(range(5), [3.0, 3.2, 9.0, 2.0, 1.0]), "twin")
+    random = untrained(5.0, 5.1)
+    found = judge(claim, disjoint, random, twin=LEARNT)
+    assert found.verdict is Verdict.SUPPORTED and "its twin of overlapping views: 5 of 5 beat" in found.sentence
+    found = judge(claim, disjoint, random, twin=failed)
+    assert found.verdict is Verdict.INCONCLUSIVE
+    said = "row: INCONCLUSIVE: encoders of its twin of overlapping views did not learn: 1 of 5 beat an untrained one"
+    assert found.sentence.startswith(said)
+
+
+def test_a_twin_that_is_missing_is_listed_with_its_row() -> None:
+    records = sweep(range(5), [3.0] * 5)
+    twin = asked(LEARNT.records[1:], "twin", LEARNT.records)
+    with pytest.raises(IncompleteSweep) as caught:
+        judge(LEVEL, asked(records), LOW, twin=twin)
+    assert caught.value.missing == (f"{LEARNT.records[0].case} of twin",)
+
+
+def test_no_untrained_encoder_is_an_incomplete_sweep_for_any_claim() -> None:
+    with pytest.raises(IncompleteSweep, match="random_init"):
+        judge(DOWN, asked(sweep(range(5), range(5))), [])
+    found = judge(DOWN, asked(sweep(range(5), range(5))), untrained(-9.0))
+    assert found.verdict is Verdict.INCONCLUSIVE and "it takes two" in found.sentence
+
+
+# ---- transfer between schemes, and between data
+
+ABOVE = Claim("above_random_level", "dense")
+
+
+def transfer(detection: list[float], linear: float = 80.0) -> list[Record]:
+    """A sweep whose detection is given; in linear evaluation it is all alike."""
+    return [
+        replace(r, performance={"instance": linear, "dense": r.performance["dense"]})
+        for r in sweep(range(5), detection)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("detection", "verdict"),
+    [
+        ([12.0, 13, 14, 13, 12], Verdict.SUPPORTED),
+        ([10.6, 10.7, 10.8, 10.7, 10.6], Verdict.SUPPORTED),  # the margin plays no part
+        ([7.0, 8, 7, 8, 7], Verdict.REFUTED),
+        ([5.0, 19, 2, 20, 9], Verdict.INCONCLUSIVE),
+    ],
+)
+def test_verdicts_on_being_above_the_random_level(detection: list[float], verdict: Verdict) -> None:
+    found = judge(ABOVE, asked(transfer(detection)), untrained(9.9, 10.0, 10.1))
+    assert found.verdict is verdict and found.contrast is not None and found.contrast.margin == 0
+    assert "(linear evaluation above 10.06)" in found.sentence
+
+
+def test_to_be_above_the_random_level_is_asked_of_encoders_that_learnt_at_the_other_level() -> None:
+    """Of its own level it would be the claim itself, and could never be refuted."""
+    found = judge(ABOVE, asked(transfer([12.0, 13, 14, 13, 12], linear=9.0)), untrained(9.9, 10.0, 10.1))
+    assert found.verdict is Verdict.INCONCLUSIVE and "did not learn: 0 of 5" in found.sentence
+    unmeasured = [replace(r, performance={"dense": 9.0}) for r in transfer([12.0] * 5)]
+    with pytest.raises(IncompleteSweep):
+        judge(ABOVE, asked(unmeasured), LOW)
+
+
+OTHER = [50.0, 60, 40, 55, 45]
+
+
+@pytest.mark.parametrize(
+    ("shift", "kept_up", "fell_behind"),
+    [
+        (3.0, Verdict.SUPPORTED, Verdict.REFUTED),
+        (-0.6, Verdict.SUPPORTED, Verdict.SUPPORTED),
+        (-3.0, Verdict.REFUTED, Verdict.SUPPORTED),
+        (-1.0, Verdict.INCONCLUSIVE, Verdict.SUPPORTED),
+        (0.0, Verdict.SUPPORTED, Verdict.INCONCLUSIVE),
+    ],
+)
+def test_verdicts_on_keeping_up_and_on_falling_behind(shift: float, kept_up: Verdict, fell_behind: Verdict) -> None:
+    scores = [v + shift + d for v, d in zip(OTHER, (0.1, -0.1, 0.2, -0.2, 0.0), strict=True)]
+    mine, theirs = sweep(range(5), scores), sweep(range(5), OTHER)
+    rival = asked([replace(r, method="instance") for r in theirs], "rival")
+    found = judge(Claim("keeps_up", "dense"), asked(mine), LOW, reference=rival)
+    assert found.verdict is kept_up and found.comparison is not None
+    assert (found.comparison.reference, found.comparison.other) == ("dense_index", "instance")
+    multi = asked([replace(r, data="multi_object") for r in mine])
+    found = judge(Claim("falls_behind", "instance"), multi, LOW, reference=asked(theirs, "single"))
+    assert found.verdict is fell_behind and found.comparison is not None
+    assert found.comparison.mean == pytest.approx(-shift)
+    assert f"single_object - multi_object = {-shift:+.2f} points" in found.sentence or shift == 0
+    assert f"(p(difference {'<' if fell_behind is Verdict.REFUTED else '>'} 0) = " in found.sentence
+
+
+def test_what_is_expected_to_do_badly_need_not_have_learnt() -> None:
+    poor, rich = sweep(range(5), [1.0, 2, 1, 2, 1]), sweep(range(5), OTHER)
+    poor_multi = [replace(r, data="multi_object") for r in poor]
+    random, behind = untrained(5.0, 5.1), Claim("falls_behind", "dense")
+    assert judge(behind, asked(poor_multi), random, reference=asked(rich, "single")).verdict is Verdict.SUPPORTED
+    found = judge(
+        behind, asked([replace(r, data="multi_object") for r in rich]), random, reference=asked(poor, "single")
+    )
+    assert found.sentence.startswith("row: INCONCLUSIVE: encoders of single did not learn: 0 of 5")
+    up, rivals = Claim("keeps_up", "dense"), [replace(r, method="instance") for r in rich]
+    for mine, theirs, whose in ((poor, rivals, "this row"), (rich, [replace(r, method="m") for r in poor], "rival")):
+        found = judge(up, asked(mine), random, reference=asked(theirs, "rival"))
+        assert found.sentence.startswith(f"row: INCONCLUSIVE: encoders of {whose} did not learn")
+
+
+def test_a_pair_without_a_reference_is_refused() -> None:
+    with pytest.raises(ValueError, match="'keeps_up' needs the records of a reference row"):
+        judge(Claim("keeps_up", "dense"), asked(sweep(range(5), OTHER)), LOW)
+
+
+def test_an_exploratory_claim_is_the_same_claim_and_is_corrected_for_with_none() -> None:
+    records = asked(sweep(range(6), range(6)))
+    claim = Claim("tau_negative", "dense", exploratory=True)
+    found, plain = judge(claim, records, LOW), judge(DOWN, records, LOW)
+    assert claim == DOWN and hash(claim) == hash(DOWN)
+    assert found.sentence == plain.sentence.replace("REFUTED:", "REFUTED (exploratory):")
+    assert holm([found, plain]) == pytest.approx([math.nan, plain.p], nan_ok=True)
+    assert Judgement.from_json(found.to_json()).claim.exploratory
+
+
 def test_judgements_survive_json() -> None:
     records = sweep(range(6), range(6))
     constant = sweep(range(6), [1.0] * 6)
@@ -130,6 +285,7 @@ def test_judgements_survive_json() -> None:
         back = Judgement.from_json(text)
         assert repr(asdict(back)) == repr(asdict(found)) and isinstance(back.verdict, Verdict)
         assert type(back.correlation) is type(found.correlation) and type(back.contrast) is type(found.contrast)
+        assert type(back.validity) is type(found.validity)
     found = judge(DOWN, asked(records), LOW)
     assert Judgement.from_json(found.to_json()) == found
 

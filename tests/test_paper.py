@@ -12,8 +12,9 @@ from helpers import disordered
 from scipy import stats
 
 from cl_bench import paper
+from cl_bench.claims import Claim, Verdict
 from cl_bench.correlation import Correlation
-from cl_bench.paper import Pair, PaperRow, Score, agreement, inconsistencies, lookup
+from cl_bench.paper import Pair, PaperRow, Score, agreement, inconsistencies, lookup, own
 from cl_bench.records import LEVELS, Level
 
 
@@ -156,6 +157,78 @@ def test_a_printed_tau_is_told_from_zero_by_the_normal_approximation(models: int
         assert score.told_from_zero == (found.pvalue < 0.05)
         decided.add(score.told_from_zero)
     assert decided == {True, False}
+
+
+# ---- what its own numbers give a claim
+
+
+@pytest.mark.parametrize(
+    ("kind", "level", "row", "verdict"),
+    [
+        ("tau_negative", "dense", ("single_object", "overlapping", "dense_index"), Verdict.SUPPORTED),  # -.12, n 100
+        ("tau_negative", "instance", ("multi_object", "overlapping", "dense_index"), Verdict.INCONCLUSIVE),  # -.01
+        ("tau_negative", "dense", ("multi_object", "overlapping", "instance"), Verdict.INCONCLUSIVE),  # -.13, n 60
+        ("tau_negative", "dense", ("stl10", "disjoint", "dense_index"), Verdict.SUPPORTED),
+        ("tau_not_negative", "dense", ("stl10", "disjoint", "dense_index"), Verdict.REFUTED),
+        ("tau_not_negative", "dense", ("multi_object", "disjoint", "dense_index"), Verdict.INCONCLUSIVE),  # +.03, n 12
+    ],
+)
+def test_the_papers_own_tau_is_judged_by_our_rule(
+    kind: str, level: Level, row: tuple[str, str, str], verdict: Verdict
+) -> None:
+    found = own(Claim(kind, level), *row)  # type: ignore[arg-type]
+    printed = lookup(row[0], row[1], "instance" if row[2] == "instance" else "dense", "total")
+    assert found is not None and printed is not None and found.verdict is verdict
+    score = printed.score(level)
+    pairs = score.models * (score.models - 1) // 2
+    order = disordered(score.models, round((1 - score.tau) / 2 * pairs))
+    side = "less" if kind == "tau_negative" else "greater"
+    exact = stats.kendalltau(range(score.models), order, alternative=side, method="exact").pvalue
+    assert found.p == pytest.approx(exact, abs=0.03)  # n = 12 is the farthest
+    assert (
+        str(found)
+        == f"the paper's own tau {score.tau:.2f}, n {score.models}: our rule says {verdict} (p = {found.p:.2g})"
+    )
+
+
+def test_the_level_of_the_verdict_is_the_profiles() -> None:
+    claim, row = Claim("tau_negative", "dense"), ("single_object", "overlapping", "dense_index")
+    found = own(claim, *row, alpha=0.01)
+    assert found is not None and found.verdict is Verdict.INCONCLUSIVE and found.p == pytest.approx(0.038, abs=5e-4)
+
+
+@pytest.mark.parametrize(
+    ("kind", "level", "row", "numbers"),
+    [
+        ("at_random_level", "dense", ("multi_object", "disjoint", "dense_index"), "32.03 - 31.93 = +0.10"),
+        ("above_random_level", "dense", ("multi_object", "overlapping", "instance"), "38.09 - 31.93 = +6.16"),
+        ("above_random_level", "instance", ("single_object", "overlapping", "dense_index"), "63.47 - 28.04 = +35.43"),
+        ("keeps_up", "dense", ("multi_object", "overlapping", "instance"), "38.09 - 37.72 = +0.37"),
+        ("keeps_up", "instance", ("single_object", "overlapping", "dense_index"), "63.47 - 66.51 = -3.04"),
+        ("falls_behind", "instance", ("multi_object", "overlapping", "dense_index"), "63.47 - 50.39 = +13.08"),
+        ("falls_behind", "instance", ("multi_object", "overlapping", "instance"), "66.51 - 61.43 = +5.08"),
+    ],
+)
+def test_printed_means_are_told_without_a_verdict(
+    kind: str, level: Level, row: tuple[str, str, str], numbers: str
+) -> None:
+    found = own(Claim(kind, level), *row)  # type: ignore[arg-type]
+    said = f"the paper's own averages {numbers} points; it prints no spread, and our rule gives no verdict"
+    assert found is not None and found.verdict is None and math.isnan(found.p) and str(found) == said
+
+
+@pytest.mark.parametrize(
+    ("kind", "row"),
+    [
+        ("tau_negative", ("single_object", "overlapping", "dense_emd")),
+        ("tau_negative", ("single_object", "disjoint", "instance")),
+        ("tau_negative", ("elsewhere", "overlapping", "dense_index")),
+        ("no_worse_than", ("single_object", "overlapping", "dense_index")),
+        ("keeps_up", ("single_object", "disjoint", "dense_index")),
+    ],
+)
+def test_of_what_is_not_printed_there_is_nothing(kind: str, row: tuple[str, str, str]) -> None:
+    assert own(Claim(kind, "instance"), *row) is None  # type: ignore[arg-type]
 
 
 # ---- ours beside it

@@ -286,6 +286,9 @@ def test_the_csv_is_read_back(tmp_path: Path) -> None:
         assert (got["sign"] + "?" * (got["certain"] == "False" and got["sign"] != "-")) == line.sign
         assert (got["separate"] == "True") == (printed.loss != "total")
         assert got["verdict"] == " ".join(j.verdict for j in line.judgements)
+        (own,) = [line.row.papers_own(j.claim) for j in line.judgements] or [None]
+        assert got["paper_verdict"] == ((own and own.verdict) or "")
+        assert got["paper_p"] == (f"{own.p:.3g}" if own else "") and got["exploratory"] == "False"
         assert (got["marks"], got["notes"]) == (line.marks(letters), "; ".join(line.notes))
         own = line.row.dataset == "stl10" and line.level == "instance"
         assert (got["avg"] != "", got["paper_avg"]) == (own, str(score.avg) if own else "")

@@ -105,6 +105,51 @@ def test_what_a_profile_is_known_not_to_reproduce_is_said(row: RowResult) -> Non
     assert "known not to hold" not in render(row, width=100)
 
 
+def test_beneath_a_claim_stands_what_the_papers_own_numbers_give_it(row: RowResult) -> None:
+    text = " ".join(render(row, width=100).split())
+    for own in map(row.papers_own, (j.claim for j in row.judgements)):
+        assert own is not None and str(own) in text
+    assert "the paper's own tau -0.12, n 100: our rule says SUPPORTED (p = 0.038)" in text
+    assert "our rule" not in render(replace(row, method="dense_emd"), width=100)
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_what_was_learnt_in_the_place_of_content_is_said_above_the_verdicts(row: RowResult, width: int) -> None:
+    broken = {
+        "uniformity": {"instance": -1.0, "dense": -0.001},
+        "losses": ((0, 9.0), (10, 5.04)),
+        "position_only_loss": 5.03,
+        "probes": {"position_share": 0.9},
+    }
+    records = [replace(r, **broken) if k < 7 else r for k, r in enumerate(row.records)]  # type: ignore[arg-type]
+    text = render(replace(row, records=tuple(records)), width=width)
+    assert all(len(line) <= width for line in text.splitlines())
+    flat, names = " ".join(text.split()), ", ".join(r.case for r in records[:5])
+    for said in (
+        "encoders of this row mostly know the place: the median's position share is 0.90",
+        f"collapsed (dense L_u above -0.02): 7 of 20 encoders: {names} and 2 more",
+        f"ends within 1% of the loss of knowing the place alone, or above: 7 of 20 encoders: {names} and 2 more",
+    ):
+        assert said in flat and flat.index(said) < flat.index("Linear evaluation (accuracy, %)")
+    plain = render(row, width=width)
+    assert not [word for word in ("collapsed", "knowing the place", "mostly know") if word in plain]
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_an_exploratory_claim_is_marked(row: RowResult, width: int) -> None:
+    cases = asked(row.records, row.name)
+    claims = [Claim("tau_negative", level, exploratory=True) for level in LEVELS]
+    marked = replace(row, judgements=tuple(judge(claim, cases, row.random_init) for claim in claims))
+    text = render(marked, width=width)
+    assert all(len(line) <= width for line in text.splitlines()) and "…" not in text
+    lines = text.splitlines()
+    for at in (k for k, line in enumerate(lines) if line.startswith("total ") and line.endswith("SUPPORTED")):
+        assert lines[at + 1].strip() == "exploratory"
+    flat = " ".join(text.split())
+    assert "SUPPORTED (exploratory): better aligned" in flat
+    assert "2 judged, 2 of them exploratory and not counted on; of 0 on tau 0 supported" in flat
+
+
 def test_every_claim_and_protocol_is_said(row: RowResult) -> None:
     text = " ".join(render(row, width=100).split())
     for judgement in row.judgements:
@@ -303,6 +348,12 @@ def test_the_report_is_written_and_read_back(row: RowResult, tmp_path: Path) -> 
     claims = json.loads(files[2].read_text())
     assert [c["verdict"] for c in claims] == [j.verdict.value for j in row.judgements]
     assert claims[0]["p_holm"] >= claims[0]["correlation"]["p_negative"] and claims[2]["p_holm"] is None
+    assert [(c["paper"]["verdict"], c["paper"]["numbers"]) for c in claims[:3]] == [
+        ("SUPPORTED", "tau -0.32, n 100"),
+        ("SUPPORTED", "tau -0.12, n 100"),
+        (None, "averages 63.47 - 28.04 = +35.43 points"),
+    ]
+    assert claims[0]["validity"]["of"] == 20 and claims[2]["paper"]["p"] is None
     assert all(re.match(rb"\x89PNG", file.read_bytes()) for file in files[6:8])
     assert write_report([row, other], files[0].parent) == files
 
