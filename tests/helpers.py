@@ -168,7 +168,8 @@ def plant(
     run = store.run(spec.pretrain.key)
     precision = None if spec.pretrain.objective.family == RANDOM_INIT else matching_precision
     encoder = {"encoder_sha256": "0" * 64}
-    status = {"status": "complete", "detail": "", "matching_precision": precision, **encoder}
+    trained = {"matching_precision": precision, "position_only_loss": None, "history_sha256": "0" * 64}
+    status = {"status": "complete", "detail": "", **trained, **encoder}
     if diverged:
         status = {"status": "diverged", "detail": diverged}
     run.write("status", {**status, "decomposition_error": decomposition_error, "seconds": 1.0, "provenance": {}})
