@@ -114,7 +114,7 @@ def test_a_plan_without_data_says_what_is_missing_and_how_long_it_takes(tmp_path
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr
     assert "6 encoders to compute, " in said and "as timed here" in said
     assert said.count("say where it is with --data-root DIR") >= 3
-    assert "detection.lr 0.02 inherited MoCo" in said
+    assert "detection.lr 0.02 printed" in said
     assert not list((tmp_path / "store").glob("runs/*"))
 
 
