@@ -48,6 +48,13 @@ SMALL = tuple(
 )
 ADAM = ("optimiser.name=adam", "optimiser.weight_decay=0.01")
 
+LARGE = ("detection.train.size=64", "detection.test.size=64", "detection.anchors=[18.0, 24.0]")
+"""Digits of 18 to 27 pixels, as single-object views show them; those of 48-pixel scenes have 13 to 20."""
+MULTI_64 = (
+    "multi_object.data.size=64",
+    "multi_object.heldout.size=64",
+    "multi_object.augment.scale=[0.1, 0.6]",
+)
 MILD = tuple(
     setting
     for strength in ("jitter=0.8", "brightness=0.4", "contrast=0.4", "saturation=0.4", "hue=0.1")
@@ -70,6 +77,12 @@ CANDIDATES: dict[str, tuple[str, ...]] = {
     "larger crops": ("single_object.augment.scale=[0.6, 1.0]", "multi_object.augment.scale=[0.4, 1.0]"),
     "smaller crops": ("single_object.augment.scale=[0.25, 1.0]", "multi_object.augment.scale=[0.1, 0.6]"),
     "detection 200": ("detection.iterations=200",),
+    "detection 64 px": LARGE,
+    "detection 64 px, multi 64 px": (*LARGE, *MULTI_64),
+    "detection 64 px, grey .5": (*LARGE, *both("augment.grayscale=0.5")),
+    "detection 64 px, 200": (*LARGE, "detection.iterations=200"),
+    "detection 64 px, twice the epochs": (*LARGE, "optimiser.epochs=18"),
+    "detection 64 px, lr .06": (*LARGE, "optimiser.lr=0.06"),
     "small digits": SMALL,
     "small digits, adam 3e-3": (*SMALL, *ADAM, "optimiser.lr=0.003"),
     "small digits, adam 3e-3, batch 32": (*SMALL, *ADAM, "optimiser.lr=0.003", "optimiser.batch=32"),
