@@ -176,7 +176,8 @@ def main() -> None:
     given = parser.parse_args()
     first, end = map(int, given.seeds.split(":"))
     store = Store(given.store)
-    method = spec_of(Registry([BUILT_IN]).resolve("dense_index"))
+    registry = Registry([BUILT_IN])
+    method = spec_of(registry.resolve("dense_index"))
     print(
         "| recipe | data | complete | linear: untrained / median / best | above | reliability "
         "| detection: untrained / median / best | above | reliability | position (untrained) | colour (untrained) |"
@@ -190,7 +191,7 @@ def main() -> None:
             f"first_seed={first}",
         ]
         profile = load_profile("smoke", settings)
-        engine = LocalEngine(store, [BUILT_IN], ["cpu"], given.jobs, Quiet())
+        engine = LocalEngine(store, registry.plugins, ["cpu"], given.jobs, Quiet())
         begun = time.monotonic()
         try:
             rows = [Row(method, data, "overlapping") for data in given.data]
