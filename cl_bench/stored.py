@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cl_bench.records import Level
 
@@ -89,26 +88,25 @@ class Unfinished(Evaluation):
 
 
 EVALUATIONS: dict[str, type[Evaluation]] = {"measure": Measured, "linear": Linear, "detection": Detected}
-STATUS: TypeAdapter[Trained | Untrainable] = TypeAdapter(Annotated[Trained | Untrainable, Discriminator("status")])
 
 
 def status_complaint(payload: dict[str, Any]) -> str:
     """What is wrong with a status, or nothing."""
-    return _complaint(STATUS.validate_python, payload)
+    return _complaint(Untrainable if payload.get("status") == "diverged" else Trained, payload)
 
 
 def evaluation_complaint(stage: str, encoder_sha256: str, payload: dict[str, Any]) -> str:
     """What is wrong with an evaluation of that stage, if it is to be of that encoder, or nothing."""
     kind = Unfinished if "diverged" in payload else EVALUATIONS[stage]
-    said = _complaint(kind.model_validate, payload)
+    said = _complaint(kind, payload)
     return said or ("of another encoder" if payload["encoder_sha256"] != encoder_sha256 else "")
 
 
-def _complaint(validate: Callable[[dict[str, Any]], object], payload: dict[str, Any]) -> str:
+def _complaint(kind: type[Payload], payload: dict[str, Any]) -> str:
     try:
-        validate(payload)
+        kind.model_validate(payload)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"])) or "payload"
+        where = ".".join(map(str, first["loc"]))
         return f"{where}: {first['msg'][0].lower()}{first['msg'][1:]}"
     return ""

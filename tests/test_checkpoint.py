@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import json
 import os
 import signal
@@ -28,8 +29,6 @@ CPU = torch.device("cpu")
 KILLED = """
 import os, signal, sys
 import torch
-torch.set_num_threads(1)
-torch.use_deterministic_algorithms(True)
 from pathlib import Path
 from cl_bench import checkpoint
 from cl_bench.registry import Registry
@@ -153,18 +152,14 @@ def test_so_does_one_in_chunks_and_of_images_of_different_sizes(plan, tmp_path, 
 @pytest.mark.parametrize("step", [1, 3])
 def test_a_killed_run_ends_in_the_bytes_of_an_uninterrupted_one(step, tmp_path):
     spec = spec_in(tmp_path)
-    torch.use_deterministic_algorithms(True)
-    try:
-        whole, broken = Store(tmp_path / "whole"), Store(tmp_path / "broken")
-        compute(spec, whole, Registry(), CPU)
-        killed = subprocess.run([sys.executable, "-c", KILLED, spec.model_dump_json(), broken.root, str(step)])
-        assert killed.returncode == -signal.SIGKILL
-        run = broken.run(spec.pretrain.key)
-        assert (run.path / "checkpoint.pt").exists() and not (run.path / "status.json").exists()
-        seen = []
-        compute(spec, broken, Registry(), CPU, lambda stage, done, total: seen.append((stage, done)))
-    finally:
-        torch.use_deterministic_algorithms(False)
+    whole, broken = Store(tmp_path / "whole"), Store(tmp_path / "broken")
+    compute(spec, whole, Registry(), CPU)
+    killed = subprocess.run([sys.executable, "-c", KILLED, spec.model_dump_json(), broken.root, str(step)])
+    assert killed.returncode == -signal.SIGKILL
+    run = broken.run(spec.pretrain.key)
+    assert (run.path / "checkpoint.pt").exists() and not (run.path / "status.json").exists()
+    seen = []
+    compute(spec, broken, Registry(), CPU, lambda stage, done, total: seen.append((stage, done)))
     assert [done for stage, done in seen if stage == "pre-training"] == list(range(step + 1, 5))
     names = ("encoder.safetensors", "history.jsonl")
     one, other = ([(s.run(spec.pretrain.key).path / n).read_bytes() for n in names] for s in (whole, broken))
@@ -250,3 +245,60 @@ def test_one_that_diverged_leaves_none(tmp_path, monkeypatch):
     path = store.run(spec.pretrain.key).path
     assert json.loads((path / "status.json").read_text())["payload"]["status"] == "diverged"
     assert not (path / "checkpoint.pt").exists()
+
+
+@pytest.mark.parametrize("how", ["another run", "another file", "another encoder", "an older version"])
+def test_a_checkpoint_of_another_training_is_set_aside(how, tmp_path):
+    store = Store(tmp_path)
+    runs = [Run(store, digit * 64) for digit in "01"]
+    for run in runs:
+        run.path.mkdir(parents=True)
+    kept, of = Checkpoint(runs[0], CPU, "detection", "a" * 64), (runs[0], "detection", "a" * 64)
+    kept.save({"step": 1})
+    source = target = runs[0].path / "detection.pt"
+    if how == "another run":
+        of, target = (runs[1], *of[1:]), runs[1].path / "detection.pt"
+    elif how == "another file":
+        of, target = (runs[0], "other", of[2]), runs[0].path / "other.pt"
+    elif how == "another encoder":
+        of = (*of[:2], "b" * 64)
+    else:
+        torch.save({"seconds": 1.0, "state": {"step": 1}}, buffer := io.BytesIO())
+        source.write_bytes(hashlib.sha256(buffer.getvalue()).digest() + buffer.getvalue())
+    if target != source:
+        source.rename(target)
+    with pytest.warns(StoreWarning, match="of another training; set aside"):
+        assert Checkpoint(of[0], CPU, *of[1:]).load() is None
+    assert not target.exists()
+
+
+def test_one_of_its_own_encoder_is_taken(tmp_path):
+    run = kept_in(tmp_path)._run
+    Checkpoint(run, CPU, "detection", "a" * 64).save({"step": 1})
+    assert Checkpoint(run, CPU, "detection", "a" * 64).load() == {"step": 1}
+
+
+def test_a_detectors_checkpoint_is_not_gone_on_from_on_another_encoder(tmp_path, monkeypatch):
+    """Interrupted, then pre-trained anew to other weights: detection begins at its first step."""
+    spec, store = spec_in(tmp_path, detection__iterations=4), Store(tmp_path / "store")
+
+    def stop(stage, done, total):
+        if (stage, done) == ("detection", 2):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        compute(spec, store, Registry(), CPU, stop)
+    (store.run(spec.pretrain.key).path / "status.json").unlink()
+    real = pretrain.pretrain
+
+    def reweighed(*arguments):
+        done = real(*arguments)
+        with torch.no_grad():
+            next(iter(done.encoder.parameters())).mul_(1.5)
+        return done
+
+    monkeypatch.setattr(pretrain, "pretrain", reweighed)
+    seen = []
+    with pytest.warns(StoreWarning, match=r"detection-\w+\.pt: of another training"):
+        compute(spec, store, Registry(), CPU, lambda stage, done, total: seen.append((stage, done)))
+    assert [done for stage, done in seen if stage == "detection"] == [1, 2, 3, 4]

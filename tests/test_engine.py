@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import re
 import subprocess
-import sys
-import threading
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers import alive, children, dense_row, environment, plant, tiny, trained, until, workers
+from bench import Bench, start, within
+from helpers import alive, children, plant, trained, until, workers
 
 from cl_bench.engines import local
 from cl_bench.engines.local import ComputationError, Desk, LocalEngine, default_jobs, torch_device, usable_devices
@@ -24,7 +21,6 @@ from cl_bench.engines.process import WorkerProcess
 from cl_bench.errors import SpecError
 from cl_bench.progress import Display
 from cl_bench.records import Record
-from cl_bench.registry import BUILT_IN, Registry
 from cl_bench.runner import load_record
 from cl_bench.spec import RunSpec
 from cl_bench.store import Store, StoreWarning
@@ -103,68 +99,9 @@ def slow(views):
 """
 
 
-class Notes:
-    """A watcher that remembers."""
-
-    def __init__(self) -> None:
-        self.begun: Counter[str] = Counter()
-        self.ended: dict[str, Record | str] = {}
-        self.steps: set[str] = set()
-
-    def started(self, worker: int, spec: RunSpec) -> None:
-        self.begun[spec.case] += 1
-
-    def stepped(self, worker: int, stage: str, done: int, total: int) -> None:
-        assert 0 < done <= total
-        self.steps.add(stage)
-
-    def finished(self, worker: int, spec: RunSpec, outcome: Record | str) -> None:
-        assert spec.case not in self.ended
-        self.ended[spec.case] = outcome
-
-
-class Bench:
-    """A folder with plugins and a store, and engines on them."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.methods = folder / "methods"
-        self.methods.mkdir()
-        (self.methods / "plugins.py").write_text(PLUGINS)
-        self.plugins = Registry([BUILT_IN, self.methods]).plugins
-        self.store = Store(folder / "store")
-        self.notes = Notes()
-
-    def specs(self, name: str, **changes: object) -> tuple[RunSpec, ...]:
-        """The sweep of a method; its source is whatever the file says."""
-        source = BUILT_IN / f"{name}.py" if name == "dense_index" else self.methods / "plugins.py"
-        digest = hashlib.sha256(source.read_bytes()).hexdigest()
-        return tiny(self.folder, **changes).sweep(dense_row(name=name, source=digest))
-
-    def engine(self, jobs: int) -> LocalEngine:
-        self.notes = Notes()
-        return LocalEngine(self.store, self.plugins, ["cpu"], jobs, self.notes)
-
-
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
-    return Bench(tmp_path)
-
-
-def within(seconds: float, call: Callable[[], object]) -> object:
-    """What a call returns or raises; an AssertionError if it hangs."""
-    outcome: list[object] = []
-
-    def run() -> None:
-        try:
-            outcome.append(call())
-        except BaseException as error:
-            outcome.append(error)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    return outcome[0] if outcome else AssertionError(f"hangs: no answer within {seconds} s")
+    return Bench(tmp_path, plugins=PLUGINS)
 
 
 # ---- one engine, two workers, a quarrelsome lot of plugins; then another engine on what is left
@@ -172,7 +109,7 @@ def within(seconds: float, call: Callable[[], object]) -> object:
 
 class Havoc:
     def __init__(self, folder: Path) -> None:
-        self.bench = Bench(folder)
+        self.bench = Bench(folder, plugins=PLUGINS)
         names = ["raises", "dies_once", "prints", "dense_index", "asks", "exits"]
         self.spec = {n: self.bench.specs(n if n == "dense_index" else f"engine_{n}")[0] for n in names}
         self.first, self.warnings = self.go(jobs=2)
@@ -342,37 +279,6 @@ def test_runs_that_another_process_holds_are_waited_for_without_spinning(
     finally:
         engine.close()
     assert 1 <= looks <= 12, f"looked {looks} times in 1.5 s"
-
-
-SCRIPT = """
-import json, sys
-from pathlib import Path
-from cl_bench.engines.local import LocalEngine
-from cl_bench.progress import Display
-from cl_bench.spec import RunSpec
-from cl_bench.store import Store
-
-task = json.loads(sys.stdin.readline())
-engine = LocalEngine(Store(Path(task["store"])), task["plugins"], ["cpu"], task["jobs"], Display())
-specs = [RunSpec.model_validate(s) for s in task["specs"]]
-engine.submit(specs)
-print("ready", flush=True)
-for spec in specs:
-    print(engine.record(spec).status, flush=True)
-engine.close()
-"""
-
-
-def start(bench: Bench, specs: tuple[RunSpec, ...], jobs: int) -> subprocess.Popen[str]:
-    pipe = subprocess.PIPE
-    process = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT], stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=environment()
-    )
-    assert process.stdin is not None
-    task = {"store": str(bench.store.root), "plugins": bench.plugins, "jobs": jobs}
-    process.stdin.write(json.dumps({**task, "specs": [s.model_dump(mode="json") for s in specs]}) + "\n")
-    process.stdin.flush()
-    return process
 
 
 def test_two_processes_share_the_work_and_train_nothing_twice(bench: Bench) -> None:

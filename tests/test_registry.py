@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import os
 from textwrap import dedent
 
 import pytest
@@ -370,6 +371,37 @@ def test_an_installed_method_may_not_take_a_name(installed):
         registry.resolve("dense_index")
     assert f"{BUILT_IN / 'dense_index.py'}:6" in str(error.value)
     assert registry.resolve("instance")
+
+
+# One plugin alone, as a worker process has it
+
+
+def test_every_method_s_plugin_is_known(plugin, installed, tmp_path):
+    package = installed({"__init__": "", "one": strategy("r_one")}, "m = {p}.one").name
+    file = plugin("file.py", strategy("r_two") + strategy("r_three"), folder="own")
+    assert Registry([tmp_path / "own"]).plugins == {"r_one": package, "r_two": str(file), "r_three": str(file)}
+
+
+def test_only_the_plugin_that_is_asked_for_is_imported(plugin, installed, tmp_path):
+    mark = f"open({str(tmp_path / 'imported')!r}, 'a').write(__name__ + '\\n')\n"
+    package = installed({"__init__": mark, "one": strategy("r_one")}, "m = {p}.one").name
+    file = plugin("file.py", mark + dedent(strategy("r_two")), folder="own")
+    plugin("other.py", mark + dedent(strategy("r_three")), folder="own")
+    alone = Registry.only(str(file))
+    assert alone.names == ("r_two",) and alone.broken == []
+    assert len((tmp_path / "imported").read_text().splitlines()) == 1
+    alone = Registry.only(package)
+    assert alone.names == ("r_one",) and alone.broken == []
+    assert (tmp_path / "imported").read_text().splitlines()[1:] == [package]
+
+
+def test_what_a_plugin_puts_into_the_environment_does_not_stay_there(plugin, monkeypatch):
+    monkeypatch.setenv("R_CHANGED", "as it was")
+    monkeypatch.setenv("R_GONE", "still here")
+    text = 'import os\nos.environ["R_NEW"] = os.environ["R_CHANGED"] = "x"\ndel os.environ["R_GONE"]\n'
+    before = dict(os.environ)
+    Registry([plugin("loud.py", text + dedent(strategy("r_loud")))])
+    assert dict(os.environ) == before
 
 
 # In use

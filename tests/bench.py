@@ -1,0 +1,117 @@
+"""Engines on a folder of plugins: in this process, or in another that can be killed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from helpers import dense_row, environment, tiny
+
+from cl_bench.engines.local import LocalEngine
+from cl_bench.records import Record
+from cl_bench.registry import BUILT_IN
+from cl_bench.spec import RunSpec
+from cl_bench.store import Store
+
+SCRIPT = """
+import json, sys
+from pathlib import Path
+from cl_bench.engines.local import LocalEngine
+from cl_bench.progress import Display
+from cl_bench.spec import RunSpec
+from cl_bench.store import Store
+
+task = json.loads(sys.stdin.readline())
+engine = LocalEngine(Store(Path(task["store"])), task["plugins"], ["cpu"], task["jobs"], Display())
+specs = [RunSpec.model_validate(s) for s in task["specs"]]
+engine.submit(specs)
+print("ready", flush=True)
+for spec in specs:
+    print(engine.record(spec).status, flush=True)
+engine.close()
+"""
+
+
+class Notes:
+    """A watcher that remembers."""
+
+    def __init__(self) -> None:
+        self.begun: Counter[str] = Counter()
+        self.ended: dict[str, Record | str] = {}
+        self.steps: set[str] = set()
+
+    def started(self, worker: int, spec: RunSpec) -> None:
+        self.begun[spec.case] += 1
+
+    def stepped(self, worker: int, stage: str, done: int, total: int) -> None:
+        assert 0 < done <= total
+        self.steps.add(stage)
+
+    def finished(self, worker: int, spec: RunSpec, outcome: Record | str) -> None:
+        assert spec.case not in self.ended
+        self.ended[spec.case] = outcome
+
+
+class Bench:
+    """A folder with plugins and a store, and engines on them.
+
+    Args:
+        folder: Where they lie.
+        files: What is in each plugin, by its file's name without the suffix.
+    """
+
+    def __init__(self, folder: Path, **files: str) -> None:
+        self.folder = folder
+        self.methods = folder / "methods"
+        self.methods.mkdir()
+        self.plugins = {"dense_index": str(BUILT_IN / "dense_index.py")}  # as a registry has them, but not imported
+        for name, text in files.items():
+            file = self.methods / f"{name}.py"
+            file.write_text(text)
+            self.plugins |= dict.fromkeys(re.findall(r'(?:matching\(|name=)"(\w+)"', text), str(file))
+        self.store = Store(folder / "store")
+        self.notes = Notes()
+
+    def specs(self, name: str, **changes: object) -> tuple[RunSpec, ...]:
+        """The sweep of a method; its source is whatever the file says."""
+        digest = hashlib.sha256(Path(self.plugins[name]).read_bytes()).hexdigest()
+        return tiny(self.folder, **changes).sweep(dense_row(name=name, source=digest))
+
+    def engine(self, jobs: int) -> LocalEngine:
+        self.notes = Notes()
+        return LocalEngine(self.store, self.plugins, ["cpu"], jobs, self.notes)
+
+
+def within(seconds: float, call: Callable[[], object]) -> object:
+    """What a call returns or raises; an AssertionError if it hangs."""
+    outcome: list[object] = []
+
+    def run() -> None:
+        try:
+            outcome.append(call())
+        except BaseException as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return outcome[0] if outcome else AssertionError(f"hangs: no answer within {seconds} s")
+
+
+def start(bench: Bench, specs: tuple[RunSpec, ...], jobs: int) -> subprocess.Popen[str]:
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT], stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=environment()
+    )
+    assert process.stdin is not None
+    task = {"store": str(bench.store.root), "plugins": bench.plugins, "jobs": jobs}
+    process.stdin.write(json.dumps({**task, "specs": [s.model_dump(mode="json") for s in specs]}) + "\n")
+    process.stdin.flush()
+    return process
