@@ -85,7 +85,8 @@ class Sweep:
 class Claim:
     """What is said of a row; ``level`` is ``instance`` (linear evaluation) or ``dense`` (detection).
 
-    An ``exploratory`` claim is one that the paper does not make: judged and shown, but never failing.
+    An ``exploratory`` claim is one that the paper does not make: judged and shown, but never failing. ``against`` names
+    the scenes, among a profile's ``scenes``, that ``falls_behind`` compares with instead of single-object data.
 
     Raises:
         ValueError: If the kind or the level is not one of those named here.
@@ -94,6 +95,7 @@ class Claim:
     kind: Kind
     level: Level
     exploratory: bool = field(default=False, compare=False)
+    against: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         if self.kind not in _TEXTS or self.level not in LEVELS:
@@ -102,7 +104,12 @@ class Claim:
     @property
     def text(self) -> str:
         """The claim as a person would say it."""
-        return _TEXTS[self.kind].format(EVALUATIONS[self.level])
+        told = _TEXTS[self.kind].format(EVALUATIONS[self.level])
+        return (
+            told.replace("single-object data", f"scenes with {self.against.replace('_', ' ')}")
+            if self.against
+            else told
+        )
 
     @property
     def about_tau(self) -> bool:

@@ -118,9 +118,11 @@ class Hooks:
             claims.append(pytest.param(row, id=str(row.method), marks=marks))
         if claims:
             return claims
-        schemes = definition.get_closest_marker("sweep").kwargs.get("schemes", LEVELS)
-        lacks = NO_PAIR.get(kind, f"{' or '.join(schemes)} method")
-        return [pytest.param(None, id="no row", marks=pytest.mark.skip(reason=f"--method names no {lacks}"))]
+        asked = definition.get_closest_marker("sweep").kwargs
+        reason = self.session.profile.lacks(asked.get("scenes", ""))
+        lacks = NO_PAIR.get(kind, f"{' or '.join(asked.get('schemes', LEVELS))} method")
+        skip = pytest.mark.skip(reason=reason or f"--method names no {lacks}")
+        return [pytest.param(None, id="no row", marks=skip)]
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Queue all that the selected tests will pull, so that every worker has something to do."""
@@ -266,18 +268,18 @@ class Hooks:
 
     def _result(self, row: Row) -> RowResult:
         profile = self.session.profile
-        sweep = profile.sweep(row)
+        sweep, data = profile.sweep(row), profile.data_of(row)[0]
 
         def stored(specs: Sequence[RunSpec]) -> tuple[Record, ...]:
             return tuple(r for r in (load_record(s, self.session.store) for s in specs) if r is not None)
 
         return RowResult(
             name=row.name,
-            title=f"{row.method}: {row.data.replace('_', '-')} data, {row.views} views",
+            title=f"{row.method}: {data.label.replace('_', '-')} data, {row.views} views",
             method=str(row.method),
             scheme=row.method.level,
-            data=row.data,
-            dataset=profile.sources(row.data).data.name,
+            data=data.label,
+            dataset=data.name,
             views=row.views,
             records=stored(sweep),
             random_init=stored(profile.random_init()),
@@ -316,9 +318,9 @@ def claim_of(node: Any, row: Row) -> Claim:
 
 def row_to_json(row: Row) -> str:
     """A row as a test report can carry it."""
-    return json.dumps({"method": row.method.model_dump(mode="json"), "data": row.data, "views": row.views})
+    return json.dumps({**row._asdict(), "method": row.method.model_dump(mode="json")})
 
 
 def _row_from_json(text: str) -> Row:
     told = json.loads(text)
-    return Row(MethodSpec.model_validate(told["method"]), told["data"], told["views"])
+    return Row(**{**told, "method": MethodSpec.model_validate(told["method"])})

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable, Sequence
-from itertools import product
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, get_args
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from cl_bench.claims import Claim, Kind
 from cl_bench.errors import SpecError, nearest
+from cl_bench.grid import Grid
 from cl_bench.records import RANDOM_INIT, Level
 from cl_bench.spec import (
     DATASETS,
@@ -28,8 +28,6 @@ from cl_bench.spec import (
     LinearSpec,
     MeasureSpec,
     MethodSpec,
-    Negatives,
-    NonNegative,
     OptimiserSpec,
     Positive,
     PretrainSpec,
@@ -46,63 +44,32 @@ UNTRAINED = OptimiserSpec(batch=2, epochs=1, lr=1.0)
 
 
 class Row(NamedTuple):
-    """A row of the table: one method on one kind of data under one policy of views."""
+    """A row of the table: one method on one kind of data under one policy of views.
+
+    ``scenes`` names one of the profile's ``scenes``, which the data are drawn as; nothing: as they are.
+    """
 
     method: MethodSpec
     data: DataKind
     views: Views
+    scenes: str = ""
 
     @property
     def name(self) -> str:
         """As ``single_object-disjoint-dense_index``."""
-        return f"{self.data}-{self.views}-{self.method}"
+        return "-".join(filter(None, (self.data, self.scenes, self.views, str(self.method))))
 
     @property
-    def order(self) -> tuple[bool, bool]:
+    def order(self) -> tuple[bool, bool, bool]:
         """The order of the paper's tables: overlapping views first, and among them single-object data."""
-        return self.views != "overlapping", self.data != "single_object"
+        return self.views != "overlapping", self.data != "single_object", bool(self.scenes)
 
 
-class Grid(Frozen):
-    """The points of a sweep."""
+class Shared(Frozen):
+    """What the digits of a scene have in common, as ``ScenesSpec`` has it."""
 
-    temperatures: Annotated[tuple[Positive, ...], Field(min_length=1)]
-    weightings: Annotated[tuple[tuple[NonNegative, NonNegative], ...], Field(min_length=1)]
-    negatives: Negatives = "both_views"
-    positive_in_denominator: bool = True
-    t: Positive = 1.0
-    scope: Scope = "same_index"
-
-    @field_validator("weightings", mode="before")
-    @classmethod
-    def _product(cls, value: Any) -> Any:
-        """Every pair of ``{w_a = [...], w_u = [...]}``, or the pairs themselves."""
-        if (
-            isinstance(value, dict)
-            and value.keys() == {"w_a", "w_u"}
-            and all(isinstance(v, list) for v in value.values())
-        ):
-            return list(product(value["w_a"], value["w_u"]))
-        return value
-
-    @model_validator(mode="after")
-    def _distinct(self) -> Grid:
-        names = [o.config for o in self.objectives()]
-        if twice := sorted({n for n in names if names.count(n) > 1}):
-            raise ValueError(f"more than one configuration is named {', '.join(twice)}")
-        if (0.0, 0.0) in self.weightings:
-            raise ValueError("a weighting of (0, 0) trains nothing")
-        return self
-
-    def objectives(self) -> tuple[InfoNCE | AlignUniform, ...]:
-        """Every point, InfoNCE first."""
-        return (
-            *(
-                InfoNCE(temperature=t, negatives=self.negatives, positive_in_denominator=self.positive_in_denominator)
-                for t in self.temperatures
-            ),
-            *(AlignUniform(w_a=a, w_u=u, t=self.t, scope=self.scope) for a, u in self.weightings),
-        )
+    digits: Literal["any", "same", "different"] = "any"
+    tints: Literal["any", "same"] = "any"
 
 
 class ClaimsSpec(Frozen):
@@ -164,6 +131,7 @@ class Profile(Frozen):
     detection: DetectionSpec
     claims: ClaimsSpec = ClaimsSpec()
     known: tuple[Known, ...] = ()
+    scenes: Mapping[str, Shared] = Field(default_factory=dict)
 
     @model_validator(mode="before")
     @classmethod
@@ -192,6 +160,8 @@ class Profile(Frozen):
                 key = "images" if isinstance(sources.data, ScenesSpec) else "limit"
                 raise ValueError(f"{kind}.data.{key} is {images}, less than a batch of {batch}")
             for part in (sources.data, sources.heldout):
+                if self.scenes and not isinstance(part, ScenesSpec):
+                    raise ValueError(f"scenes: {', '.join(self.scenes)} takes the embedded scenes, got {part.name}")
                 if part.kind != kind:
                     raise ValueError(f"{kind} takes {kind} data, got {part.name} {part.split}, which is {part.kind}")
         return self
@@ -204,6 +174,19 @@ class Profile(Frozen):
             for table, names in parts.items()
         }
         return self.model_copy(update=changed)
+
+    def data_of(self, row: Row) -> tuple[DataSpec, DataSpec]:
+        """What a row's encoders are trained on and measured on."""
+        sources = self.sources(row.data)
+        shared = self.scenes[row.scenes].model_dump() if row.scenes else {}
+        data, heldout = (part.model_copy(update=shared) for part in (sources.data, sources.heldout))
+        return data, heldout
+
+    def lacks(self, scenes: str) -> str:
+        """Why there is no row of these scenes; nothing where there is."""
+        if not scenes or scenes in self.scenes:
+            return ""
+        return f"profile {self.name} draws no scenes with {scenes.replace('_', ' ')}; --profile dial does"
 
     def sources(self, kind: DataKind) -> Sources:
         """What is said of one kind of pre-training data."""
@@ -244,24 +227,24 @@ class Profile(Frozen):
 
     def known_failures(self, row: Row) -> dict[Claim, str]:
         """The claims about a row that this profile is known not to reproduce, and why."""
-        about = (str(row.method), row.data, row.views)
-        return {Claim(k.claim, k.level): k.reason for k in self.known if (k.method, k.data, k.views) == about}
+        about = (str(row.method), row.data, row.views, row.scenes)
+        return {Claim(k.claim, k.level): k.reason for k in self.known if (k.method, k.data, k.views, "") == about}
 
     def _run(self, row: Row, objective: InfoNCE | AlignUniform | RandomInit, seed: int) -> RunSpec:
-        sources = self.sources(row.data)
+        sources, (data, heldout) = self.sources(row.data), self.data_of(row)
         trained = not isinstance(objective, RandomInit)
         return RunSpec(
             pretrain=PretrainSpec(
                 method=row.method,
                 objective=objective,
-                data=sources.data,
+                data=data,
                 views=row.views,
                 augment=sources.augment,
                 encoder=self.encoder,
                 optimiser=self.optimiser_of(row.data) if trained else UNTRAINED,
                 seed=seed,
             ),
-            measure=MeasureSpec(data=sources.heldout, t=self.measure_t, scope=self.measure_scope),
+            measure=MeasureSpec(data=heldout, t=self.measure_t, scope=self.measure_scope),
             linear=self.linear,
             detection=self.detection,
         )

@@ -116,8 +116,8 @@ class Display:
 
 
 def _where(spec: RunSpec) -> str:
-    """The kind of data and views, short."""
-    return spec.pretrain.data.kind + ("" if spec.pretrain.views == "overlapping" else ", disjoint")
+    """The data and the views, short."""
+    return spec.pretrain.data.label + ("" if spec.pretrain.views == "overlapping" else ", disjoint")
 
 
 def _describe(spec: RunSpec, outcome: Record | str) -> str:

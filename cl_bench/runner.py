@@ -62,7 +62,7 @@ def load_record(spec: RunSpec, store: Store) -> Record | None:
         key=pretrain.key,
         case=spec.case,
         method=str(pretrain.method),
-        data=pretrain.data.kind,
+        data=pretrain.data.label,
         views=pretrain.views,
         family=pretrain.objective.family,
         config=pretrain.objective.config,

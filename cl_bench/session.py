@@ -19,7 +19,7 @@ from cl_bench.engines.local import ComputationError, LocalEngine, default_jobs, 
 from cl_bench.errors import MethodError, SpecError
 from cl_bench.profile import Profile, Row, load_profile
 from cl_bench.progress import Display
-from cl_bench.records import Record
+from cl_bench.records import LEVELS, Record
 from cl_bench.spec import DataSpec, MethodSpec, RunSpec, ScenesSpec
 from cl_bench.store import Store
 
@@ -136,14 +136,16 @@ class Session:
 
     def rows(self, item: Any) -> list[Row]:
         """The rows a test is about, one a method whose scheme its suite covers."""
-        marker = item.get_closest_marker("sweep")
-        schemes = marker.kwargs.get("schemes", ("instance", "dense"))
-        return [Row(m, marker.kwargs["data"], marker.kwargs["views"]) for m in self.methods if m.level in schemes]
+        asked = {"schemes": LEVELS, "scenes": "", **item.get_closest_marker("sweep").kwargs}
+        if self.profile.lacks(asked["scenes"]):
+            return []
+        where = asked["data"], asked["views"], asked["scenes"]
+        return [Row(m, *where) for m in self.methods if m.level in asked["schemes"]]
 
     def reference_of(self, claim: Claim, row: Row) -> Row | None:
         """The row that a paired claim compares a row with; None where ``--method`` names no other to compare with."""
         if claim.kind == "falls_behind":
-            return row._replace(data="single_object")
+            return row._replace(scenes=claim.against) if claim.against else row._replace(data="single_object")
         if claim.kind == "keeps_up":
             others = [m for m in self.methods if m.level != row.method.level]
             others.sort(key=lambda m: m.name != REFERENCE)
@@ -153,7 +155,7 @@ class Session:
 
     def pulled_by(self, claim: Claim, row: Row) -> Pulled:
         """The rows whose records a claim takes."""
-        twin = row._replace(views="overlapping") if row.views == "disjoint" else None
+        twin = row._replace(views="overlapping", scenes="") if row.views == "disjoint" else None
         return Pulled(row, self.reference_of(claim, row), twin)
 
     @cached_property

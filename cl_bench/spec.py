@@ -75,6 +75,12 @@ class ScenesSpec(Frozen):
         """How many images."""
         return self.images
 
+    @property
+    def label(self) -> str:
+        """The kind, and what the digits of a scene share where that is set, as ``multi_object, same digits``."""
+        shared = {"digits": self.digits, "tints": self.tints}
+        return ", ".join([self.kind, *(f"{how} {what}" for what, how in shared.items() if how != "any")])
+
     def __str__(self) -> str:
         return f"{self.images:,} images"
 
@@ -88,11 +94,17 @@ class FilesSpec(Frozen):
     """
 
     name: str
+    kind: DataKind
     split: str
     short_side: Annotated[int, Field(ge=16)] | None = None
     limit: Count | None = None
     broken: Literal["refuse", "leave_out"] = "refuse"
     source: str = ""
+
+    @property
+    def label(self) -> str:
+        """The kind."""
+        return self.kind
 
     @property
     def published(self) -> int:
