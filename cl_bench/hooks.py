@@ -311,9 +311,11 @@ def claim_of(node: Any, row: Row) -> Claim:
         raise pytest.UsageError(
             f"{node.nodeid}: a test with the claim fixture needs @pytest.mark.claim(kind, level=...)"
         )
-    told = {"exploratory": (), **marker.kwargs}
-    schemes = LEVELS if told["exploratory"] is True else told["exploratory"]
-    return Claim(*marker.args, **{**told, "exploratory": row.method.level in schemes})
+    given = marker.kwargs.get("exploratory", ())
+    schemes = LEVELS if given is True else given
+    if not set(schemes) <= set(LEVELS):
+        raise pytest.UsageError(f"{node.nodeid}: exploratory takes True or schemes of {LEVELS}, got {given!r}")
+    return Claim(*marker.args, **{**marker.kwargs, "exploratory": row.method.level in schemes})
 
 
 def row_to_json(row: Row) -> str:

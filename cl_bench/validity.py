@@ -69,7 +69,7 @@ class Validity:
     @property
     def spread(self) -> str:
         """Reliability in words."""
-        seeds = "" if self.own_seeds else "; with one seed each, that of untrained encoders stands in for the seeds'"
+        seeds = "" if self.own_seeds else "; one seed each, so held against untrained encoders' seeds"
         return f"reliability {self.reliability:.2f} (p = {self.p:.2g}{seeds})"
 
 

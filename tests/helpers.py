@@ -32,6 +32,7 @@ TINY: dict[str, Any] = {
     "about": "for tests: a second an encoder",
     "seeds": 1,
     "random_inits": 2,
+    "known": [],
     "encoder.hidden": 16,
     "encoder.projection": 8,
     "optimiser.batch": 32,

@@ -34,14 +34,13 @@ class Job:
         self.report = folder / "the report"
         self.profile_file = tiny_profile(folder / "tiny.toml", **changes)
         self.profile = load_profile(str(self.profile_file))
-        self.method = spec_of(Registry().resolve("dense_index"))
 
     @property
     def store(self) -> Store:
         return Store(self.root)
 
-    def row(self, data: str = "single_object", views: str = "overlapping") -> Row:
-        return Row(self.method, data, views)  # type: ignore[arg-type]
+    def row(self, data: str = "single_object", views: str = "overlapping", method: str = "dense_index") -> Row:
+        return Row(spec_of(Registry().resolve(method)), data, views)  # type: ignore[arg-type]
 
     def specs(self, data: str = "single_object", views: str = "overlapping") -> tuple[RunSpec, ...]:
         return (*self.profile.sweep(self.row(data, views)), *self.profile.random_init())

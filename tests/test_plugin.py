@@ -17,7 +17,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -68,27 +68,6 @@ def test_verdicts_are_outcomes(
     report = f"report: {job.report} ({files}, 1 figure)"
     result.stdout.fnmatch_lines(["*= cl-bench =*", f"- {verdict.value}: *", f"- {verdict.value}: *", report])
     assert ESCAPE not in result.stdout.str() + result.stderr.str()
-
-
-@pytest.mark.parametrize(
-    ("performance", "untrained", "expected"),
-    [
-        ((10, 10.1, 10.2, 10.3), 10.1, {"test_detection_at_random_level": "passed", "test_tau": "passed"}),
-        (TAU_FALLS, 10.0, {"test_detection_at_random_level": "failed", "test_tau": "failed"}),
-        (TAU_RISES, 10.0, {"test_detection_at_random_level": "failed", "test_tau": "passed"}),
-        ((10, 12, 9, 11), 10.0, {"test_detection_at_random_level": "skipped", "test_tau": "skipped"}),
-    ],
-)
-def test_verdicts_of_confusing_positives(
-    job: Job, performance: tuple[float, ...], untrained: float, expected: Mapping[str, str]
-) -> None:
-    """An xfail is reported as skipped. Encoders of the overlapping twin learnt, so that the claims are judged."""
-    job.plant(TAU_FALLS, untrained, data="multi_object")
-    job.plant(performance, untrained, data="multi_object", views="disjoint")
-    result = job.run("-k", "TestMultiObject and not model", "-rA", suites="test_confusing_positives.py")
-    for test, outcome in expected.items():
-        word = {"passed": "PASSED", "failed": "FAILED", "skipped": "XFAIL"}[outcome]
-        assert re.search(rf"^{word} \S*{test}", result.stdout.str(), re.MULTILINE), (test, outcome)
 
 
 KNOWN = {

@@ -87,8 +87,8 @@ def test_with_one_seed_that_of_untrained_encoders_stands_in_and_is_said_to() -> 
     found = validity(sweep(range(5), scores), random, "dense")
     ratio = np.var(scores, ddof=1) / np.var([10, 11, 12, 13], ddof=1)
     assert found.p == pytest.approx(stats.f(4, 3).sf(ratio)) and not found.own_seeds
-    assert "with one seed each, that of untrained encoders stands in" in str(found)
-    assert "stands in" not in str(validity(seeded([[1, 2], [5, 6]]), random, "dense"))
+    assert "one seed each, so held against untrained encoders' seeds" in str(found)
+    assert "one seed each" not in str(validity(seeded([[1, 2], [5, 6]]), random, "dense"))
 
 
 def test_a_row_that_varies_no_more_than_its_seeds_passes_as_rarely_as_alpha() -> None:
