@@ -47,7 +47,8 @@ def as_in_a_shell(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """They take a second a row; what draws them has tests of its own, and the whole job of test_plugin draws them."""
-    monkeypatch.setattr(cl_bench.report.figures, "row_figure", lambda row, file: file.write(b"a figure"))
+    kind = cl_bench.report.figures.KINDS[0]
+    monkeypatch.setattr(cl_bench.report.figures, "drawn", lambda row: [(kind, b"a figure")])
 
 
 @pytest.fixture

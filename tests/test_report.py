@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import asked, line_of, record, shown, untrained
+from helpers import KINDS, PROBES, asked, line_of, record, shown, untrained
 from matplotlib.image import imread
 
 from cl_bench.claims import Claim, IncompleteSweep, Judgement, judge
@@ -74,6 +74,25 @@ def row() -> RowResult:
     return make_row()
 
 
+@pytest.fixture(scope="module")
+def probed(row: RowResult) -> RowResult:
+    """The same with what its encoders know, and their training."""
+    rng = np.random.default_rng(4)
+
+    def probe(record: Record) -> Record:
+        *shares, overlap = rng.uniform(size=5).tolist()
+        return replace(
+            record,
+            extra={**record.extra, "similarity_overlap": overlap},
+            probes={**dict(zip(PROBES, shares, strict=False)), "position_chance": 1 / 9},
+            similarities=dict.fromkeys(KINDS, (0.0, 0.25, 0.5, 0.25)),
+        )
+
+    curves = {"losses": ((0, 6.0), (20, 5.5), (40, 5.25)), "position_only_loss": 5.0}
+    records = tuple(replace(probe(r), **curves) for r in row.records)  # type: ignore[arg-type]
+    return replace(row, records=records, random_init=tuple(map(probe, row.random_init)))
+
+
 def render(*rows: RowResult, width: int) -> str:
     return shown(summary_table(rows), width)
 
@@ -119,7 +138,7 @@ def test_what_was_learnt_in_the_place_of_content_is_said_above_the_verdicts(row:
         "uniformity": {"instance": -1.0, "dense": -0.001},
         "losses": ((0, 9.0), (10, 5.04)),
         "position_only_loss": 5.03,
-        "probes": {"position_share": 0.9},
+        "probes": {**dict.fromkeys(PROBES, 0.1), "position_share": 0.9},
     }
     records = [replace(r, **broken) if k < 7 else r for k, r in enumerate(row.records)]  # type: ignore[arg-type]
     text = render(replace(row, records=tuple(records)), width=width)
@@ -293,6 +312,7 @@ def test_a_comparison_without_pairs_or_with_few_says_so(row: RowResult) -> None:
     assert "not measured" in nothing and "mean" not in nothing
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_the_comparison_is_written(row: RowResult, tmp_path: Path) -> None:
     other, alone = rival(row, "dense_emd", -5.0), rival(row, "dense_cosine", 1.0, judged=False)
     alone = replace(alone, records=alone.records[:3])
@@ -311,6 +331,44 @@ def test_the_comparison_is_written(row: RowResult, tmp_path: Path) -> None:
     assert (tmp_path / "comparison.csv").read_text().splitlines()[0].startswith("data,views,level,method,models,best")
 
 
+# ---- what the features know
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_probes_of_each_family_are_beside_the_untrained_ones(probed: RowResult, width: int) -> None:
+    text = render(probed, width=width)
+    assert all(len(line) <= width for line in text.splitlines()) and "…" not in text
+    table = text.partition("What dense features know")[2].partition("Linear evaluation")[0]
+    assert "place read: chance .11" in table
+    assert table.splitlines()[1].split() == ["position", "image", "colour", "place", "read", "overlap"]
+    for name, family in {"L_a & L_u": "align_uniform", "InfoNCE": "info_nce", "untrained": "random_init"}.items():
+        known = [{**r.extra, **r.probes} for r in (*probed.records, *probed.random_init) if r.family == family]
+        spreads = []
+        for key in (*PROBES[:4], "similarity_overlap"):
+            values = [k[key] for k in known]
+            low, middle, high = (f"{f(values):.2f}".removeprefix("0") for f in (min, np.median, max))
+            spreads.append(f"{middle} ({low}-{high})")
+        assert line_of(table, name).removeprefix(name).split() == " ".join(spreads).split()
+    said = " ".join(text.split())
+    assert "between places, or between images" in said and "untrained*" not in said
+
+
+def test_shares_of_one_fit(probed: RowResult) -> None:
+    full = tuple(replace(r, probes=dict.fromkeys(PROBES, 1.0), extra={}) for r in probed.records)
+    table = render(replace(probed, records=full), width=80).partition("What dense features know")[2]
+    assert line_of(table, "InfoNCE").split() == ["InfoNCE", *["1.0", "(1.0-1.0)"] * 4, "-"]
+
+
+def test_untrained_encoders_that_were_probed_elsewhere_are_marked(probed: RowResult) -> None:
+    text = render(replace(probed, data="multi_object"), width=100)
+    assert line_of(text, "untrained*") and "untrained*: probed on single_object images under overlapping views." in text
+
+
+def test_without_probes_nothing_is_said_of_them(row: RowResult) -> None:
+    text = render(row, width=100)
+    assert "What dense features know" not in text and "between places" not in text
+
+
 # ---- files and figures
 
 
@@ -324,8 +382,8 @@ def test_figures_open_again(models: tuple[int, int], tmp_path: Path) -> None:
     assert both.std() > 0.05 and one.std() > 0.05
 
 
-def test_the_report_is_written_and_read_back(row: RowResult, tmp_path: Path) -> None:
-    other = replace(row, name="a/b c", judgements=())
+def test_the_report_is_written_and_read_back(row: RowResult, probed: RowResult, tmp_path: Path) -> None:
+    other = replace(probed, name="a/b c", judgements=())
     files = write_report([row, other], tmp_path / "new" / "report")
     names = [
         "summary.txt",
@@ -336,6 +394,8 @@ def test_the_report_is_written_and_read_back(row: RowResult, tmp_path: Path) -> 
         "paper_tables.tex",
         "single_object-dense_index.png",
         "a_b_c.png",
+        "a_b_c-similarities.png",
+        "a_b_c-training.png",
         "report.html",
     ]
     assert [f.name for f in files] == names == sorted((f.name for f in files[0].parent.iterdir()), key=names.index)
@@ -345,6 +405,12 @@ def test_the_report_is_written_and_read_back(row: RowResult, tmp_path: Path) -> 
     assert len(lines) == 2 * (20 + 3)
     assert float(lines[0]["performance_dense"]) == row.records[0].performance["dense"]
     assert float(lines[0]["extra.coco_ap50"]) == row.records[0].extra["coco_ap50"]
+    assert not any(lines[0][name] for name in ("extra.similarity_overlap", "probes.image_share", "final_loss"))
+    line, record = lines[23], probed.records[0]
+    assert float(line["extra.similarity_overlap"]) == record.extra["similarity_overlap"]
+    assert {name: float(line[f"probes.{name}"]) for name in PROBES} == record.probes
+    assert (line["final_loss"], line["position_only_loss"]) == ("5.25", "5.0")
+    assert (lines[-1]["final_loss"], lines[-1]["position_only_loss"]) == ("", "")
     claims = json.loads(files[2].read_text())
     assert [c["verdict"] for c in claims] == [j.verdict.value for j in row.judgements]
     assert claims[0]["p_holm"] >= claims[0]["correlation"]["p_negative"] and claims[2]["p_holm"] is None
@@ -354,13 +420,14 @@ def test_the_report_is_written_and_read_back(row: RowResult, tmp_path: Path) -> 
         (None, "averages 63.47 - 28.04 = +35.43 points"),
     ]
     assert claims[0]["validity"]["of"] == 20 and claims[2]["paper"]["p"] is None
-    assert all(re.match(rb"\x89PNG", file.read_bytes()) for file in files[6:8])
+    assert all(re.match(rb"\x89PNG", file.read_bytes()) for file in files[6:10])
     assert write_report([row, other], files[0].parent) == files
 
 
 def test_rows_that_would_share_a_figure_are_refused(row: RowResult, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="share a figure"):
-        write_report([row, row], tmp_path)
+    for name in (row.name, f"{row.name}-Training"):
+        with pytest.raises(ValueError, match="share a figure"):
+            write_report([row, replace(row, name=name)], tmp_path)
 
 
 def test_a_full_disk_is_passed_on_and_leaves_the_old_file(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import os
 import re
 import statistics
@@ -55,8 +56,8 @@ _PAPER = (
 def write_report(rows: Sequence[RowResult], directory: str | os.PathLike[str]) -> list[Path]:
     """Writes the run as text, tables and figures.
 
-    ``summary.txt``, ``records.csv``, ``claims.json``, ``comparison.csv``, ``paper.csv``, ``paper_tables.tex``, a
-    PNG a row, and ``report.html``: the summary and the figures in one file.
+    ``summary.txt``, ``records.csv``, ``claims.json``, ``comparison.csv``, ``paper.csv``, ``paper_tables.tex``, up to
+    three PNGs a row, and ``report.html``: the summary and the figures in one file.
 
     Args:
         rows: The run.
@@ -69,9 +70,10 @@ def write_report(rows: Sequence[RowResult], directory: str | os.PathLike[str]) -
         OSError: As the system raised it: no room, no permission. Files written before stay.
         ValueError: If two rows would share a figure's file name.
     """
-    from cl_bench.report.figures import row_figure  # matplotlib is slow to load, and only files need it
+    from cl_bench.report import figures  # matplotlib is slow to load, and only files need it
 
-    names = [f"{re.sub(r'[^A-Za-z0-9._-]+', '_', row.name)}.png" for row in rows]
+    stems = [re.sub(r"[^A-Za-z0-9._-]+", "_", row.name) for row in rows]
+    names = [f"{stem}{kind.suffix}.png" for stem in stems for kind in figures.KINDS]
     if len({name.lower() for name in names}) < len(names):
         raise ValueError(f"rows would share a figure: {sorted(names)}")
     folder = Path(directory)
@@ -85,13 +87,12 @@ def write_report(rows: Sequence[RowResult], directory: str | os.PathLike[str]) -
         "paper_tables.tex": paper_latex(rows),
     }
     written = [_write(folder / name, text.encode()) for name, text in contents.items()]
-    figures = []
-    for name, row in zip(names, rows, strict=True):
-        image = io.BytesIO()
-        row_figure(row, image)
-        figures.append(image.getvalue())
-        written.append(_write(folder / name, figures[-1]))
-    return [*written, _write(folder / "report.html", report_html(rows, figures).encode())]
+    drawn = []
+    for stem, row in zip(stems, rows, strict=True):
+        of_row = figures.drawn(row)
+        written += [_write(folder / f"{stem}{kind.suffix}.png", image) for kind, image in of_row]
+        drawn.append([(kind.caption, image) for kind, image in of_row])
+    return [*written, _write(folder / "report.html", report_html(rows, drawn).encode())]
 
 
 def _write(path: Path, content: bytes) -> Path:
@@ -122,8 +123,12 @@ def _flat(record: Record) -> dict[str, Any]:
     flat = {name: getattr(record, name) for name in (*_PLAIN, "decomposition_error")}
     for name in _BY_LEVEL:
         flat |= {f"{name}_{level}": value for level, value in getattr(record, name).items()}
-    for name in ("extra", "seconds"):
+    for name in ("extra", "probes", "seconds"):
         flat |= {f"{name}.{key}": value for key, value in getattr(record, name).items()}
+    if record.losses:
+        flat["final_loss"] = record.losses[-1][1]
+    if not math.isnan(record.position_only_loss):
+        flat["position_only_loss"] = record.position_only_loss
     return flat
 
 

@@ -21,18 +21,19 @@ img { max-width: 100%; height: auto; }
 """
 
 
-def report_html(rows: Sequence[RowResult], figures: Sequence[bytes]) -> str:
-    """The summary, and beneath it each row's figure (a PNG), in the order of the rows."""
+def report_html(rows: Sequence[RowResult], figures: Sequence[Sequence[tuple[str, bytes]]]) -> str:
+    """The summary, and beneath it each row's figures, (caption, PNG) each, in the order of the rows."""
     console = Console(file=io.StringIO(), width=WIDTH, record=True, color_system=None, legacy_windows=False)
     console.print(summary_table(rows))
     tables = console.export_html(code_format="<pre>{code}</pre>", inline_styles=True)
-    drawn = "\n".join(_figure(row, image) for row, image in zip(rows, figures, strict=True))
+    pictures = "\n".join(_figure(row, *figure) for row, drawn in zip(rows, figures, strict=True) for figure in drawn)
     head = f'<meta charset="utf-8">\n<title>cl-bench</title>\n<style>{_STYLE}</style>'
-    return f'<!DOCTYPE html>\n<html lang="en">\n<head>\n{head}\n</head>\n<body>\n{tables}\n{drawn}\n</body>\n</html>\n'
+    return (
+        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n{head}\n</head>\n<body>\n{tables}\n{pictures}\n</body>\n</html>\n'
+    )
 
 
-def _figure(row: RowResult, image: bytes) -> str:
-    title = escape(row.title)
+def _figure(row: RowResult, caption: str, image: bytes) -> str:
+    title = escape(f"{row.title}: {caption}")
     source = f"data:image/png;base64,{b64encode(image).decode()}"
-    alt = f"alignment against uniformity, colour is performance: {title}"
-    return f'<figure><img alt="{alt}" src="{source}"><figcaption>{title}</figcaption></figure>'
+    return f'<figure><img alt="{title}" src="{source}"><figcaption>{title}</figcaption></figure>'

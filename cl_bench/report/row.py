@@ -106,6 +106,11 @@ class RowResult:
         return [v for v in values if math.isfinite(v)]
 
     @property
+    def measured_untrained(self) -> list[Record]:
+        """The randomly initialised encoders that were measured on this row's images and views."""
+        return [r for r in self.random_init if (r.data, r.views) == (self.data, self.views)]
+
+    @property
     def measured(self) -> list[Level]:
         """The levels of which there is anything to tell."""
         return [level for level in LEVELS if any(level in r.performance for r in self.records)]

@@ -19,6 +19,7 @@ from cl_bench.records import EVALUATIONS, FAMILIES, LEVELS, RANDOM_INIT, Level, 
 from cl_bench.report.comparison import comparison_notes, comparison_table
 from cl_bench.report.paper_tables import paper_notes, paper_tables
 from cl_bench.report.row import COLOURS, NAMES, Metric, RowResult, number, verdicts
+from cl_bench.report.shortcuts import shortcut_notes, shortcut_table
 from cl_bench.validity import AT_OPTIMUM, COLLAPSED, at_shortcut, collapsed, listed, place_sentence
 
 AP_NAMES: dict[Metric, str] = {"coco_ap": "COCO AP", "voc07_ap": "VOC07 11-point AP"}
@@ -44,6 +45,7 @@ def _row(row: RowResult) -> Iterator[RenderableType]:
         low, mean, high = (f(row.matching_precision) for f in (min, statistics.fmean, max))
         shares = f"{low:.2f} to {high:.2f} over {len(row.matching_precision)} encoders"
         yield Text(f"matching precision: {mean:.2f} of the positives are correct ({shares})", style="dim")
+    yield from shortcut_table(row)
     yield from (Text(line, style="yellow") for line in _learnt(row))
     measured = row.measured
     for level in LEVELS:
@@ -152,6 +154,7 @@ def _notes(rows: Sequence[RowResult]) -> Iterator[Text]:
         *dict.fromkeys(f"linear evaluation: {row.linear_protocol}" for row in rows),
         *dict.fromkeys(f"detection: {row.detection_protocol}" for row in rows),
         *_precision_notes(rows),
+        *shortcut_notes(rows),
         *comparison_notes(rows),
         *dict.fromkeys(
             f"AP: {AP_NAMES[row.detection_metric]}, averaged over IoU .50 to .95 in steps of .05; AP50: at .50 alone, "

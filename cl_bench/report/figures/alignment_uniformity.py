@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from os import PathLike
-from typing import IO, Any
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 
 from cl_bench.records import EVALUATIONS, LEVELS, Configuration, Level, configurations
+from cl_bench.report.figures.canvas import COLOURS, MARKERS, UNTRAINED, Target, canvas, empty, gridded
 from cl_bench.report.row import RowResult
 
-MARKERS: Mapping[str, tuple[str, str]] = {"align_uniform": ("o", "$L_a$ & $L_u$"), "info_nce": ("^", "InfoNCE")}
-COLOURS = "viridis"  # even in lightness, so that colour-blind eyes and grey prints can read it
 LABELS = 20  # at most, a panel
 _OFFSETS = ((6, 4), (6, -10), (-6, 4), (-6, -10), (0, 8), (0, -14))  # of a label from its point, in points
 _RADIUS = 12  # kept clear around a point, in pixels
 
 
-def alignment_uniformity_figure(row: RowResult, level: Level, path: str | PathLike[str] | IO[bytes]) -> None:
+def alignment_uniformity_figure(row: RowResult, level: Level, path: Target) -> None:
     """One level of a row as a PNG (150 dpi): a point a configuration, random initialisation as crosses.
 
     ``path`` may be an open binary file.
@@ -36,7 +32,7 @@ def alignment_uniformity_figure(row: RowResult, level: Level, path: str | PathLi
     _save(row, [level], path)
 
 
-def row_figure(row: RowResult, path: str | PathLike[str] | IO[bytes]) -> None:
+def row_figure(row: RowResult, path: Target) -> None:
     """Both levels of a row side by side as a PNG (150 dpi); ``path`` may be an open binary file.
 
     Raises:
@@ -45,11 +41,8 @@ def row_figure(row: RowResult, path: str | PathLike[str] | IO[bytes]) -> None:
     _save(row, LEVELS, path)
 
 
-def _save(row: RowResult, levels: Sequence[Level], path: str | PathLike[str] | IO[bytes]) -> None:
-    figure = Figure(figsize=(6.2 * len(levels), 5.4), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(f"{row.title}\n", fontsize=13, fontweight="bold")
-    figure.text(0.5, 0.945, f"{row.method} · {row.data} · {row.views} views", ha="center", va="top", fontsize=9)
+def _save(row: RowResult, levels: Sequence[Level], path: Target) -> None:
+    figure = canvas(row, 6.2 * len(levels), 5.4)
     panels = [
         (axes, _panel(axes, row, level))
         for axes, level in zip(np.ravel(figure.subplots(1, len(levels))), levels, strict=True)
@@ -68,14 +61,12 @@ def _panel(axes: Axes, row: RowResult, level: Level) -> list[Configuration]:
     axes.set_title(f"{EVALUATIONS[level].capitalize()}: tau = {tau}, n = {tau.n}", fontsize=10)
     axes.set_xlabel(f"uniformity $L_u$, {level} level (lower: more uniform)")
     axes.set_ylabel(f"alignment $L_a$, {level} level (lower: better aligned)")
-    axes.grid(alpha=0.25, linewidth=0.6)
-    axes.set_axisbelow(True)
+    gridded(axes)
     axes.margins(0.1)
     for x, y in _untrained(row, level):
-        axes.plot(x, y, marker="x", markersize=8, markeredgewidth=1.8, color="tab:red", linestyle="none")
+        axes.plot(x, y, marker="x", markersize=8, markeredgewidth=1.8, color=UNTRAINED, linestyle="none")
     if not points:
-        axes.text(0.5, 0.5, "nothing measured", transform=axes.transAxes, ha="center", va="center")
-        axes.set(xticks=[], yticks=[])
+        empty(axes)
         return points
     values = [p.performance for p in points]
     scale: dict[str, Any] = {"cmap": COLOURS, "vmin": min(values), "vmax": max(values)}
@@ -97,14 +88,14 @@ def _panel(axes: Axes, row: RowResult, level: Level) -> list[Configuration]:
     untrained = row.untrained(level)
     if untrained:
         mean = sum(untrained) / len(untrained)
-        bar.ax.set_title(f"random\ninit {mean:.1f}", fontsize=8, color="tab:red")
+        bar.ax.set_title(f"random\ninit {mean:.1f}", fontsize=8, color=UNTRAINED)
     return points
 
 
 def _untrained(row: RowResult, level: Level) -> list[tuple[float, float]]:
     """(L_u, L_a) of the untrained encoders that were measured on this row's images and views."""
-    measured = [r for r in row.random_init if (r.data, r.views) == (row.data, row.views)]
-    places = [(r.uniformity.get(level, math.nan), r.alignment.get(level, math.nan)) for r in measured]
+    nothing = math.nan
+    places = [(r.uniformity.get(level, nothing), r.alignment.get(level, nothing)) for r in row.measured_untrained]
     return [place for place in places if all(map(math.isfinite, place))]
 
 
@@ -113,7 +104,7 @@ def _legend(row: RowResult) -> list[Line2D]:
     families = [
         Line2D([], [], marker=marker, markerfacecolor="0.7", label=label, **look) for marker, label in MARKERS.values()
     ]
-    cross = Line2D([], [], marker="x", color="tab:red", linestyle="none", markersize=8, label="random initialisation")
+    cross = Line2D([], [], marker="x", color=UNTRAINED, linestyle="none", markersize=8, label="random initialisation")
     return [*families, cross] if any(_untrained(row, level) for level in LEVELS) else families
 
 

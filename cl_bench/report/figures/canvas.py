@@ -1,0 +1,41 @@
+"""What a row's figures have in common: title, marks and colours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from os import PathLike
+from typing import IO
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from cl_bench.report.row import RowResult
+
+Target = str | PathLike[str] | IO[bytes]
+"""A path, or an open binary file."""
+MARKERS: Mapping[str, tuple[str, str]] = {"align_uniform": ("o", "$L_a$ & $L_u$"), "info_nce": ("^", "InfoNCE")}
+COLOURS = "viridis"  # even in lightness, so that colour-blind eyes and grey prints can read it
+UNTRAINED = "tab:red"
+
+
+def canvas(row: RowResult, width: float, height: float) -> Figure:
+    """A figure of that size in inches (150 dpi) beneath the row's title."""
+    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(f"{row.title}\n", fontsize=13, fontweight="bold")
+    about = f"{row.method} · {row.data} · {row.views} views"
+    figure.text(0.5, 1 - 0.3 / height, about, ha="center", va="top", fontsize=9)
+    return figure
+
+
+def gridded(axes: Axes) -> None:
+    """Draw a faint grid beneath everything."""
+    axes.grid(alpha=0.25, linewidth=0.6)
+    axes.set_axisbelow(True)
+
+
+def empty(axes: Axes, why: str = "nothing measured") -> None:
+    """Say why there is nothing to draw."""
+    axes.text(0.5, 0.5, why, transform=axes.transAxes, ha="center", va="center")
+    axes.set(xticks=[], yticks=[])

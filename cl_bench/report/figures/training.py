@@ -1,0 +1,83 @@
+"""Training curves, measured from the loss that features which know only their cell's place reach."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.lines import Line2D
+
+from cl_bench.records import EVALUATIONS, Record
+from cl_bench.report.figures.canvas import COLOURS, MARKERS, Target, canvas, empty, gridded
+from cl_bench.report.row import RowResult
+
+PLACE_ALONE = "knows only the place: the least loss of features that are the same in every image"
+ROOM, FARTHEST = 16, 80  # from one name to the next, and of a name from its curve at most, in pixels
+
+
+def training_figure(row: RowResult, path: Target) -> None:
+    """A curve an encoder, coloured by its dense performance; one panel a family.
+
+    Where the position-only loss is defined, it is taken off each encoder's loss, so that a curve that stays at 0 is
+    one of features that know only the place. ``path`` may be an open binary file.
+
+    Raises:
+        OSError: If the file cannot be written.
+    """
+    figure = canvas(row, 12.4, 5.4)
+    curves = [r for r in row.records if r.losses]
+    values = [r.performance["dense"] for r in curves if "dense" in r.performance]
+    scale = Normalize(min(values, default=0), max(values, default=1))
+    panels = figure.subplots(1, len(MARKERS))
+    ends = []
+    for axes, (family, (_, name)) in zip(panels, MARKERS.items(), strict=True):
+        axes.set_title(name, fontsize=10)
+        ends.append(_curves(axes, [r for r in curves if r.family == family], scale))
+    bar = figure.colorbar(ScalarMappable(scale, COLOURS), ax=panels, pad=0.02)
+    bar.set_label(f"{EVALUATIONS['dense']} ({row.unit('dense')})")
+    if any(math.isfinite(r.position_only_loss) for r in curves):
+        line = Line2D([], [], color="black", linestyle="--", linewidth=1, label=PLACE_ALONE)
+        figure.legend(handles=[line], loc="outside lower center", frameon=False, fontsize=9)
+    figure.draw_without_rendering()  # sets the layout that names are placed in
+    for axes, of_panel in zip(panels, ends, strict=True):
+        _name(axes, of_panel)
+    figure.savefig(path, format="png")
+
+
+def _curves(axes: Axes, curves: Sequence[Record], scale: Normalize) -> dict[str, tuple[float, float]]:
+    """Draw one family; returns where each configuration's curve ends, by its knobs."""
+    ends: dict[str, tuple[float, float]] = {}
+    if not curves:
+        empty(axes)
+        return ends
+    gridded(axes)
+    axes.set_xlabel("step of pre-training")
+    known = all(math.isfinite(r.position_only_loss) for r in curves)
+    axes.set_ylabel("loss - least loss of knowing only the place" if known else "loss")
+    for record in curves:
+        done = record.performance.get("dense")
+        steps, losses = zip(*record.losses, strict=True)
+        heights = [loss - (record.position_only_loss if known else 0.0) for loss in losses]
+        axes.plot(steps, heights, linewidth=1.4, color="0.7" if done is None else colormaps[COLOURS](scale(done)))
+        ends[record.config.removeprefix(f"{record.family}-")] = steps[-1], heights[-1]
+    last = max(1.0, *(step for step, _ in ends.values()))
+    if known:
+        axes.plot([0, last], [0, 0], color="black", linestyle="--", linewidth=1)
+    axes.set_xlim(0, 1.12 * last)  # room for the names
+    return ends
+
+
+def _name(axes: Axes, ends: Mapping[str, tuple[float, float]]) -> None:
+    """Name the curves at their ends, from the lowest up, each above the one before and not far from its own."""
+    last = -math.inf
+    for name, end in sorted(ends.items(), key=lambda item: item[1][1]):
+        own = float(axes.transData.transform(end)[1])
+        height = max(own, last + ROOM)
+        if height <= own + FARTHEST:
+            place = (4, (height - own) * 72 / axes.figure.dpi)
+            axes.annotate(name, end, place, textcoords="offset points", va="center", fontsize=7, color="0.25")
+            last = height
