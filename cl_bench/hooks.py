@@ -238,7 +238,7 @@ class Hooks:
         self.session.console().print(summary_table(results))
         directory = Path(self.config.option.report or self.session.store.root / "report")
         try:
-            written = write_report(results, self.session.here / directory)
+            written = write_report(results, self.session.here / directory, self.session.command, self.session.commit)
         except (OSError, ValueError) as error:
             terminalreporter.write_line(
                 f"report: {error}; the records in {self.session.store.root} are whole", red=True

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Literal
+from typing import Any, Literal
 
 Level = Literal["instance", "dense"]
 LEVELS: tuple[Level, Level] = ("instance", "dense")
@@ -49,6 +49,7 @@ class Record:
             objective; nan where it is not defined (instance level, untrained, a loss of the plugin's own).
         decomposition_error: Largest |loss - (alignment + distribution)| / max(1, |loss|) over the logged steps.
         seconds: Time by stage, as ``pretrain``.
+        provenance: Where and with which versions and switches it was pre-trained; plain values by name.
     """
 
     key: str
@@ -71,6 +72,7 @@ class Record:
     position_only_loss: float = math.nan
     decomposition_error: float = 0.0
     seconds: Mapping[str, float] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

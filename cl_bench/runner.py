@@ -79,6 +79,7 @@ def load_record(spec: RunSpec, store: Store) -> Record | None:
         position_only_loss=math.nan if optimum is None else optimum,
         decomposition_error=status["decomposition_error"],
         seconds={"pretrain": status["seconds"], **{stage: e["seconds"] for stage, e in evals.items()}},
+        provenance=status["provenance"],
     )
 
 

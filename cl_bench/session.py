@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import shlex
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -64,6 +66,20 @@ class Session:
     def here(self) -> Path:
         """Where pytest was called: what the paths on its command line begin at."""
         return self.config.invocation_params.dir
+
+    @property
+    def command(self) -> str:
+        """What was typed."""
+        return shlex.join(["pytest", *map(str, self.config.invocation_params.args)])
+
+    @property
+    def commit(self) -> str:
+        """Of cl-bench's own checkout, marked where files differ from it; nothing where it is none."""
+        git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+        try:
+            return subprocess.run(git, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        except (OSError, subprocess.SubprocessError):
+            return ""
 
     # ---- what to run
 

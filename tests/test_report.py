@@ -316,7 +316,7 @@ def test_a_comparison_without_pairs_or_with_few_says_so(row: RowResult) -> None:
 def test_the_comparison_is_written(row: RowResult, tmp_path: Path) -> None:
     other, alone = rival(row, "dense_emd", -5.0), rival(row, "dense_cosine", 1.0, judged=False)
     alone = replace(alone, records=alone.records[:3])
-    with write_report([row, other, alone], tmp_path)[3].open(newline="") as file:
+    with write_report([row, other, alone], tmp_path)[4].open(newline="") as file:
         lines = list(csv.DictReader(file))
     methods = ["dense_index", "dense_emd", "dense_cosine"]
     assert [(x["level"], x["method"]) for x in lines] == [(level, m) for level in LEVELS for m in methods]
@@ -388,6 +388,7 @@ def test_the_report_is_written_and_read_back(row: RowResult, probed: RowResult, 
     names = [
         "summary.txt",
         "records.csv",
+        "environment.json",
         "claims.json",
         "comparison.csv",
         "paper.csv",
@@ -411,7 +412,7 @@ def test_the_report_is_written_and_read_back(row: RowResult, probed: RowResult, 
     assert {name: float(line[f"probes.{name}"]) for name in PROBES} == record.probes
     assert (line["final_loss"], line["position_only_loss"]) == ("5.25", "5.0")
     assert (lines[-1]["final_loss"], lines[-1]["position_only_loss"]) == ("", "")
-    claims = json.loads(files[2].read_text())
+    claims = json.loads(files[3].read_text())
     assert [c["verdict"] for c in claims] == [j.verdict.value for j in row.judgements]
     assert claims[0]["p_holm"] >= claims[0]["correlation"]["p_negative"] and claims[2]["p_holm"] is None
     assert [(c["paper"]["verdict"], c["paper"]["numbers"]) for c in claims[:3]] == [
@@ -420,7 +421,7 @@ def test_the_report_is_written_and_read_back(row: RowResult, probed: RowResult, 
         (None, "averages 63.47 - 28.04 = +35.43 points"),
     ]
     assert claims[0]["validity"]["of"] == 20 and claims[2]["paper"]["p"] is None
-    assert all(re.match(rb"\x89PNG", file.read_bytes()) for file in files[6:10])
+    assert all(re.match(rb"\x89PNG", file.read_bytes()) for file in files[7:11])
     assert write_report([row, other], files[0].parent) == files
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 import os
 import re
 import statistics
@@ -17,17 +16,16 @@ from typing import Any
 from rich.console import Console
 
 from cl_bench.claims import holm
-from cl_bench.records import LEVELS, Record
 from cl_bench.report.comparison import comparison_lines
+from cl_bench.report.environment import environment
 from cl_bench.report.html import report_html
 from cl_bench.report.latex import paper_latex
 from cl_bench.report.paper_tables import PaperLine, footnotes, paper_lines
+from cl_bench.report.records_csv import records_csv
 from cl_bench.report.row import RowResult
 from cl_bench.report.tables import summary_table
 from cl_bench.store import write_atomically
 
-_PLAIN = ("key", "case", "method", "data", "views", "family", "config", "seed", "status", "detail")
-_BY_LEVEL = ("alignment", "uniformity", "performance")
 _OWN = ("data", "views", "level", "method", "models", "best", "mean", "matching_precision")
 _AGAINST = (
     *("reference", "pairs", "mean_difference", "mean_low", "mean_high", "best_difference", "best_low", "best_high"),
@@ -53,15 +51,19 @@ _PAPER = (
 )
 
 
-def write_report(rows: Sequence[RowResult], directory: str | os.PathLike[str]) -> list[Path]:
+def write_report(
+    rows: Sequence[RowResult], directory: str | os.PathLike[str], command: str = "", commit: str = ""
+) -> list[Path]:
     """Writes the run as text, tables and figures.
 
-    ``summary.txt``, ``records.csv``, ``claims.json``, ``comparison.csv``, ``paper.csv``, ``paper_tables.tex``, up to
-    three PNGs a row, and ``report.html``: the summary and the figures in one file.
+    ``summary.txt``, ``records.csv``, ``environment.json``, ``claims.json``, ``comparison.csv``, ``paper.csv``,
+    ``paper_tables.tex``, up to three PNGs a row, and ``report.html``: the summary and the figures in one file.
 
     Args:
         rows: The run.
         directory: Made if it is not there; files of the same names are replaced, each in one step.
+        command: What was typed, for the stamp of the environment.
+        commit: Of the code, likewise.
 
     Returns:
         The files, in the order above.
@@ -80,7 +82,8 @@ def write_report(rows: Sequence[RowResult], directory: str | os.PathLike[str]) -
     folder.mkdir(parents=True, exist_ok=True)
     contents = {
         "summary.txt": _summary(rows),
-        "records.csv": _csv(rows),
+        "records.csv": records_csv(rows),
+        "environment.json": json.dumps(environment(rows, command, commit), indent=2) + "\n",
         "claims.json": _claims(rows),
         "comparison.csv": _comparison(rows),
         "paper.csv": _paper(rows),
@@ -105,31 +108,6 @@ def _summary(rows: Sequence[RowResult]) -> str:
     console.print(summary_table(rows))
     assert isinstance(console.file, io.StringIO)
     return "".join(f"{line.rstrip()}\n" for line in console.file.getvalue().splitlines())
-
-
-def _csv(rows: Sequence[RowResult]) -> str:
-    """One line a record, randomly initialised ones among them; a cell is empty where nothing was measured."""
-    lines = [{"row": row.name, **_flat(record)} for row in rows for record in (*row.records, *row.random_init)]
-    fixed = ["row", *_PLAIN, *(f"{name}_{level}" for name in _BY_LEVEL for level in LEVELS), "decomposition_error"]
-    others = sorted({name for line in lines for name in line} - set(fixed))
-    out = io.StringIO()
-    writer = csv.DictWriter(out, [*fixed, *others], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return out.getvalue()
-
-
-def _flat(record: Record) -> dict[str, Any]:
-    flat = {name: getattr(record, name) for name in (*_PLAIN, "decomposition_error")}
-    for name in _BY_LEVEL:
-        flat |= {f"{name}_{level}": value for level, value in getattr(record, name).items()}
-    for name in ("extra", "probes", "seconds"):
-        flat |= {f"{name}.{key}": value for key, value in getattr(record, name).items()}
-    if record.losses:
-        flat["final_loss"] = record.losses[-1][1]
-    if not math.isnan(record.position_only_loss):
-        flat["position_only_loss"] = record.position_only_loss
-    return flat
 
 
 def _comparison(rows: Sequence[RowResult]) -> str:

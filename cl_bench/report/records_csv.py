@@ -1,0 +1,78 @@
+"""Records as CSV, and back: what a folder of results holds is enough to judge its claims again."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from cl_bench.records import LEVELS, Record
+from cl_bench.report.row import RowResult
+
+_PLAIN = ("key", "case", "method", "data", "views", "family", "config", "seed", "status", "detail")
+_BY_LEVEL = ("alignment", "uniformity", "performance")
+_BY_NAME = ("extra", "probes", "seconds")
+
+
+def records_csv(rows: Sequence[RowResult]) -> str:
+    """One line a record, randomly initialised ones among them; a cell is empty where nothing was measured."""
+    lines = [{"row": row.name, **_flat(record)} for row in rows for record in (*row.records, *row.random_init)]
+    fixed = ["row", *_PLAIN, *(f"{name}_{level}" for name in _BY_LEVEL for level in LEVELS), "decomposition_error"]
+    others = sorted({name for line in lines for name in line} - set(fixed))
+    out = io.StringIO()
+    writer = csv.DictWriter(out, [*fixed, *others], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return out.getvalue()
+
+
+def _flat(record: Record) -> dict[str, Any]:
+    flat = {name: getattr(record, name) for name in (*_PLAIN, "decomposition_error")}
+    for name in _BY_LEVEL:
+        flat |= {f"{name}_{level}": value for level, value in getattr(record, name).items()}
+    for name in _BY_NAME:
+        flat |= {f"{name}.{key}": value for key, value in getattr(record, name).items()}
+    if record.losses:
+        flat["final_loss"] = record.losses[-1][1]
+    if not math.isnan(record.position_only_loss):
+        flat["position_only_loss"] = record.position_only_loss
+    return flat
+
+
+def read_records(path: Path) -> dict[str, list[Record]]:
+    """Records of each row, untrained ones among them, as ``records_csv`` wrote them; losses are their last alone.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: It is not such a file.
+    """
+    rows: dict[str, list[Record]] = {}
+    with path.open(encoding="utf-8", newline="") as file:
+        for line in csv.DictReader(file):
+            try:
+                rows.setdefault(line["row"], []).append(_record(line))
+            except (KeyError, TypeError, ValueError) as error:
+                raise ValueError(f"{path}: not a table of records: {type(error).__name__}: {error}") from None
+    return rows
+
+
+def _record(line: Mapping[str, str]) -> Record:
+    plain: dict[str, Any] = {name: line[name] for name in _PLAIN} | {"seed": int(line["seed"])}
+    by_level = {
+        name: {level: float(value) for level in LEVELS if (value := line[f"{name}_{level}"])} for name in _BY_LEVEL
+    }
+    by_name = {
+        name: {key.removeprefix(f"{name}."): float(v) for key, v in line.items() if key.startswith(f"{name}.") and v}
+        for name in _BY_NAME
+    }
+    return Record(
+        **plain,
+        **cast(Any, by_level),
+        **cast(Any, by_name),
+        losses=((-1, float(line["final_loss"])),) if line.get("final_loss") else (),
+        position_only_loss=float(line.get("position_only_loss") or math.nan),
+        decomposition_error=float(line["decomposition_error"]),
+    )
