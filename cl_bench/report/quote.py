@@ -1,0 +1,147 @@
+"""Tables in Markdown that say what a folder of results holds: ``python -m cl_bench.report.quote [--check] FILE...``.
+
+A table stands between ``<!-- results/smoke: claims -->`` and ``<!-- end -->``. It is written from the records, claims
+and stamp in that folder (relative to the working directory), and ``--check`` fails where it says anything else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import statistics
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cl_bench.correlation import correlate
+from cl_bench.records import EVALUATIONS, FAMILIES, LEVELS, RANDOM_INIT, Level, Record, configurations
+from cl_bench.report.records_csv import read_records
+from cl_bench.report.row import NAMES
+
+_BLOCK = re.compile(r"(<!-- ([\w./-]+): (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def quoted(text: str, root: Path) -> str:
+    """The text with every table as the results under ``root`` have it.
+
+    Raises:
+        OSError: A folder that a table names, or a file of it, is not there.
+        ValueError: A table of another name than those of ``TABLES``, or a file that is not of results.
+    """
+
+    def table(match: re.Match[str]) -> str:
+        opening, folder, name, closing = match.groups()
+        if name not in TABLES:
+            raise ValueError(f"no table {name!r} of {folder}: tables: {', '.join(TABLES)}")
+        return f"{opening}{TABLES[name](root / folder)}\n{closing}"
+
+    return _BLOCK.sub(table, text)
+
+
+def claims_table(folder: Path) -> str:
+    """Every claim: tau in total, within the families and seed by seed, or what else it rests on; and its verdict."""
+    records = read_records(folder / "records.csv")
+    lines = []
+    for claim in json.loads((folder / "claims.json").read_text()):
+        about, row = claim["claim"], claim["row"]
+        aside = " (exploratory)" if about["exploratory"] else ""
+        judged = f"{about['kind']}, {EVALUATIONS[about['level']]}{aside}"
+        paper = (claim["paper"] or {}).get("numbers", "")
+        lines.append([row, judged, *_evidence(claim, records[row]), f"**{claim['verdict']}**", paper])
+    return _table(["row", "claim", "rests on", *(NAMES[f] for f in FAMILIES[:2]), "by seed", "verdict", "paper"], lines)
+
+
+def _evidence(claim: Mapping[str, Any], records: Sequence[Record]) -> list[str]:
+    if claim["correlation"] is None:
+        found = claim["contrast"] or claim["comparison"]
+        if found is None:
+            return ["nothing", "", "", ""]
+        middle = found.get("difference", found.get("mean"))
+        return [f"{middle:+.1f} points [{found['low']:+.1f}, {found['high']:+.1f}], n {found['n']}", "", "", ""]
+    level: Level = claim["claim"]["level"]
+    trained = [r for r in records if r.family != RANDOM_INIT]
+    total, *families = (correlate(trained, level, family) for family in ("total", *FAMILIES[:2]))
+    seeds = sorted({r.seed for r in trained})
+    by_seed = (correlate([r for r in trained if r.seed == seed], level).tau for seed in seeds)
+    return [f"tau {total}, n {total.n}", *map(str, families), " ".join(f"{tau:.2f}" for tau in by_seed)]
+
+
+def learnt_table(folder: Path) -> str:
+    """What each row's encoders learnt: performance beside untrained ones', and the shares of the shortcut probes."""
+    lines = []
+    for row, records in read_records(folder / "records.csv").items():
+        trained = [r for r in records if r.family != RANDOM_INIT]
+        plain = [r for r in records if r.family == RANDOM_INIT]
+        cells = [row]
+        for level in LEVELS:
+            scores = [c.performance for c in configurations(trained, level)[0]]
+            reference = statistics.fmean(r.performance[level] for r in plain)
+            above = sum(score > reference for score in scores)
+            cells.append(f"{reference:.1f} / {statistics.median(scores):.1f} / {max(scores):.1f}")
+            cells.append(f"{above} of {len(scores)}")
+        for name in ("position_share", "image_share", "colour_share"):
+            cells.append(f"{statistics.median(r.probes[name] for r in trained if r.probes):.2f}")
+        lines.append(cells)
+    figures = "untrained / median / best"
+    columns = [f"linear evaluation, %: {figures}", "above", f"detection, AP: {figures}", "above"]
+    return _table(["row", *columns, "position", "image", "colour"], lines)
+
+
+def environment_line(folder: Path) -> str:
+    """The stamp in a sentence."""
+    stamp = json.loads((folder / "environment.json").read_text())
+    seeds = ", ".join(map(str, stamp["seeds"]))
+    where = f"{stamp['device']} ({stamp['cpu_capability']}, {stamp['machine']})"
+    return (
+        f"`{stamp['command']}`: {stamp['encoders']} encoders, seeds {seeds}, profile `{stamp['profile']}`; {where}, "
+        f"Python {stamp['python']}, torch {stamp['torch']}, torchvision {stamp['torchvision']}; "
+        f"{stamp['begun'][0][:10]}, commit {stamp['commit']}."
+    )
+
+
+TABLES: Mapping[str, Callable[[Path], str]] = {
+    "claims": claims_table,
+    "learnt": learnt_table,
+    "environment": environment_line,
+}
+
+
+def _table(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """Columns that are empty throughout are left out."""
+    kept = [i for i in range(len(columns)) if any(line[i] for line in lines)]
+
+    def rows() -> Iterator[Sequence[str]]:
+        yield columns
+        yield ["---"] * len(columns)
+        yield from lines
+
+    return "\n".join(f"| {' | '.join(line[i].replace('|', chr(92) + '|') for i in kept)} |" for line in rows())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the tables of some files, or say which files are not as their results are."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("files", nargs="+", type=Path)
+    parser.add_argument("--check", action="store_true", help="change nothing; fail where a table differs")
+    given = parser.parse_args(arguments)
+    differ = []
+    for file in given.files:
+        text = file.read_text(encoding="utf-8")
+        try:
+            now = quoted(text, Path.cwd())
+        except (OSError, ValueError) as error:
+            parser.error(f"{file}: {error}")
+        if now != text:
+            differ.append(str(file))
+            if not given.check:
+                file.write_text(now, encoding="utf-8")
+    if given.check and differ:
+        print(f"not as the results are: {', '.join(differ)}; python -m cl_bench.report.quote {' '.join(differ)}")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
