@@ -371,7 +371,8 @@ def test_the_whole_job_ends_with_a_table_and_a_report(whole: Whole) -> None:
     refuted = [c for c in claims if c["verdict"] == "REFUTED" and not c["claim"]["exploratory"]]
     assert (whole.code == 1) == bool(refuted)
     pictures = sorted(p.name for p in job.report.glob("*.png"))
-    assert pictures == sorted(f"{data}-{views}-dense_index.png" for data, views in ROWS)
+    kinds = ("", "-similarities", "-training")
+    assert pictures == sorted(f"{data}-{views}-dense_index{kind}.png" for data, views in ROWS for kind in kinds)
     for picture in pictures:
         assert imread(job.report / picture).std() > 0
     assert "4 of 4 runs complete" in (job.report / "summary.txt").read_text()

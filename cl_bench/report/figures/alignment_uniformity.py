@@ -13,7 +13,7 @@ from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 
 from cl_bench.records import EVALUATIONS, LEVELS, Configuration, Level, configurations
-from cl_bench.report.figures.canvas import COLOURS, MARKERS, UNTRAINED, Target, canvas, empty, gridded
+from cl_bench.report.figures.canvas import COLOURS, MARKERS, UNTRAINED, Target, canvas, empty, gridded, lay_out
 from cl_bench.report.row import RowResult
 
 LABELS = 20  # at most, a panel
@@ -48,7 +48,7 @@ def _save(row: RowResult, levels: Sequence[Level], path: Target) -> None:
         for axes, level in zip(np.ravel(figure.subplots(1, len(levels))), levels, strict=True)
     ]
     figure.legend(handles=_legend(row), loc="outside lower center", ncols=3, frameon=False, fontsize=9)
-    figure.draw_without_rendering()  # sets the layout that labels are placed in
+    lay_out(figure)
     for axes, points in panels:
         _label(axes, points)
     figure.savefig(path, format="png")

@@ -29,6 +29,12 @@ def canvas(row: RowResult, width: float, height: float) -> Figure:
     return figure
 
 
+def lay_out(figure: Figure) -> None:
+    """Set the layout for good, so that labels can be placed in it."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # to save would lay out anew, which takes as long as to draw
+
+
 def gridded(axes: Axes) -> None:
     """Draw a faint grid beneath everything."""
     axes.grid(alpha=0.25, linewidth=0.6)

@@ -12,7 +12,7 @@ from matplotlib.colors import Normalize
 from matplotlib.lines import Line2D
 
 from cl_bench.records import EVALUATIONS, Record
-from cl_bench.report.figures.canvas import COLOURS, MARKERS, Target, canvas, empty, gridded
+from cl_bench.report.figures.canvas import COLOURS, MARKERS, Target, canvas, empty, gridded, lay_out
 from cl_bench.report.row import RowResult
 
 PLACE_ALONE = "knows only the place: the least loss of features that are the same in every image"
@@ -42,7 +42,7 @@ def training_figure(row: RowResult, path: Target) -> None:
     if any(math.isfinite(r.position_only_loss) for r in curves):
         line = Line2D([], [], color="black", linestyle="--", linewidth=1, label=PLACE_ALONE)
         figure.legend(handles=[line], loc="outside lower center", frameon=False, fontsize=9)
-    figure.draw_without_rendering()  # sets the layout that names are placed in
+    lay_out(figure)
     for axes, of_panel in zip(panels, ends, strict=True):
         _name(axes, of_panel)
     figure.savefig(path, format="png")
