@@ -1,0 +1,131 @@
+"""Tables in Markdown against the results that they are of."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from helpers import PROBES, ROOT, asked, record
+
+from cl_bench.claims import Claim, judge
+from cl_bench.records import LEVELS, RANDOM_INIT, Record
+from cl_bench.report import RowResult, write_report
+from cl_bench.report.quote import main, quoted
+
+TEXT = """before
+<!-- results/tiny: claims -->
+<!-- end -->
+between
+<!-- results/tiny: learnt -->
+old
+<!-- end -->
+<!-- results/tiny: environment -->
+<!-- end -->
+after
+"""
+STAMP = {"device": "cpu", "cpu_capability": "AVX2", "machine": "x86_64", "python": "3.11", "torch": "2.14"}
+
+
+def encoder(k: int, seed: int) -> Record:
+    """Performance falls with the normalised sum: tau is -1 in each family and over both."""
+    family = "info_nce" if k < 5 else "align_uniform"
+    both = {"alignment": -0.9 + k / 10, "uniformity": -2 + k / 10, "performance": 80.0 - 5 * k + seed}
+    figures = {name: dict.fromkeys(LEVELS, value) for name, value in both.items()}
+    probes = {**dict.fromkeys(PROBES, 0.1), "position_share": 0.25, "colour_share": 0.5}
+    provenance = {**STAMP, "torchvision": "0.29", "begun": "2026-01-02T03:04:05"}
+    return record(f"{family}-k{k}", family, seed=seed, **figures, probes=probes, provenance=provenance)
+
+
+@pytest.fixture
+def root(tmp_path: Path, no_figures: None) -> Path:
+    records = [encoder(k, seed) for k in range(10) for seed in (3, 4)]
+    untrained = [
+        record(RANDOM_INIT, RANDOM_INIT, RANDOM_INIT, seed, performance=dict.fromkeys(LEVELS, 40.0 + seed))
+        for seed in range(3)
+    ]
+    name = "single_object-overlapping-dense_index"
+    kinds = [("tau_negative", "instance"), ("above_random_level", "dense")]
+    judgements = [judge(Claim(kind, level), asked(records, name), untrained) for kind, level in kinds]  # type: ignore[arg-type]
+    row = RowResult(
+        name=name,
+        title=name,
+        method="dense_index",
+        scheme="dense",
+        data="single_object",
+        views="overlapping",
+        records=tuple(records),
+        random_init=tuple(untrained),
+        judgements=tuple(judgements),
+        expected=20,
+        profile="tiny",
+        detection_protocol="",
+        linear_protocol="",
+    )
+    write_report([row], tmp_path / "results" / "tiny", "pytest suites/ --seeds 3:5", "abc123")
+    return tmp_path
+
+
+def test_tables_say_what_the_results_hold_and_nothing_else_changes(root: Path) -> None:
+    text = quoted(TEXT, root)
+    assert quoted(text, root) == text
+    assert text.startswith("before\n<!-- results/tiny: claims -->\n| row |") and text.endswith("<!-- end -->\nafter\n")
+    assert "old" not in text and "\nbetween\n" in text
+    tau, above = (line for line in text.splitlines() if line.startswith("| single_object") and "**" in line)
+    assert "| tau_negative, linear evaluation | tau -1.00 [-1.00, -1.00], n 10 | -1.00 [" in tau
+    assert "| -1.00 -1.00 | **SUPPORTED** | tau -0.32, n 100 |" in tau
+    assert "| above_random_level, detection | +20.0 points [" in above and "**SUPPORTED**" in above
+    learnt = next(line for line in text.splitlines() if line.startswith("| single_object") and "**" not in line)
+    assert "| 41.0 / 61.0 / 83.5 | 9 of 10 | 41.0 / 61.0 / 83.5 | 9 of 10 | 0.25 | 0.10 | 0.50 |" in learnt
+    assert (
+        "`pytest suites/ --seeds 3:5`: 23 encoders, seeds 3, 4, profile `tiny`; cpu (AVX2, x86_64), Python 3.11, "
+        "torch 2.14, torchvision 0.29; 2026-01-02, commit abc123."
+    ) in text
+
+
+def test_a_table_that_differs_fails_the_check_until_it_is_written(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(root)
+    (root / "page.md").write_text(TEXT)
+    assert main(["--check", "page.md"]) == 1 and (root / "page.md").read_text() == TEXT
+    assert "not as the results are: page.md; python -m cl_bench.report.quote page.md" in capsys.readouterr().out
+    assert main(["page.md"]) == 0
+    assert main(["--check", "page.md"]) == 0
+    (root / "page.md").write_text((root / "page.md").read_text().replace("9 of 10", "8 of 10"))
+    assert main(["--check", "page.md"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("block", "said"),
+    [
+        (
+            "<!-- results/tiny: verdicts -->\n<!-- end -->\n",
+            "no table 'verdicts' of results/tiny: tables: claims, learnt",
+        ),
+        ("<!-- results/none: claims -->\n<!-- end -->\n", "page.md: .*No such file"),
+    ],
+)
+def test_what_cannot_be_quoted_is_said_with_the_file(
+    root: Path, block: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(root)
+    (root / "page.md").write_text(block)
+    with pytest.raises(SystemExit):
+        main(["page.md"])
+    error = capsys.readouterr().err
+    assert re.search(said, error)
+
+
+def test_readme_and_docs_say_what_the_results_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    assert (
+        main(["--check", "README.md", *(str(p.relative_to(ROOT)) for p in sorted((ROOT / "docs").glob("*.md")))]) == 0
+    )
+
+
+def test_results_name_no_machine_s_paths() -> None:
+    for stamp in (ROOT / "results").glob("*/environment.json"):
+        command = json.loads(stamp.read_text())["command"]
+        assert command.startswith("pytest suites/") and " /" not in command and "=/" not in command
