@@ -98,6 +98,18 @@ CANDIDATES: dict[str, tuple[str, ...]] = {
         "optimiser.lr=0.06",
         *SMALL,
     ),
+    "detection 64 px, lr .06, grey .5, 7 epochs": (
+        *LARGE,
+        *both("augment.grayscale=0.5"),
+        "optimiser.lr=0.06",
+        "optimiser.epochs=7",
+    ),
+    "detection 56 px, lr .06, grey .5, view 20": (
+        *("detection.train.size=56", "detection.test.size=56", "detection.anchors=[16.0, 20.0]"),
+        *both("augment.grayscale=0.5"),
+        *both("augment.size=20"),
+        "optimiser.lr=0.06",
+    ),
     "small digits": SMALL,
     "small digits, adam 3e-3": (*SMALL, *ADAM, "optimiser.lr=0.003"),
     "small digits, adam 3e-3, batch 32": (*SMALL, *ADAM, "optimiser.lr=0.003", "optimiser.batch=32"),
