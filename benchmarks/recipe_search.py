@@ -42,79 +42,54 @@ def both(path: str) -> tuple[str, str]:
     return f"single_object.{path}", f"multi_object.{path}"
 
 
+FIRST = (
+    "optimiser.lr=0.12",
+    *both("augment.grayscale=0.2"),
+    *("detection.train.size=48", "detection.test.size=48", "detection.anchors=[12.0, 16.0]"),
+)
+"""Where the search began; every candidate changes something of it."""
+LARGE = ("detection.train.size=64", "detection.test.size=64", "detection.anchors=[18.0, 24.0]")
+"""Digits of 18 to 27 pixels, as single-object views show them; those of 48-pixel scenes have 13 to 20."""
+GREY = both("augment.grayscale=0.5")
 SMALL = tuple(
     f"{part}.height=[0.42, 0.66]"
     for part in ("single_object.data", "single_object.heldout", "linear.train", "linear.test")
 )
 ADAM = ("optimiser.name=adam", "optimiser.weight_decay=0.01")
-
-LARGE = ("detection.train.size=64", "detection.test.size=64", "detection.anchors=[18.0, 24.0]")
-"""Digits of 18 to 27 pixels, as single-object views show them; those of 48-pixel scenes have 13 to 20."""
 MULTI_64 = (
-    "multi_object.data.size=64",
-    "multi_object.heldout.size=64",
+    *("multi_object.data.size=64", "multi_object.heldout.size=64"),
     "multi_object.augment.scale=[0.1, 0.6]",
 )
-MILD = tuple(
-    setting
-    for strength in ("jitter=0.8", "brightness=0.4", "contrast=0.4", "saturation=0.4", "hue=0.1")
-    for setting in both(f"augment.{strength}")
+VIEW_20 = (
+    *("detection.train.size=56", "detection.test.size=56", "detection.anchors=[16.0, 20.0]"),
+    *both("augment.size=20"),
 )
 
-CANDIDATES: dict[str, tuple[str, ...]] = {
-    "smoke": (),
-    "zeros, mild colours": ("encoder.padding=zeros", *MILD),
-    "mild colours": MILD,
-    "lr .06": ("optimiser.lr=0.06",),
+CHANGES: dict[str, tuple[str, ...]] = {
+    "first": (),
     "lr .24": ("optimiser.lr=0.24",),
-    "lr .5": ("optimiser.lr=0.5",),
-    "lr by temperature": ("optimiser.per_temperature=true", "optimiser.lr=0.6"),
-    "adam 1e-3": (*ADAM, "optimiser.lr=0.001"),
     "adam 3e-3": (*ADAM, "optimiser.lr=0.003"),
-    "batch 32": ("optimiser.batch=32", "optimiser.epochs=7"),
-    "batch 128": ("optimiser.batch=128",),
-    "view 20": (*both("augment.size=20"), "optimiser.epochs=12"),
-    "larger crops": ("single_object.augment.scale=[0.6, 1.0]", "multi_object.augment.scale=[0.4, 1.0]"),
-    "smaller crops": ("single_object.augment.scale=[0.25, 1.0]", "multi_object.augment.scale=[0.1, 0.6]"),
-    "detection 200": ("detection.iterations=200",),
-    "detection 64 px": LARGE,
-    "detection 64 px, multi 64 px": (*LARGE, *MULTI_64),
-    "detection 64 px, grey .5": (*LARGE, *both("augment.grayscale=0.5")),
-    "detection 64 px, 200": (*LARGE, "detection.iterations=200"),
-    "detection 64 px, twice the epochs": (*LARGE, "optimiser.epochs=18"),
-    "detection 64 px, lr .06": (*LARGE, "optimiser.lr=0.06"),
-    "detection 64 px, lr .03": (*LARGE, "optimiser.lr=0.03"),
-    "detection 64 px, lr .06, grey .5": (*LARGE, *both("augment.grayscale=0.5"), "optimiser.lr=0.06"),
-    "detection 64 px, lr .03, grey .5": (*LARGE, *both("augment.grayscale=0.5"), "optimiser.lr=0.03"),
-    "detection 64 px, lr .06, grey .5, batch 32": (
-        *LARGE,
-        *both("augment.grayscale=0.5"),
-        "optimiser.lr=0.06",
-        "optimiser.batch=32",
-    ),
-    "detection 64 px, lr .06, grey .5, small digits": (
-        *LARGE,
-        *both("augment.grayscale=0.5"),
-        "optimiser.lr=0.06",
-        *SMALL,
-    ),
-    "detection 64 px, lr .06, grey .5, 7 epochs": (
-        *LARGE,
-        *both("augment.grayscale=0.5"),
-        "optimiser.lr=0.06",
-        "optimiser.epochs=7",
-    ),
-    "detection 56 px, lr .06, grey .5, view 20": (
-        *("detection.train.size=56", "detection.test.size=56", "detection.anchors=[16.0, 20.0]"),
-        *both("augment.grayscale=0.5"),
-        *both("augment.size=20"),
-        "optimiser.lr=0.06",
-    ),
     "small digits": SMALL,
+    "small digits, batch 32": (*SMALL, "optimiser.batch=32"),
     "small digits, adam 3e-3": (*SMALL, *ADAM, "optimiser.lr=0.003"),
     "small digits, adam 3e-3, batch 32": (*SMALL, *ADAM, "optimiser.lr=0.003", "optimiser.batch=32"),
-    "small digits, batch 32": (*SMALL, "optimiser.batch=32"),
+    "detection 64 px": LARGE,
+    "detection 64 px, 200 iterations": (*LARGE, "detection.iterations=200"),
+    "detection 64 px, multi-object 64 px": (*LARGE, *MULTI_64),
+    "detection 64 px, grey .5": (*LARGE, *GREY),
+    "detection 64 px, lr .06": (*LARGE, "optimiser.lr=0.06"),
+    "detection 64 px, grey .5, lr .06": (*LARGE, *GREY, "optimiser.lr=0.06"),
+    "detection 64 px, grey .5, lr .03": (*LARGE, *GREY, "optimiser.lr=0.03"),
+    "detection 64 px, grey .5, lr .06, 7 epochs": (*LARGE, *GREY, "optimiser.lr=0.06", "optimiser.epochs=7"),
+    "detection 64 px, grey .5, lr .06, 18 epochs": (*LARGE, *GREY, "optimiser.lr=0.06", "optimiser.epochs=18"),
+    "detection 64 px, grey .5, lr .06, batch 32": (*LARGE, *GREY, "optimiser.lr=0.06", "optimiser.batch=32"),
+    "detection 64 px, grey .5, lr by temperature": (
+        *(*LARGE, *GREY),
+        *("optimiser.per_temperature=true", "optimiser.lr=0.3"),
+    ),
+    "detection 56 px, grey .5, lr .06, view 20": (*VIEW_20, *GREY, "optimiser.lr=0.06"),
 }
+CANDIDATES = {"smoke": (), **{name: (*FIRST, *change) for name, change in CHANGES.items()}}
 FEW = (
     "grid.temperatures=[0.1, 0.5, 2.0]",
     "grid.weightings=[[1, 0.2], [1, 1], [0.2, 1]]",
