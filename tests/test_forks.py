@@ -26,6 +26,7 @@ PLUGINS = """
 import ctypes, os, signal, sys, time
 from pathlib import Path
 from cl_bench import Match, matching
+from cl_bench.spec import RunSpec
 
 HERE = Path(__file__).parent
 
@@ -164,9 +165,13 @@ def test_the_child_ends_though_the_process_that_asks_is_killed(bench: Bench) -> 
     finally:
         process.kill()
         process.communicate()
-    with bench.store.run(specs[0].pretrain.key).locked() as mine:
-        assert mine
+    until(lambda: free(bench, specs[0]), 20, "its worker ends, and with it the lock")
     assert load_record(specs[0], bench.store) is None
+
+
+def free(bench: Bench, spec: RunSpec) -> bool:
+    with bench.store.run(spec.pretrain.key).locked() as mine:
+        return mine
 
 
 # ---- a worker process by itself

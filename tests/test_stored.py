@@ -34,7 +34,9 @@ WHOLE: dict[str, dict[str, Any]] = {
         "detail": "",
         "decomposition_error": 1e-7,
         "matching_precision": 0.5,
+        "position_only_loss": 5.46,
         "encoder_sha256": SHA,
+        "history_sha256": SHA,
     },
     "diverged status": {**ANY, "status": "diverged", "detail": "loss nan at step 3", "decomposition_error": 0.0},
     "measure": {
@@ -42,6 +44,9 @@ WHOLE: dict[str, dict[str, Any]] = {
         "encoder_sha256": SHA,
         "alignment": {"instance": -0.5, "dense": 0.5},
         "uniformity": {"instance": -2.0, "dense": -1.0},
+        "probes": {"position_share": 0.5},
+        "similarities": {"positive": [0.25, 0.75]},
+        "similarity_overlap": 0.5,
     },
     "linear": {**ANY, "encoder_sha256": SHA, "accuracy": 50.0},
     "detection": {**ANY, "encoder_sha256": SHA, "coco_ap": 1.0, "coco_ap50": 2.0, "voc07_ap": 3.0, "voc07_ap50": 4.0},
@@ -77,7 +82,15 @@ BAD = [
     *(("status", "status", value) for value in ("completed", "failed", "", None, True, 1)),
     *(("status", "matching_precision", value) for value in (1.1, -0.1, math.nan, "0.5", True)),
     *(("status", "decomposition_error", value) for value in (-1e-9, math.nan, "0", None)),
-    *(("status", "encoder_sha256", value) for value in ("", "0" * 63, "g" * 64, 0)),
+    *(
+        ("status", name, value)
+        for name in ("encoder_sha256", "history_sha256")
+        for value in ("", "0" * 63, "g" * 64, 0)
+    ),
+    *(("status", "position_only_loss", value) for value in (math.nan, math.inf, "5", True)),
+    *(("measure", "probes", {"position_share": value}) for value in (1.1, -0.1, math.nan, "0")),
+    *(("measure", "similarities", {"positive": value}) for value in (0.5, [1.1], [math.nan], ["0"])),
+    *(("measure", "similarity_overlap", value) for value in (1.1, -0.1, math.nan, None)),
     ("status", "detail", "something"),
     ("diverged status", "detail", ""),
     ("diverged", "diverged", ""),
@@ -92,6 +105,8 @@ GOOD = [
     ),
     *(("measure", "uniformity", {"instance": value, "dense": value}) for value in (0, SLACK / 2, -50.0)),
     *(("status", "matching_precision", value) for value in (None, 0, 1)),
+    *(("status", "position_only_loss", value) for value in (None, -3, 7.5)),
+    *(("measure", "similarity_overlap", value) for value in (0, 1, 1 + SLACK / 2)),
     *(("status", "decomposition_error", value) for value in (0, 3.0, math.inf)),
     ("status", "seconds", 0),
 ]
