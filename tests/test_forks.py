@@ -20,13 +20,13 @@ from cl_bench.engines.process import WorkerProcess
 from cl_bench.forks import own
 from cl_bench.records import Record
 from cl_bench.runner import load_record
+from cl_bench.spec import RunSpec
 from cl_bench.store import Store
 
 PLUGINS = """
 import ctypes, os, signal, sys, time
 from pathlib import Path
 from cl_bench import Match, matching
-from cl_bench.spec import RunSpec
 
 HERE = Path(__file__).parent
 
