@@ -12,6 +12,7 @@ import pytest
 
 from cl_bench.claims import Claim
 from cl_bench.errors import SpecError, nearest
+from cl_bench.power import power
 from cl_bench.profile import PROFILES, Profile, Row, load_profile
 from cl_bench.spec import COCOSpec, InfoNCE, MethodSpec, PretrainSpec, RandomInit, RunSpec, STL10Spec, VOCSpec
 
@@ -568,3 +569,12 @@ def test_a_known_failure_is_found_by_everything_that_names_it():
     ):
         assert find(**change) is None
     assert smoke().known_failures(DENSE) == {}
+
+
+@pytest.mark.parametrize("data", ["single_object", "multi_object"])
+@pytest.mark.parametrize("views", ["overlapping", "disjoint"])
+def test_the_profile_desk_has_power_at_the_papers_own_tau(data, views):
+    profile = load_profile("desk")
+    n = len(profile.sweep(Row(DENSE.method, data, views)))
+    assert n >= 40 and power(n, -0.28) >= 0.8
+    assert profile.optimiser_of(data).epochs == 2 * load_profile("smoke").optimiser_of(data).epochs
