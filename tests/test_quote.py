@@ -84,6 +84,15 @@ def test_tables_say_what_the_results_hold_and_nothing_else_changes(root: Path) -
     ) in text
 
 
+def test_the_table_of_tau_has_the_claims_about_it_alone(root: Path) -> None:
+    text = quoted("<!-- results/tiny: tau -->\n<!-- end -->\n", root)
+    (line,) = (line for line in text.splitlines() if line.startswith("| single_object"))
+    assert line == (
+        "| single_object-overlapping-dense_index | linear evaluation | tau -1.00 [-1.00, -1.00], n 10 | -1.00 -1.00 "
+        "| **SUPPORTED** | tau -0.32, n 100 |"
+    )
+
+
 def test_a_table_that_differs_fails_the_check_until_it_is_written(
     root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -102,7 +111,7 @@ def test_a_table_that_differs_fails_the_check_until_it_is_written(
     [
         (
             "<!-- results/tiny: verdicts -->\n<!-- end -->\n",
-            "no table 'verdicts' of results/tiny: tables: claims, learnt",
+            "no table 'verdicts' of results/tiny: tables: claims, tau, learnt",
         ),
         ("<!-- results/none: claims -->\n<!-- end -->\n", "page.md: .*No such file"),
     ],

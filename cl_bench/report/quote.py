@@ -53,6 +53,19 @@ def claims_table(folder: Path) -> str:
     return _table(["row", "claim", "rests on", *(NAMES[f] for f in FAMILIES[:2]), "by seed", "verdict", "paper"], lines)
 
 
+def tau_table(folder: Path) -> str:
+    """The claims about tau alone: over seeds averaged, seed by seed, and the paper's."""
+    records = read_records(folder / "records.csv")
+    lines = []
+    for claim in json.loads((folder / "claims.json").read_text()):
+        if claim["correlation"] is not None:
+            total, _, _, by_seed = _evidence(claim, records[claim["row"]])
+            evaluation = EVALUATIONS[claim["claim"]["level"]]
+            paper = (claim["paper"] or {}).get("numbers", "")
+            lines.append([claim["row"], evaluation, total, by_seed, f"**{claim['verdict']}**", paper])
+    return _table(["row", "evaluation", "seeds averaged", "seed by seed", "verdict", "paper"], lines)
+
+
 def _evidence(claim: Mapping[str, Any], records: Sequence[Record]) -> list[str]:
     if claim["correlation"] is None:
         found = claim["contrast"] or claim["comparison"]
@@ -103,6 +116,7 @@ def environment_line(folder: Path) -> str:
 
 TABLES: Mapping[str, Callable[[Path], str]] = {
     "claims": claims_table,
+    "tau": tau_table,
     "learnt": learnt_table,
     "environment": environment_line,
 }
