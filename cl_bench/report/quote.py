@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cl_bench.claims import Claim, Sweep, judge
 from cl_bench.correlation import correlate
 from cl_bench.records import EVALUATIONS, FAMILIES, LEVELS, RANDOM_INIT, Level, Record, configurations
 from cl_bench.report.records_csv import read_records
@@ -64,6 +65,65 @@ def tau_table(folder: Path) -> str:
             paper = (claim["paper"] or {}).get("numbers", "")
             lines.append([claim["row"], evaluation, total, by_seed, f"**{claim['verdict']}**", paper])
     return _table(["row", "evaluation", "seeds averaged", "seed by seed", "verdict", "paper"], lines)
+
+
+OTHER_KERNEL = "-other-kernel"
+"""What follows the name of a folder whose results are of the same specs, with other kernels of the same library."""
+
+
+def verdicts_table(folder: Path) -> str:
+    """The verdict on every claim: of all seeds, of each seed alone, and with other kernels where such results are."""
+    records = read_records(folder / "records.csv")
+    claims = json.loads((folder / "claims.json").read_text())
+    seeds = sorted({r.seed for runs in records.values() for r in runs if r.family != RANDOM_INIT})
+    columns = {"all seeds": [claim["verdict"] for claim in claims]}
+    for seed in seeds:
+        of_seed = {row: [r for r in runs if r.seed == seed or r.family == RANDOM_INIT] for row, runs in records.items()}
+        columns[f"seed {seed}"] = [judged(claim, of_seed) for claim in claims]
+    other = folder.with_name(folder.name + OTHER_KERNEL)
+    if other.is_dir():
+        found = read_records(other / "records.csv")
+        used = sorted({r.seed for runs in found.values() for r in runs if r.family != RANDOM_INIT})
+        named = f"seed{'s' if len(used) > 1 else ''} {', '.join(map(str, used))}, other kernels"
+        columns[named] = [judged(claim, found) for claim in claims]
+    lines = [
+        [claim["row"], f"{claim['claim']['kind']}, {EVALUATIONS[claim['claim']['level']]}", *verdicts]
+        for claim, *verdicts in zip(claims, *columns.values(), strict=True)
+    ]
+    agree = [sum(map(str.__eq__, columns["all seeds"], verdicts)) for verdicts in columns.values()]
+    lines.append(["as with all seeds", f"of {len(claims)}", *map(str, agree)])
+    return _table(["row", "claim", *columns], lines)
+
+
+def judged(told: Mapping[str, Any], records: Mapping[str, Sequence[Record]]) -> str:
+    """The verdict that records by row, untrained ones among them, give on a claim of ``claims.json``."""
+    claim = Claim(**told["claim"])
+    own = records[told["row"]]
+
+    def sweep(name: str) -> Sweep:
+        trained = [r for r in records[name] if r.family != RANDOM_INIT]
+        return Sweep(name, trained, [r.case for r in trained])
+
+    def beside(**change: str) -> Sweep | None:
+        """The row that differs in that alone; as ``Session.pulled_by`` finds it."""
+        mine = next(r for r in own if r.family != RANDOM_INIT)
+        alike = {name: change.get(name, getattr(mine, name)) for name in ("method", "data", "views")}
+        rows = (
+            n for n, runs in records.items() if any(all(getattr(r, k) == v for k, v in alike.items()) for r in runs)
+        )
+        return next(map(sweep, rows), None)
+
+    reference = twin = None
+    if claim.kind == "falls_behind":
+        reference = beside(data=claim.against or "single_object")
+    if "disjoint" in {r.views for r in own if r.family != RANDOM_INIT}:
+        twin = beside(views="overlapping")
+    untrained = [r for r in own if r.family == RANDOM_INIT]
+    return str(judge(claim, sweep(told["row"]), untrained, told["alpha"], reference=reference, twin=twin).verdict)
+
+
+def _has(record: Record, values: Mapping[str, str]) -> bool:
+    return all(getattr(record, name) == value for name, value in values.items())
 
 
 def _evidence(claim: Mapping[str, Any], records: Sequence[Record]) -> list[str]:
@@ -117,6 +177,7 @@ def environment_line(folder: Path) -> str:
 TABLES: Mapping[str, Callable[[Path], str]] = {
     "claims": claims_table,
     "tau": tau_table,
+    "verdicts": verdicts_table,
     "learnt": learnt_table,
     "environment": environment_line,
 }
