@@ -38,6 +38,8 @@ class Record:
         uniformity: L_u on held-out images by level, at most 0; lower is more uniform.
         performance: Downstream performance in percent by level: ``instance`` linear-evaluation accuracy, ``dense``
             detection AP over IoU .50:.05:.95.
+        halves: ``performance`` on the test images at even and at odd places, by level; absent where a half has
+            nothing to find.
         extra: Further figures by name: ``coco_ap50`` or ``voc07_ap50`` (percent), and ``matching_precision``, the share
             in [0, 1] of the positives it was trained on whose cells overlap in the source image, where that is defined.
         probes: What dense features of held-out images know, by name (``cl_bench.shortcuts``): ``position_share``,
@@ -65,6 +67,7 @@ class Record:
     alignment: Mapping[Level, float] = field(default_factory=dict)
     uniformity: Mapping[Level, float] = field(default_factory=dict)
     performance: Mapping[Level, float] = field(default_factory=dict)
+    halves: Mapping[Level, tuple[float, float]] = field(default_factory=dict)
     extra: Mapping[str, float] = field(default_factory=dict)
     probes: Mapping[str, float] = field(default_factory=dict)
     similarities: Mapping[str, tuple[float, ...]] = field(default_factory=dict)

@@ -13,10 +13,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from cl_bench.errors import Diverged, MethodError, OutOfMemory
-from cl_bench.records import RANDOM_INIT, Record
+from cl_bench.records import RANDOM_INIT, Level, Record
 from cl_bench.spec import RunSpec
 from cl_bench.store import Run, Store
-from cl_bench.stored import EVALUATIONS, Evaluation, evaluation_complaint, status_complaint
+from cl_bench.stored import EVALUATIONS, Detected, Evaluation, evaluation_complaint, status_complaint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,7 +31,9 @@ OnStep = Callable[[str, int, int], None]
 """Called with (stage, steps done, steps in all)."""
 
 STAGES = tuple(EVALUATIONS)
-FIELDS = {stage: kind.model_fields.keys() - Evaluation.model_fields.keys() for stage, kind in EVALUATIONS.items()}
+AVERAGE_PRECISIONS = sorted(Detected.model_fields.keys() - Evaluation.model_fields.keys() - {"halves"})
+KEEPS = {"measure": "", "linear": "-2", "detection": "-2"}
+"""Part of an evaluation's name; it changes where an evaluation keeps more than it did, and older ones stay unread."""
 
 
 def load_record(spec: RunSpec, store: Store) -> Record | None:
@@ -57,7 +59,10 @@ def load_record(spec: RunSpec, store: Store) -> Record | None:
         "similarity_overlap": measured.get("similarity_overlap"),
     }
     optimum = status.get("position_only_loss")
-    aps = {name: evals["detection"][name] for name in sorted(FIELDS["detection"])} if whole else {}
+    aps = {name: evals["detection"][name] for name in AVERAGE_PRECISIONS} if whole else {}
+    halves: dict[Level, list[float]] = {}
+    if whole:
+        halves = {"instance": evals["linear"]["halves"], "dense": evals["detection"]["halves"][spec.detection.metric]}
     return Record(
         key=pretrain.key,
         case=spec.case,
@@ -72,6 +77,7 @@ def load_record(spec: RunSpec, store: Store) -> Record | None:
         alignment=measured.get("alignment", {}),
         uniformity=measured.get("uniformity", {}),
         performance={"instance": evals["linear"]["accuracy"], "dense": aps[spec.detection.metric]} if whole else {},
+        halves={level: (both[0], both[1]) for level, both in halves.items() if len(both) == 2},
         extra={**aps, **{name: v for name, v in shares.items() if v is not None}} if whole else {},
         probes=measured.get("probes", {}),
         similarities={kind: tuple(bins) for kind, bins in measured.get("similarities", {}).items()},
@@ -210,8 +216,8 @@ def _evaluate(
             result = dict(measure(encoder, held_out, spec.measure, augment, spec.pretrain.views, device))
         elif stage == "linear":
             train, test = load(spec.linear.train, places), load(spec.linear.test, places)
-            accuracy = evaluate_linear(encoder, train, test, spec.linear, augment.mean, augment.std, device, report)
-            result = {"accuracy": accuracy}
+            colours = augment.mean, augment.std
+            result = dict(evaluate_linear(encoder, train, test, spec.linear, *colours, device, report))
         else:
             train, test = load(spec.detection.train, places), load(spec.detection.test, places)
             plan, colours = spec.detection, (augment.mean, augment.std)
@@ -244,7 +250,7 @@ def _defined(value: float) -> float | None:
 
 def _eval_name(spec: RunSpec, stage: str) -> str:
     """Where an evaluation lies. L_a and L_u depend on the run's own views, which its directory already stands for."""
-    return f"evals/{stage}-{getattr(spec, stage).key[:16]}"
+    return f"evals/{stage}-{getattr(spec, stage).key[:16]}{KEEPS[stage]}"
 
 
 @contextmanager

@@ -12,6 +12,7 @@ SLACK = 1e-5
 """By so much a float32 mean of cosines may leave [-1, 1], L_u of equal features exceed 0, or a sum of shares 1."""
 
 Percent = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
+Halves = Annotated[list[Percent], Field(max_length=2)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Portion = Annotated[float, Field(ge=-SLACK, le=1 + SLACK)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -67,18 +68,20 @@ class Measured(Evaluation):
 
 
 class Linear(Evaluation):
-    """Linear evaluation."""
+    """Linear evaluation, of all test images and of each half of them."""
 
     accuracy: Percent
+    halves: Halves
 
 
 class Detected(Evaluation):
-    """Detection, by COCO's and by VOC 2007's average precision."""
+    """Detection, by COCO's and by VOC 2007's average precision, of all test images and of each half of them."""
 
     coco_ap: Percent
     coco_ap50: Percent
     voc07_ap: Percent
     voc07_ap50: Percent
+    halves: dict[str, Halves]
 
 
 class Unfinished(Evaluation):

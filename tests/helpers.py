@@ -22,7 +22,7 @@ from cl_bench.data.dataset import Dataset, Ragged
 from cl_bench.data.scenes import draw_scenes
 from cl_bench.profile import PROFILES, Profile, Row, load_profile
 from cl_bench.records import LEVELS, RANDOM_INIT, Record
-from cl_bench.runner import FIELDS, STAGES, _eval_name
+from cl_bench.runner import AVERAGE_PRECISIONS, STAGES, _eval_name
 from cl_bench.similarities import BINS
 from cl_bench.spec import MethodSpec, RunSpec, ScenesSpec
 from cl_bench.store import Store
@@ -183,8 +183,11 @@ def plant(
             "similarities": dict.fromkeys(KINDS, (1 / BINS,) * BINS),
             "similarity_overlap": 1.0,
         },
-        "linear": {"accuracy": performance},
-        "detection": dict.fromkeys(FIELDS["detection"], performance),
+        "linear": {"accuracy": performance, "halves": [performance, performance]},
+        "detection": {
+            **dict.fromkeys(AVERAGE_PRECISIONS, performance),
+            "halves": {name: [performance, performance] for name in AVERAGE_PRECISIONS},
+        },
     }
     for stage in () if diverged else STAGES:
         run.write(_eval_name(spec, stage), {**evals[stage], **encoder, "seconds": 1.0, "provenance": {}})

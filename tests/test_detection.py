@@ -196,7 +196,7 @@ def test_the_same_arguments_give_the_same_bits_and_touch_nothing_outside(protoco
         assert torch.equal(torch.get_rng_state(), state)
     torch.set_rng_state(generator)
     assert results[0] == results[1]
-    assert set(results[0]) == {"coco_ap", "coco_ap50", "voc07_ap", "voc07_ap50"}
+    assert set(results[0]) == {"coco_ap", "coco_ap50", "voc07_ap", "voc07_ap50", "halves"}
     assert not changed(before, source.state_dict())
     assert not source.training and all(p.requires_grad for p in source.parameters())
 
@@ -216,6 +216,19 @@ def test_it_finds_bright_squares():
         encoder(), squares(64, seed=1), squares(24, seed=2), spec(iterations=60, lr=0.1, batch=8), MEAN, STD, CPU
     )
     assert result["coco_ap50"] > 60
+
+
+def test_halves_are_of_the_images_at_even_and_at_odd_places():
+    train, test, trained = squares(64, seed=1), squares(24, seed=2), spec(iterations=30, lr=0.1, batch=8)
+    found = evaluate_detection(encoder(), train, test, trained, MEAN, STD, CPU)["halves"]
+    for start in (0, 1):
+        some = slice(start, None, 2)
+        half = Dataset(test.images[some], test.classes, boxes=test.boxes[some], box_labels=test.box_labels[some])
+        alone = evaluate_detection(encoder(), train, half, trained, MEAN, STD, CPU)
+        assert {name: values[start] for name, values in found.items()} == {k: alone[k] for k in alone if k != "halves"}
+    lone = Dataset(test.images[:1], test.classes, boxes=test.boxes[:1], box_labels=test.box_labels[:1])
+    found = evaluate_detection(encoder(), train, lone, trained, MEAN, STD, CPU)
+    assert found["halves"] == {name: [value] for name, value in found.items() if name != "halves"}
 
 
 def test_finetuning_memorises_a_few_images():

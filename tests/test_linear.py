@@ -49,10 +49,20 @@ def colours(factor=1.0, last=None):
 
 def accuracy(encoder=None, train=None, test=None, **changes):
     train, test = train or painted(balanced(90)), test or painted(balanced(60), seed=1)
-    return evaluate_linear(encoder or colours(), train, test, spec(**changes), **UNIT, device=CPU)
+    return evaluate_linear(encoder or colours(), train, test, spec(**changes), **UNIT, device=CPU)["accuracy"]
 
 
 HARD = {"train": painted(balanced(120), noise=160), "test": painted(balanced(300), noise=160, seed=1)}
+
+
+def test_halves_are_of_the_images_at_even_and_at_odd_places():
+    test = painted(balanced(60), seed=1)
+    wrong = Dataset(test.images, test.classes, labels=test.labels.clone())
+    wrong.labels[1::2] = (wrong.labels[1::2] + 1) % 3
+    found = evaluate_linear(colours(), painted(balanced(90)), wrong, spec(), **UNIT, device=CPU)
+    assert found == {"accuracy": 50.0, "halves": [100.0, 0.0]}
+    one = Dataset(test.images[:1], test.classes, labels=test.labels[:1])
+    assert evaluate_linear(colours(), painted(balanced(90)), one, spec(), **UNIT, device=CPU)["halves"] == [100.0]
 
 
 @pytest.mark.parametrize("standardise", [True, False])

@@ -20,6 +20,7 @@ def encoder(k: int, **changes: object) -> Record:
     figures = {name: {level: 0.1 * k + i for i, level in enumerate(LEVELS)} for name in ("alignment", "performance")}
     made = record(f"info_nce-t{k}", seed=k % 2, **figures, uniformity=dict.fromkeys(LEVELS, -k / 7))
     probes = dict.fromkeys(PROBES, k / 9)
+    made = replace(made, halves={"instance": (k / 7, k / 3)} if k else {})
     return replace(made, key=f"key{k}", probes=probes, extra={"coco_ap50": k / 3}, seconds={"pretrain": 1.5}, **changes)
 
 

@@ -21,7 +21,7 @@ from cl_bench.optima import position_only_loss
 from cl_bench.profile import Profile
 from cl_bench.records import LEVELS, Record
 from cl_bench.registry import Registry, spec_of
-from cl_bench.runner import FIELDS, STAGES, compute, load_record
+from cl_bench.runner import AVERAGE_PRECISIONS, STAGES, compute, load_record
 from cl_bench.spec import RunSpec
 from cl_bench.store import Run, Store, StoreWarning
 
@@ -88,11 +88,11 @@ def test_a_computed_record_is_complete(made: tuple[RunSpec, Path, Record]) -> No
     assert all(-1 <= v <= 1 for v in record.alignment.values())
     assert all(v <= 1e-6 for v in record.uniformity.values())
     assert all(
-        0 <= v <= 100 for v in (*record.performance.values(), *(record.extra[name] for name in FIELDS["detection"]))
+        0 <= v <= 100 for v in (*record.performance.values(), *(record.extra[name] for name in AVERAGE_PRECISIONS))
     )
     assert set(record.seconds) == {"pretrain", *STAGES}
     assert record.decomposition_error < 1e-4
-    assert set(record.extra) == FIELDS["detection"] | {"matching_precision", "similarity_overlap"}
+    assert set(record.extra) == {*AVERAGE_PRECISIONS} | {"matching_precision", "similarity_overlap"}
     assert set(record.probes) == set(PROBES) and record.probes["position_chance"] == 1 / 9
     assert all(0 <= v <= 1 for v in record.probes.values())
     assert set(record.similarities) == set(KINDS)
@@ -122,7 +122,7 @@ def test_a_precision_is_told_only_where_there_is_one(tmp_path: Path, forget_meth
         assert compute(spec, store, registry, CPU)
         record = load_record(spec, store)
         assert record is not None and record.status == "complete"
-        assert set(record.extra) == FIELDS["detection"] | {"similarity_overlap"}
+        assert set(record.extra) == {*AVERAGE_PRECISIONS} | {"similarity_overlap"}
         assert math.isnan(record.position_only_loss)
         status = (store.run(spec.pretrain.key).path / "status.json").read_text()
         json.loads(status, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))

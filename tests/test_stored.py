@@ -20,7 +20,7 @@ from test_runner import figures, specs, work
 from cl_bench import pretrain
 from cl_bench.pretrain import Pretrained
 from cl_bench.records import Record
-from cl_bench.runner import FIELDS, STAGES, load_record
+from cl_bench.runner import AVERAGE_PRECISIONS, STAGES, _eval_name, load_record
 from cl_bench.spec import RunSpec
 from cl_bench.store import Run, Store, StoreWarning, sealed
 from cl_bench.stored import SLACK, evaluation_complaint, status_complaint
@@ -48,8 +48,12 @@ WHOLE: dict[str, dict[str, Any]] = {
         "similarities": {"positive": [0.25, 0.75]},
         "similarity_overlap": 0.5,
     },
-    "linear": {**ANY, "encoder_sha256": SHA, "accuracy": 50.0},
-    "detection": {**ANY, "encoder_sha256": SHA, "coco_ap": 1.0, "coco_ap50": 2.0, "voc07_ap": 3.0, "voc07_ap50": 4.0},
+    "linear": {**ANY, "encoder_sha256": SHA, "accuracy": 50.0, "halves": [49.0, 51.0]},
+    "detection": {
+        **ANY,
+        "encoder_sha256": SHA,
+        **{"coco_ap": 1.0, "coco_ap50": 2.0, "voc07_ap": 3.0, "voc07_ap50": 4.0, "halves": {"coco_ap": [1.0, 1.5]}},
+    },
     "diverged": {**ANY, "encoder_sha256": SHA, "diverged": "infinite"},
 }
 
@@ -74,7 +78,7 @@ def test_a_whole_payload_is_believed_and_each_of_its_fields_must_be_there(kind: 
 
 BAD = [
     *(("linear", "accuracy", value) for value in ("99", 1e9, -0.1, 100.1, math.nan, math.inf, True, None, [99.0])),
-    *(("detection", name, value) for name in sorted(FIELDS["detection"]) for value in ("1", 101.0, -1, math.nan)),
+    *(("detection", name, value) for name in AVERAGE_PRECISIONS for value in ("1", 101.0, -1, math.nan)),
     *(("measure", "alignment", {"instance": value, "dense": 0.0}) for value in (1.1, -1.1, "0", math.nan, False)),
     *(("measure", "uniformity", {"instance": 0.0, "dense": value}) for value in (0.1, "0", math.nan, -math.inf)),
     ("measure", "alignment", {"dense": 0.0}),
@@ -88,6 +92,7 @@ BAD = [
         for value in ("", "0" * 63, "g" * 64, 0)
     ),
     *(("status", "position_only_loss", value) for value in (math.nan, math.inf, "5", True)),
+    *(("linear", "halves", value) for value in ([101.0, 0.0], [1.0, 2.0, 3.0], ["1"], 5.0, None)),
     *(("measure", "probes", {"position_share": value}) for value in (1.1, -0.1, math.nan, "0")),
     *(("measure", "similarities", {"positive": value}) for value in (0.5, [1.1], [math.nan], ["0"])),
     *(("measure", "similarity_overlap", value) for value in (1.1, -0.1, math.nan, None)),
@@ -214,7 +219,7 @@ def test_an_evaluation_under_another_ones_name_is_not_believed(
     longer = specs(tmp_path, linear__epochs=3)[1]
     folder = store.run(one.pretrain.key).path / "evals"
     (path,) = folder.glob("linear-*.json")
-    path.rename(folder / f"linear-{longer.linear.key[:16]}.json")
+    path.rename(folder.parent / f"{_eval_name(longer, 'linear')}.json")
     with pytest.warns(StoreWarning, match="not the record of this run"):
         assert load_record(longer, store) is None
 

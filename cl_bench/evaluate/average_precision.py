@@ -133,6 +133,11 @@ def voc07_average_precision(
     return {"voc07_ap": 100 * float(np.mean(aps)), "voc07_ap50": 100 * float(np.mean(aps[0]))}
 
 
+def has_objects(truths: Sequence[Truth]) -> bool:
+    """Whether there is an object that is not difficult, so that average precision is defined."""
+    return not all(bool(_difficult(truth).all()) for truth in truths)
+
+
 def _most_overlapped(detections: Detections, truth: Truth, first: int) -> tuple[Tensor, Tensor]:
     """(n,) each: IoU of a detection with the object of its class that it overlaps most, and that object's number.
 
@@ -162,7 +167,7 @@ def _check(detections: Sequence[Detections], truths: Sequence[Truth], classes: i
             raise ValueError(f"truths[{i}]: difficult must be bool, one a box, got {given}")
     for i, found in enumerate(detections):
         _check_image(f"detections[{i}]", found, classes)
-    if all(bool(_difficult(truth).all()) for truth in truths):
+    if not has_objects(truths):
         raise ValueError(
             f"average precision is undefined: none of the {len(truths)} images has an object that is not difficult"
         )

@@ -19,6 +19,7 @@ from cl_bench.evaluate.average_precision import (
     Detections,
     Truth,
     coco_average_precision,
+    has_objects,
     voc07_average_precision,
 )
 from cl_bench.evaluate.torchvision_detector import Channels, TorchvisionDetector
@@ -127,7 +128,7 @@ def evaluate_detection(
     device: torch.device,
     on_step: OnStep | None = None,
     checkpoint: Checkpoint | None = None,
-) -> dict[str, float]:
+) -> dict[str, float | dict[str, list[float]]]:
     """Train Faster R-CNN C4 on an encoder and measure its average precision.
 
     The same arguments give the same bits on a CPU, interrupted or not. Neither the encoder nor the global generators of
@@ -146,7 +147,8 @@ def evaluate_detection(
         checkpoint: What to go on from, and where to keep how far it got.
 
     Returns:
-        ``coco_ap``, ``coco_ap50``, ``voc07_ap`` and ``voc07_ap50`` in percent.
+        ``coco_ap``, ``coco_ap50``, ``voc07_ap`` and ``voc07_ap50`` in percent; and as ``halves`` the same, each a list:
+        of the test images at even and at odd places. A half without an object to find is left out.
 
     Raises:
         Diverged: A loss or a trained weight that is not finite.
@@ -161,10 +163,14 @@ def evaluate_detection(
         detector = build_detector(encoder, len(train.classes), spec, mean, std).to(device)
         _fit(detector, train.images, targets, spec, device, on_step, checkpoint)
         found = _detect(detector, test.images, spec)
-    return {
-        **coco_average_precision(found, truths, test.classes),
-        **voc07_average_precision(found, truths, test.classes),
-    }
+    whole = _precisions(found, truths, test.classes)
+    halves = [(found[start::2], truths[start::2]) for start in (0, 1)]
+    of_halves = [_precisions(*half, test.classes) for half in halves if has_objects(half[1])]
+    return {**whole, "halves": {name: [half[name] for half in of_halves] for name in whole}}
+
+
+def _precisions(found: Sequence[Detections], truths: Sequence[Truth], classes: Sequence[str]) -> dict[str, float]:
+    return {**coco_average_precision(found, truths, classes), **voc07_average_precision(found, truths, classes)}
 
 
 def _fit(

@@ -35,6 +35,8 @@ def _flat(record: Record) -> dict[str, Any]:
         flat |= {f"{name}_{level}": value for level, value in getattr(record, name).items()}
     for name in _BY_NAME:
         flat |= {f"{name}.{key}": value for key, value in getattr(record, name).items()}
+    for level, halves in record.halves.items():
+        flat |= {f"half.{level}.{i}": value for i, value in enumerate(halves)}
     if record.losses:
         flat["final_loss"] = record.losses[-1][1]
     if not math.isnan(record.position_only_loss):
@@ -72,6 +74,11 @@ def _record(line: Mapping[str, str]) -> Record:
         **plain,
         **cast(Any, by_level),
         **cast(Any, by_name),
+        halves={
+            level: (float(line[f"half.{level}.0"]), float(line[f"half.{level}.1"]))
+            for level in LEVELS
+            if line.get(f"half.{level}.0")
+        },
         losses=((-1, float(line["final_loss"])),) if line.get("final_loss") else (),
         position_only_loss=float(line.get("position_only_loss") or math.nan),
         decomposition_error=float(line["decomposition_error"]),
