@@ -198,7 +198,8 @@ def judge(
 ) -> Judgement:
     """The verdict of a row's records on a claim.
 
-    ``tau_negative`` is supported by a one-sided p of tau < 0 below alpha and refuted by one of tau > 0.
+    ``tau_negative`` is supported by a one-sided p of tau < 0 below alpha and refuted by one of tau > 0; both are of tau
+    within families and know that neighbours on a knob are alike (``cl_bench.correlation.association``).
     ``tau_not_negative`` is its mirror: that a correlation is *not* found is no support, since a small sweep never finds
     one; only a tau that is significantly positive shows that it is no longer negative.
 
@@ -260,8 +261,10 @@ def judge(
     elif gate.reason:
         verdict = Verdict.INCONCLUSIVE
     elif verdict is Verdict.INCONCLUSIVE and correlation and correlation.needed:
-        way = "support" if (correlation.tau < 0) == (claim.kind == "tau_negative") else "refute"
-        evidence += f"; were this tau true, n = {correlation.needed} would {way} it with power {POWER}"
+        way = "support" if (correlation.within < 0) == (claim.kind == "tau_negative") else "refute"
+        evidence += f"; were it true, {correlation.needed} independent configurations would {way} it with power {POWER}"
+    if correlation and correlation.disagrees:
+        evidence += "; all pairs and families disagree: what goes together here is families, not configurations"
     if left_out:
         evidence += f"; left out: {listed(left_out)}"
     said = [gate.reason, claim.text, evidence] if gate.reason else [claim.text, evidence, f"{gate.whose}: {gate}"]
@@ -321,7 +324,8 @@ def _on_tau(claim: Claim, found: Correlation, alpha: float) -> tuple[bool, bool,
         p, against, sides = against, p, "><"
     supported, refuted = p < alpha, against < alpha
     shown, way = (against, sides[1]) if refuted else (p, sides[0])
-    return supported, refuted, f"tau = {found}, n = {found.n}, p(tau {way} 0) = {shown:.2g} ({found.method})"
+    told = f"{found.told}, {found.counted}, p(tau {way} 0) = {shown:.2g} ({found.method})"
+    return supported, refuted, told
 
 
 def holm(judgements: Sequence[Judgement]) -> list[float]:

@@ -1,26 +1,32 @@
 """Kendall's tau-b of a row with its interval and p. Pure: neither torch nor pytest, nothing read, nothing written.
 
 The unit of analysis is a *configuration* of the objective: its seeds are averaged first, because seeds of one
-configuration are not independent points of a correlation.
+configuration are not independent points of a correlation. Nor are configurations: neighbours on a knob are alike, and
+families differ in level. So what is tested is tau over pairs of one family, by a p that knows the grid of knobs.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from cl_bench.power import FEWEST, needed_for
-from cl_bench.records import Family, Level, Record, configurations
+from cl_bench.curves import Family as Group
+from cl_bench.curves import families_of, knobs_of, redrawn
+from cl_bench.kendall import along, between, counts, fieller_interval, null_distribution, tau_b, within
+from cl_bench.power import FEWEST, effective, needed_for
+from cl_bench.records import Configuration, Family, Level, Record, configurations
 
-PERMUTATIONS, RESAMPLES = 9999, 2000
-_SEED, _CHUNK = 20220, 2_000_000  # of resampling; pairwise signs held at once
+DRAWS = 4999
+_SEED = 20220
+_SIGNIFICANT = float(stats.norm.isf(0.025))  # of 95 % intervals
 Array = NDArray[np.float64]
+Method = Literal["exact", "permutation", "curves", "none"]
 
 
 @dataclass(frozen=True)
@@ -31,11 +37,19 @@ class Correlation:
         level: Where all three were measured.
         family: Objective family, or ``total`` for all of them.
         n: Number of configurations.
-        tau: In [-1, 1]; negative where better aligned and more uniform goes with better; nan where undefined.
-        low, high: 95 % percentile bootstrap interval, nan below four configurations.
-        p_negative, p_positive: One-sided p of tau < 0, of tau > 0.
-        method: How p was had: ``exact``, ``permutation`` (there are ties), ``none`` (tau is undefined).
-        needed: Configurations that would show such a tau with power .8, or None where tau is 0 or undefined.
+        tau: In [-1, 1], over all pairs, as the paper has it; negative where better aligned and more uniform goes with
+            better; nan where undefined.
+        low, high: Its 95 % interval, nan below four configurations.
+        within: Tau over pairs of one family, which is what p is of; nan where undefined.
+        within_low, within_high: Its 95 % interval.
+        between: Tau over pairs of two families; nan where there is one family.
+        by_knob: Tau over pairs of one family that differ in one knob alone, by the knob: ``t``, ``a``, ``u``.
+        effective_n: How many exchangeable configurations would show as much of ``within`` as these do.
+        p_negative, p_positive: One-sided p of ``within`` < 0, and > 0 (``association``).
+        method: How p was had: ``exact``, ``permutation`` (there are ties), ``curves`` (the largest of the former and of
+            curves drawn over the knobs), ``none`` (tau is undefined).
+        needed: Independent configurations that would show such a ``within`` with power .8, or None where it is 0 or
+            undefined.
         left_out: Case ids of the configurations left out, because a record of theirs is not complete and finite.
     """
 
@@ -47,14 +61,59 @@ class Correlation:
     high: float
     p_negative: float
     p_positive: float
-    method: Literal["exact", "permutation", "none"]
+    method: Method
     needed: int | None
     left_out: tuple[str, ...]
+    within: float = math.nan
+    within_low: float = math.nan
+    within_high: float = math.nan
+    between: float = math.nan
+    by_knob: Mapping[str, float] = field(default_factory=dict)
+    effective_n: float = math.nan
 
     def __str__(self) -> str:
-        if math.isnan(self.tau):
-            return "undefined"
-        return f"{self.tau:.2f} [{self.low:.2f}, {self.high:.2f}]" if self.n >= FEWEST else f"{self.tau:.2f}"
+        return bounded(self.tau, self.low, self.high)
+
+    @property
+    def told(self) -> str:
+        """Tau over all pairs and, where there are several families, within them."""
+        if math.isnan(self.between):
+            return f"tau = {self}"
+        inside = bounded(self.within, self.within_low, self.within_high)
+        return f"tau = {self} over all pairs, {inside} within families"
+
+    @property
+    def counted(self) -> str:
+        """The number of configurations, and of exchangeable ones that would tell as much."""
+        worth = "" if math.isnan(self.effective_n) else f" (worth {self.effective_n:.1f} independent ones)"
+        return f"n = {self.n}{worth}" if self.method == "curves" else f"n = {self.n}"
+
+    @property
+    def disagrees(self) -> bool:
+        """Whether tau over all pairs has another sign than tau within families."""
+        return self.tau * self.within < 0
+
+
+class Association(NamedTuple):
+    """Whether two figures go together within families.
+
+    Attributes:
+        p_negative, p_positive: One-sided p of tau < 0, of tau > 0.
+        effective_n: How many exchangeable configurations have as narrow a spread of tau without any association.
+        method: How p was had.
+    """
+
+    p_negative: float
+    p_positive: float
+    effective_n: float
+    method: Method
+
+
+def bounded(tau: float, low: float, high: float) -> str:
+    """A tau with its interval, where it has one."""
+    if math.isnan(tau):
+        return "undefined"
+    return f"{tau:.2f}" if math.isnan(low) else f"{tau:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def normalised_sum(L_a: Array, L_u: Array) -> Array:
@@ -67,59 +126,95 @@ def normalised_sum(L_a: Array, L_u: Array) -> Array:
     return minmax(L_a) + minmax(L_u)
 
 
-def _pair_signs(x: Array, y: Array) -> tuple[Array, Array, Array]:
-    """Concordant minus discordant pairs, pairs untied in x, and in y: (m,) each, of y (m, n) and x (m, n) or (1, n)."""
-    i, j = np.triu_indices(y.shape[1], 1)
-    x = np.broadcast_to(x, y.shape)
-    parts = []
-    step = max(1, _CHUNK // max(1, len(i)))
-    for at in range(0, len(y), step):
-        a, b = x[at : at + step], y[at : at + step]
-        sx, sy = np.sign(a[:, i] - a[:, j]), np.sign(b[:, i] - b[:, j])
-        parts.append(np.stack([(sx * sy).sum(-1), (sx * sx).sum(-1), (sy * sy).sum(-1)]))
-    s, untied_x, untied_y = np.concatenate(parts, axis=1)
-    return s, untied_x, untied_y
+def association(x: Array, y: Array, groups: Sequence[Group]) -> Association:
+    """Test whether two figures of configurations go together within families, knowing that neighbours are alike.
+
+    The largest of three p, each of tau over pairs of one family: where every order within a family is as likely (exact;
+    by 4,999 seeded permutations where there are ties); where x stays and y is drawn anew as a curve over the knobs, as
+    smooth as it is; and where y stays and x is drawn anew. Of a family whose knobs are not known any order is as likely
+    in all three. docs/statistics.md has its size and power.
+
+    Args:
+        x: (n,) one figure.
+        y: (n,) the other.
+        groups: The families of the n configurations.
+    """
+    names = np.empty(len(x), dtype=np.intp)
+    for k, group in enumerate(groups):
+        names[group.members] = k
+    pairs = within([*map(str, names)])
+    observed = counts(x[None], y[None], pairs)
+    if math.isnan(observed.tau[0]):
+        return Association(1.0, 1.0, math.nan, "none")
+    s = observed.s[0]
+    untied = observed.untied_x[0] == observed.untied_y[0] == len(pairs.first)
+    found: list[tuple[float, float, float]] = []
+    if untied:
+        values, chance = null_distribution([len(group.members) for group in groups])
+        spread = math.sqrt(float((chance * values**2).sum())) / len(pairs.first)
+        found.append((float(chance[values <= s].sum()), float(chance[values >= s].sum()), spread))
+    exchangeable = [Group(group.members, None) for group in groups]
+    known = any(group.places is not None for group in groups)
+    for kept, redraw, over in [(x, y, exchangeable)] * (not untied) + [(x, y, groups), (y, x, groups)] * known:
+        drawn = counts(kept[None], redrawn(redraw, over, DRAWS, np.random.default_rng(_SEED)), pairs)
+        as_low, as_high = ((1 + int(hits.sum())) / (1 + DRAWS) for hits in (drawn.s <= s, drawn.s >= s))
+        found.append((as_low, as_high, float(np.nanstd(drawn.tau))))
+    negative, positive, spread = (max(column) for column in zip(*found, strict=True))
+    method: Method = "curves" if known else "exact" if untied else "permutation"
+    return Association(min(1.0, negative), min(1.0, positive), min(float(len(x)), effective(spread)), method)
 
 
-def _bootstrap(points: Array) -> tuple[float, float]:
-    """95 % percentile interval of tau over resampled configurations; points (3, n): L_a, L_u, performance."""
-    n = points.shape[1]
-    L_a, L_u, performance = points[:, np.random.default_rng(_SEED).integers(n, size=(RESAMPLES, n))]
-    s, untied_x, untied_y = _pair_signs(normalised_sum(L_a, L_u), performance)
-    defined = untied_x * untied_y > 0
-    low, high = np.percentile(s[defined] / np.sqrt(untied_x * untied_y)[defined], [2.5, 97.5])
-    return float(low), float(high)
-
-
-def one_sided(x: Array, y: Array) -> tuple[float, float, Literal["exact", "permutation"]]:
-    """P(tau as low), P(tau as high) under no association; a random permutation test where there are ties."""
-    if len(np.unique(x)) == len(x) and len(np.unique(y)) == len(y):
-        less, greater = (stats.kendalltau(x, y, method="exact", alternative=a).pvalue for a in ("less", "greater"))
-        return float(less), float(greater), "exact"
-    # Under permutation the denominator of tau-b stays: the pair count decides, in whole numbers.
-    shuffled = np.random.default_rng(_SEED).permuted(np.tile(y, (PERMUTATIONS, 1)), axis=1)
-    observed, s = _pair_signs(x[None], y[None])[0], _pair_signs(x[None], shuffled)[0]
-    less, greater = ((1 + int(hits.sum())) / (1 + PERMUTATIONS) for hits in (s <= observed, s >= observed))
-    return less, greater, "permutation"
+def one_sided(x: Array, y: Array) -> tuple[float, float, Method]:
+    """P(tau as low), P(tau as high) of exchangeable points; a random permutation test where there are ties."""
+    found = association(x, y, [Group(np.arange(len(x)), None)])
+    return found.p_negative, found.p_positive, found.method
 
 
 def correlate(records: Sequence[Record], level: Level, family: Family = "total", alpha: float = 0.05) -> Correlation:
     """Kendall's tau-b of a row (the paper's statistic), with what is needed to believe it.
 
-    p is exact without ties and a seeded permutation test (9,999) with them. The interval is a seeded percentile
-    bootstrap (2,000) over configurations that recomputes the min-max in every resample and drops the resamples in
-    which tau is undefined. The min-max is over the configurations that take part; the order of records is of no effect.
+    p and the effective number of configurations are ``association``'s. Intervals are Fieller's for so many exchangeable
+    configurations. The min-max is over the configurations that take part; the order of records is of no effect.
 
     Raises:
         ValueError: If the records are of more than one row.
     """
     kept, left_out = configurations(records, level, family)
-    n = len(kept)
-    points = np.array([(c.alignment, c.uniformity, c.performance) for c in kept], dtype=np.float64).reshape(n, 3).T
-    x = normalised_sum(points[0], points[1]) if n else points[0]
-    if n < 2 or np.ptp(x) == 0 or np.ptp(points[2]) == 0:
+    n, (x, y) = len(kept), _figures(kept)
+    if n < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return Correlation(level, family, n, math.nan, math.nan, math.nan, 1.0, 1.0, "none", None, left_out)
-    tau = float(stats.kendalltau(x, points[2], variant="b").statistic)
-    less, greater, method = one_sided(x, points[2])
-    low, high = _bootstrap(points) if n >= FEWEST else (math.nan, math.nan)
-    return Correlation(level, family, n, tau, low, high, less, greater, method, needed_for(tau, alpha), left_out)
+    families = [c.family for c in kept]
+    tau, inside = tau_b(x, y), tau_b(x, y, within(families))
+    less, greater, effective_n, method = association(x, y, families_of([c.name for c in kept], families))
+
+    def interval(value: float) -> tuple[float, float]:
+        return fieller_interval(value, effective_n, _SIGNIFICANT) if n >= FEWEST else (math.nan, math.nan)
+
+    bounds = *interval(tau), less, greater, method, needed_for(inside, alpha), left_out, inside, *interval(inside)
+    across = tau_b(x, y, between(families))
+    return Correlation(level, family, n, tau, *bounds, across, _by_knob(kept, x, y), effective_n)
+
+
+def tau_of(records: Sequence[Record], level: Level, family: Family = "total") -> float:
+    """Tau-b of a row alone; nan where it is undefined.
+
+    Raises:
+        ValueError: If the records are of more than one row.
+    """
+    kept, _ = configurations(records, level, family)
+    return tau_b(*_figures(kept)) if kept else math.nan
+
+
+def _figures(kept: Sequence[Configuration]) -> tuple[Array, Array]:
+    """The normalised sum and performance of each configuration, (n,) both."""
+    points = np.array([(c.alignment, c.uniformity, c.performance) for c in kept], dtype=np.float64).reshape(-1, 3).T
+    return (normalised_sum(points[0], points[1]) if kept else points[0]), points[2]
+
+
+def _by_knob(kept: Sequence[Configuration], x: Array, y: Array) -> dict[str, float]:
+    knobs = [knobs_of(c.name) for c in kept]
+    names = sorted({name for k in knobs for name in k})
+    places = np.array([[k.get(name, math.nan) for name in names] for k in knobs])
+    families = [c.family for c in kept]
+    taus = {name: tau_b(x, y, along(families, places, axis)) for axis, name in enumerate(names)}
+    return {name: tau for name, tau in taus.items() if not math.isnan(tau)}

@@ -17,7 +17,7 @@ from scipy import stats
 
 from cl_bench.claims import Claim, Verdict
 from cl_bench.comparison import REFERENCE
-from cl_bench.correlation import Correlation, one_sided
+from cl_bench.correlation import Correlation, Method, one_sided
 from cl_bench.power import FEWEST, spread
 from cl_bench.records import EVALUATIONS, LEVELS, OTHER_LEVEL, Level
 
@@ -282,7 +282,7 @@ class Agreement:
     certain_same: int
     tau: float
     p: float
-    method: Literal["exact", "permutation", "none"]
+    method: Method
 
 
 def agreement(pairs: Sequence[Pair]) -> Agreement:
@@ -299,7 +299,7 @@ def agreement(pairs: Sequence[Pair]) -> Agreement:
     same, certain_same = (sum(pair.sign == "same" for pair in some) for some in (signed, certain))
     ours, printed = np.array([(pair.ours.tau, pair.printed.tau) for pair in defined]).reshape(-1, 2).T
     tau = p = math.nan
-    method: Literal["exact", "permutation", "none"] = "none"
+    method: Method = "none"
     if len(defined) >= FEWEST and np.ptp(ours) > 0 and np.ptp(printed) > 0:
         tau = float(stats.kendalltau(ours, printed, variant="b").statistic)
         if len({pair.ours.level for pair in defined}) == 1:

@@ -18,9 +18,7 @@ def needed_for(tau: float, alpha: float = 0.05) -> int | None:
     """
     if math.isnan(tau) or tau == 0:
         return None
-    k = (tau / float(stats.norm.isf(alpha) + stats.norm.ppf(POWER))) ** 2
-    b = 9 * k + 4
-    return math.ceil((b + math.sqrt(b * b + 360 * k)) / (18 * k) - 1e-9)  # the root of 9 k n (n - 1) = 2 (2n + 5)
+    return math.ceil(effective(abs(tau) / float(stats.norm.isf(alpha) + stats.norm.ppf(POWER))) - 1e-9)
 
 
 def power(n: int, tau: float, alpha: float = 0.05) -> float:
@@ -29,5 +27,15 @@ def power(n: int, tau: float, alpha: float = 0.05) -> float:
 
 
 def spread(n: int) -> float:
-    """Standard deviation of tau over n >= 2 configurations without any association or tie."""
+    """Standard deviation of tau over n >= 2 exchangeable configurations without any association or tie."""
     return math.sqrt(2 * (2 * n + 5) / (9 * n * (n - 1)))
+
+
+def effective(deviation: float) -> float:
+    """How many exchangeable configurations without any association have a tau of that standard deviation.
+
+    The inverse of ``spread``; infinite where nothing spreads.
+    """
+    k = deviation**2
+    b = 9 * k + 4
+    return (b + math.sqrt(b * b + 360 * k)) / (18 * k) if k > 0 else math.inf  # 9 k n (n - 1) = 2 (2n + 5)

@@ -76,7 +76,10 @@ def test_tables_say_what_the_results_hold_and_nothing_else_changes(root: Path) -
     assert text.startswith("before\n<!-- results/tiny: claims -->\n| row |") and text.endswith("<!-- end -->\nafter\n")
     assert "old" not in text and "\nbetween\n" in text
     tau, above = (line for line in text.splitlines() if line.startswith("| single_object") and "**" in line)
-    assert "| tau_negative, linear evaluation | tau -1.00 [-1.00, -1.00], n 10 | -1.00 [" in tau
+    assert (
+        "| tau_negative, linear evaluation | tau -1.00 [-1.00, -0.88], n 10 | -1.00 [-1.00, -0.88], worth 8.0 | -1.00 ["
+        in tau
+    )
     assert "| -1.00 -1.00 | **SUPPORTED** | tau -0.32, n 100 |" in tau
     assert "| above_random_level, detection | +20.0 points [" in above and "**SUPPORTED**" in above
     learnt = next(line for line in text.splitlines() if line.startswith("| single_object") and "**" not in line)
@@ -91,7 +94,8 @@ def test_the_table_of_tau_has_the_claims_about_it_alone(root: Path) -> None:
     text = quoted("<!-- results/tiny: tau -->\n<!-- end -->\n", root)
     (line,) = (line for line in text.splitlines() if line.startswith("| single_object"))
     assert line == (
-        "| single_object-overlapping-dense_index | linear evaluation | tau -1.00 [-1.00, -1.00], n 10 | -1.00 -1.00 "
+        "| single_object-overlapping-dense_index | linear evaluation | tau -1.00 [-1.00, -0.88], n 10 | "
+        "-1.00 [-1.00, -0.88], worth 8.0 | -1.00 -1.00 "
         "| **SUPPORTED** | tau -0.32, n 100 |"
     )
 

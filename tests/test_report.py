@@ -17,6 +17,7 @@ from matplotlib.image import imread
 
 from cl_bench.claims import Claim, IncompleteSweep, Judgement, judge
 from cl_bench.comparison import compare
+from cl_bench.correlation import bounded
 from cl_bench.records import LEVELS, Record
 from cl_bench.report import RowResult, summary_table, write_report
 from cl_bench.report.figures import alignment_uniformity_figure, row_figure
@@ -107,7 +108,9 @@ def test_no_number_is_cut(row: RowResult, width: int) -> None:
         values = sorted((r.performance[level] for r in row.records), reverse=True)
         for number in (values[0], np.mean(values), np.mean(values[:10])):
             assert f" {number:.2f} " in total
-        assert f" {correlation} " in total and total.rstrip().endswith("SUPPORTED")
+        inside = bounded(correlation.within, correlation.within_low, correlation.within_high)
+        assert total.rstrip().endswith(f" {correlation}")
+        assert f" {inside} " in (told := line_of(text, "within families", nth)) and told.rstrip().endswith("SUPPORTED")
         assert row.judgements[2 + nth].verdict.value in line_of(text, "untrained", nth)
         assert line_of(text, "InfoNCE", nth).split()[1] == "8" and "(8)" in line_of(text, "InfoNCE", nth)
         assert line_of(text, "L_a & L_u", nth).split()[3] == "12"
@@ -162,7 +165,7 @@ def test_an_exploratory_claim_is_marked(row: RowResult, width: int) -> None:
     text = render(marked, width=width)
     assert all(len(line) <= width for line in text.splitlines()) and "…" not in text
     lines = text.splitlines()
-    for at in (k for k, line in enumerate(lines) if line.startswith("total ") and line.endswith("SUPPORTED")):
+    for at in (k for k, line in enumerate(lines) if line.startswith("within families ") and line.endswith("SUPPORTED")):
         assert lines[at + 1].strip() == "exploratory"
     flat = " ".join(text.split())
     assert "SUPPORTED (exploratory): better aligned" in flat

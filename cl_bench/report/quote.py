@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from cl_bench.claims import Claim, Sweep, judge
-from cl_bench.correlation import correlate
+from cl_bench.correlation import bounded, correlate, tau_of
 from cl_bench.records import EVALUATIONS, FAMILIES, LEVELS, RANDOM_INIT, Level, Record, configurations
 from cl_bench.report.records_csv import read_records
 from cl_bench.report.row import NAMES
@@ -42,16 +42,20 @@ def quoted(text: str, root: Path) -> str:
 
 
 def claims_table(folder: Path) -> str:
-    """Every claim: tau in total, within the families and seed by seed, or what else it rests on; and its verdict."""
+    """Every claim: tau in total, within the families and seed by seed, or what else it rests on; and its verdict.
+
+    The verdict is judged anew from the records, which are what there is.
+    """
     records = read_records(folder / "records.csv")
     lines = []
     for claim in json.loads((folder / "claims.json").read_text()):
         about, row = claim["claim"], claim["row"]
         aside = " (exploratory)" if about["exploratory"] else ""
-        judged = f"{about['kind']}, {EVALUATIONS[about['level']]}{aside}"
+        told = f"{about['kind']}, {EVALUATIONS[about['level']]}{aside}"
         paper = (claim["paper"] or {}).get("numbers", "")
-        lines.append([row, judged, *_evidence(claim, records[row]), f"**{claim['verdict']}**", paper])
-    return _table(["row", "claim", "rests on", *(NAMES[f] for f in FAMILIES[:2]), "by seed", "verdict", "paper"], lines)
+        lines.append([row, told, *_evidence(claim, records[row]), f"**{judged(claim, records)}**", paper])
+    families = [NAMES[f] for f in FAMILIES[:2]]
+    return _table(["row", "claim", "rests on", "within families", *families, "by seed", "verdict", "paper"], lines)
 
 
 def tau_table(folder: Path) -> str:
@@ -60,11 +64,11 @@ def tau_table(folder: Path) -> str:
     lines = []
     for claim in json.loads((folder / "claims.json").read_text()):
         if claim["correlation"] is not None:
-            total, _, _, by_seed = _evidence(claim, records[claim["row"]])
+            total, within, *_, by_seed = _evidence(claim, records[claim["row"]])
             evaluation = EVALUATIONS[claim["claim"]["level"]]
             paper = (claim["paper"] or {}).get("numbers", "")
-            lines.append([claim["row"], evaluation, total, by_seed, f"**{claim['verdict']}**", paper])
-    return _table(["row", "evaluation", "seeds averaged", "seed by seed", "verdict", "paper"], lines)
+            lines.append([claim["row"], evaluation, total, within, by_seed, f"**{judged(claim, records)}**", paper])
+    return _table(["row", "evaluation", "tau", "within families", "tau seed by seed", "verdict", "paper"], lines)
 
 
 OTHER_KERNEL = "-other-kernel"
@@ -76,7 +80,7 @@ def verdicts_table(folder: Path) -> str:
     records = read_records(folder / "records.csv")
     claims = json.loads((folder / "claims.json").read_text())
     seeds = sorted({r.seed for runs in records.values() for r in runs if r.family != RANDOM_INIT})
-    columns = {"all seeds": [claim["verdict"] for claim in claims]}
+    columns = {"all seeds": [judged(claim, records) for claim in claims]}
     for seed in seeds:
         of_seed = {row: [r for r in runs if r.seed == seed or r.family == RANDOM_INIT] for row, runs in records.items()}
         columns[f"seed {seed}"] = [judged(claim, of_seed) for claim in claims]
@@ -130,15 +134,17 @@ def _evidence(claim: Mapping[str, Any], records: Sequence[Record]) -> list[str]:
     if claim["correlation"] is None:
         found = claim["contrast"] or claim["comparison"]
         if found is None:
-            return ["nothing", "", "", ""]
+            return ["nothing", "", "", "", ""]
         middle = found.get("difference", found.get("mean"))
-        return [f"{middle:+.1f} points [{found['low']:+.1f}, {found['high']:+.1f}], n {found['n']}", "", "", ""]
+        return [f"{middle:+.1f} points [{found['low']:+.1f}, {found['high']:+.1f}], n {found['n']}", "", "", "", ""]
     level: Level = claim["claim"]["level"]
     trained = [r for r in records if r.family != RANDOM_INIT]
     total, *families = (correlate(trained, level, family) for family in ("total", *FAMILIES[:2]))
     seeds = sorted({r.seed for r in trained})
-    by_seed = (correlate([r for r in trained if r.seed == seed], level).tau for seed in seeds)
-    return [f"tau {total}, n {total.n}", *map(str, families), " ".join(f"{tau:.2f}" for tau in by_seed)]
+    by_seed = (tau_of([r for r in trained if r.seed == seed], level) for seed in seeds)
+    inside = bounded(total.within, total.within_low, total.within_high)
+    within = f"{inside}, worth {total.effective_n:.1f}"
+    return [f"tau {total}, n {total.n}", within, *map(str, families), " ".join(f"{tau:.2f}" for tau in by_seed)]
 
 
 def learnt_table(folder: Path) -> str:

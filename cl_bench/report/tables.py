@@ -14,6 +14,7 @@ from rich.text import Text
 
 from cl_bench import paper
 from cl_bench.claims import Judgement, Verdict, holm
+from cl_bench.correlation import bounded
 from cl_bench.paper import PaperRow
 from cl_bench.records import EVALUATIONS, FAMILIES, LEVELS, RANDOM_INIT, Level, configurations
 from cl_bench.report.comparison import comparison_notes, comparison_table
@@ -100,15 +101,20 @@ def _level(row: RowResult, level: Level, *, header: bool) -> Table:
         table.add_column(name, width=width, justify="right", no_wrap=True, vertical="bottom")
     table.add_column("verdict", min_width=12, overflow="fold")
     of_level = [j for j in row.judgements if j.claim.level == level]
+    judged = verdicts([j for j in of_level if j.claim.about_tau])
     for family in FAMILIES:
         kept, _ = configurations(row.records, level, family)
         table.add_row(
             NAMES[family],
             *_statistics([c.performance for c in kept]),
             str(row.correlations[level, family]),
-            verdicts([j for j in of_level if j.claim.about_tau]) if family == "total" else "",
+            judged if family == "total" and math.isnan(row.correlations[level, "total"].between) else "",
             style="bold" if family == "total" else "",
         )
+    total = row.correlations[level, "total"]
+    if not math.isnan(total.between):
+        inside = bounded(total.within, total.within_low, total.within_high)
+        table.add_row("within families", f"~{total.effective_n:.0f}", "", "", "", inside, judged, style="bold")
     if level == "dense":
         name = f"{row.detection_metric}50"
         ap50 = [r.extra[name] for r in row.records if r.status == "complete" and name in r.extra]
@@ -150,6 +156,8 @@ def _notes(rows: Sequence[RowResult]) -> Iterator[Text]:
     notes = [
         "tau-b: rank correlation of minmax(L_a) + minmax(L_u) with performance over configurations of the objective "
         "(models; their seeds are averaged first). Below 0: better aligned and more uniform goes with better.",
+        "within families: tau over pairs of one family, which the verdict rests on. Neighbours on a knob are alike, so "
+        "that the models are worth fewer independent ones, ~k; intervals and p know it (docs/statistics.md).",
         f"best {BEST}: mean of the best ten; (k) is shown where there are only k. untrained: encoders as initialised.",
         *dict.fromkeys(f"linear evaluation: {row.linear_protocol}" for row in rows),
         *dict.fromkeys(f"detection: {row.detection_protocol}" for row in rows),

@@ -1,0 +1,188 @@
+"""How often the tests of tau are wrong and how often they find it: ``python benchmarks/claim_statistics.py``.
+
+Two families of configurations on a grid of knobs have a predictor x and a performance y, drawn with or without an
+association. Four one-sided tests at 5 % are asked whether tau is negative:
+
+- ``naive``: tau over all pairs, every order of configurations as likely (what a sample of them would justify);
+- ``within``: tau within families, every order within a family as likely;
+- ``shifts``: tau within families, y shifted and reflected along each knob (cyclically), so that it stays a curve;
+- ``curves``: ``cl_bench.correlation.association``, which claims rest on.
+
+Writes docs/claim_statistics.jsonl, one line a case, and docs/statistics.md's tables between its markers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+import cl_bench.correlation
+from cl_bench.correlation import association
+from cl_bench.curves import Family, families_of
+from cl_bench.kendall import counts, fieller_interval, tau_b, within
+
+Array = NDArray[np.float64]
+DOCS = Path(__file__).parent.parent / "docs"
+LOG = DOCS / "claim_statistics.jsonl"
+DRAWS = 499  # of the curves and of the shifts, a test; 4,999 in cl_bench.correlation
+TEMPERATURES = [0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.8, 1, 1.5, 2, 3, 4, 5, 8, 10]
+PATH = [(1, 0.1), (1, 0.2), (1, 0.5), (1, 1), (0.5, 1), (0.2, 1), (0.1, 1), (0, 1)]
+GRIDS: Mapping[int, tuple[Sequence[float], Sequence[tuple[float, float]]]] = {
+    8: (TEMPERATURES[:4], [*product((1, 2), (1, 2))]),
+    15: (TEMPERATURES[:7], PATH),
+    30: (TEMPERATURES[:10], [*product(range(1, 5), range(1, 6))]),
+    60: (TEMPERATURES, [*product(range(1, 6), range(1, 9))]),
+    100: ([*TEMPERATURES, *range(11, 21)], [*product(range(1, 8), range(1, 11))]),
+}
+SMOOTH, SMOOTHER = {"length": 0.25}, {"length": 0.5}
+NULLS: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any], Mapping[str, Any]]] = {
+    "independent points": ({}, {}, {}),
+    "heavy tails": ({"heavy": True}, {"heavy": True}, {}),
+    "ties": ({"ties": True}, {"ties": True}, {}),
+    "family offset": ({}, {}, {"offset": 1.0}),
+    "curves": (SMOOTH, SMOOTH, {}),
+    "curves, noise in y": (SMOOTH, {**SMOOTH, "noise": 0.3}, {}),
+    "smoother curves": (SMOOTHER, SMOOTHER, {}),
+    "smoother, noise in both": ({**SMOOTHER, "noise": 0.1}, {**SMOOTHER, "noise": 0.3}, {}),
+    "one bend": ({"length": 1.0}, {"length": 1.0, "noise": 0.1}, {}),
+    "rough walks": ({"length": 0.3, "rough": True}, {"length": 0.3, "rough": True}, {}),
+    "curves and offset": (SMOOTH, {**SMOOTH, "noise": 0.1}, {"offset": 1.0}),
+}
+TRUE_TAUS = (-0.3, -0.5, -0.7)
+POWERED = ("independent points", "curves, noise in y", "smoother, noise in both")
+TESTS = ("naive", "within", "shifts", "curves")
+
+
+def draw(groups: Sequence[Family], of: Mapping[str, Any], rng: np.random.Generator) -> Array:
+    """Figures of the configurations of both families, of one kind."""
+    out = np.empty(sum(len(g.members) for g in groups))
+    for group in groups:
+        m, places = len(group.members), group.places
+        assert places is not None
+        values = rng.standard_t(1, m) if of.get("heavy") else rng.standard_normal(m)
+        if "length" in of:
+            distance = np.linalg.norm(places[:, None] - places, axis=-1) / of["length"]
+            kernel = np.exp(-distance) if of.get("rough") else np.exp(-(distance**2) / 2)
+            curve = np.linalg.cholesky(kernel + 1e-8 * np.eye(m)) @ rng.standard_normal(m)
+            noise = of.get("noise", 0.0)
+            values = math.sqrt(1 - noise) * curve + math.sqrt(noise) * values
+        out[group.members] = np.round(values) if of.get("ties") else values
+    return out
+
+
+def case(
+    n: int, name: str, true_tau: float, rng: np.random.Generator
+) -> Iterator[tuple[Array, Array, list[Family], list[str]]]:
+    """Endless draws of x and y of a case; a true tau is that of two normal figures of any two configurations."""
+    temperatures, weightings = GRIDS[n]
+    names = [f"info_nce-t{t:g}" for t in temperatures] + [f"align_uniform-a{a:g}-u{u:g}" for a, u in weightings]
+    families = [name.split("-")[0] for name in names]
+    groups = families_of(names, families)
+    of_x, of_y, more = NULLS[name]
+    rho = math.sin(math.pi / 2 * true_tau)
+    while True:
+        x, y = draw(groups, of_x, rng), draw(groups, of_y, rng)
+        if true_tau:
+            y = rho * x + math.sqrt(1 - rho * rho) * y
+        if more:
+            first = np.asarray(families) == families[0]
+            x, y = x + more["offset"] * first, y - more["offset"] * first
+        yield x, y, groups, families
+
+
+def shifted(groups: Sequence[Family], rng: np.random.Generator) -> NDArray[np.intp]:
+    """(draws, n) orders that shift and reflect configurations along each knob, the first of them none."""
+    orders = np.tile(np.arange(sum(len(g.members) for g in groups)), (DRAWS + 1, 1))
+    for group in groups:
+        assert group.places is not None
+        sides = [len(np.unique(axis)) for axis in group.places.T]
+        if math.prod(sides) != len(group.members):
+            sides = [len(group.members)]  # a path, not a grid
+        grid = np.lexsort(group.places.T[::-1]).reshape(sides) if len(sides) > 1 else np.arange(sides[0])
+        for k in range(1, DRAWS + 1):
+            moved = grid
+            for axis, side in enumerate(sides):
+                moved = np.roll(moved, rng.integers(side), axis)
+                moved = np.flip(moved, axis) if rng.random() < 0.5 else moved
+            orders[k, group.members[grid.ravel()]] = group.members[moved.ravel()]
+    return orders
+
+
+def run(n: int, name: str, true_tau: float, repeats: int) -> dict[str, Any]:
+    """How often each test rejects, how often the interval holds, and what the configurations are worth on average."""
+    rng = np.random.default_rng([n, repeats, list(NULLS).index(name)])
+    rejected, held, worth = np.zeros(len(TESTS)), 0, []
+    draws = case(n, name, true_tau, rng)
+    for _ in range(repeats):
+        x, y, groups, families = next(draws)
+        pairs = within(families)
+        naive = stats.kendalltau(x, y, alternative="less").pvalue
+        found = association(x, y, groups)
+        apart = association(x, y, [Family(g.members, None) for g in groups])
+        s = counts(x[None], y[shifted(groups, rng)], pairs).s
+        p = np.array([naive, apart.p_negative, (s <= s[0]).mean(), found.p_negative])
+        rejected += np.nan_to_num(p, nan=1.0) < 0.05
+        low, high = fieller_interval(tau_b(x, y, pairs), found.effective_n, 1.96)
+        held += low <= true_tau <= high
+        worth.append(found.effective_n)
+    return {
+        "n": n,
+        "case": name,
+        "tau": true_tau,
+        "repeats": repeats,
+        **{test: round(100 * float(share), 1) for test, share in zip(TESTS, rejected / repeats, strict=True)},
+        "covered": round(100 * held / repeats, 1),
+        "worth": round(float(np.nanmean(worth)), 1),
+    }
+
+
+def table(lines: Sequence[Mapping[str, Any]], first: str) -> str:
+    """Lines in Markdown, one a case."""
+    heads = [first, "n", *TESTS, "interval holds", "worth"]
+    numbers = (*TESTS, "covered", "worth")
+    rows = [[str(r[first]), str(r["n"]), *(f"{r[name]:.1f}" for name in numbers)] for r in lines]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (heads, ["---"] * len(heads), *rows))
+
+
+def write_tables() -> None:
+    """Put the tables of the log into docs/statistics.md."""
+    lines = [json.loads(line) for line in LOG.read_text().splitlines()]
+    page = DOCS / "statistics.md"
+    text = page.read_text()
+    size = [r for r in lines if not r["tau"]]
+    power = [{**r, "case": f"{r['case']}, tau {r['tau']:g}"} for r in lines if r["tau"]]
+    for name, some in (("size", size), ("power", power)):
+        opening, closing = f"<!-- {name} -->\n", "<!-- end -->"
+        start = text.index(opening) + len(opening)
+        text = f"{text[:start]}{table(some, 'case')}\n{text[text.index(closing, start) :]}"
+    page.write_text(text)
+
+
+def main() -> None:
+    """Run what is asked for, adding to the log, and write the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--n", type=int, nargs="+", choices=list(GRIDS), default=list(GRIDS))
+    parser.add_argument("--repeats", type=int, default=400)
+    asked = parser.parse_args()
+    cl_bench.correlation.DRAWS = DRAWS
+    for n in asked.n:
+        cases = [(name, 0.0) for name in NULLS] + [(name, tau) for name in POWERED for tau in TRUE_TAUS]
+        for name, tau in cases:
+            found = run(n, name, tau, asked.repeats)
+            with LOG.open("a") as file:
+                file.write(json.dumps(found) + "\n")
+            print(found, flush=True)
+    write_tables()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""How large a correlation two curves over a grid of knobs have that know nothing of each other. Pure.
+
+Neighbours on a knob are alike, in L_a + L_u as in performance. To shuffle configurations takes them for a sample, and
+finds two independent curves correlated far too often. Here one of the two stays as it is, and the other is drawn anew:
+curves over the same knobs, as smooth as it is itself, by a Gaussian process whose smoothness and noise are not
+estimated but averaged over, each by how well it explains the curve.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import product
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import linalg, stats
+
+Array = NDArray[np.float64]
+LENGTHS = (0.06, 0.12, 0.25, 0.5, 1.0, 2.0)
+"""Length scales, as shares of a knob's range: from neighbours that are hardly alike to one bend over the whole."""
+NOISE = (0.0005, 0.01, 0.1, 0.3, 0.6)
+"""Shares of the variance that no neighbour shares."""
+_KNOB = re.compile(r"-([tau])(\d[\d.]*(?:e[+-]?\d+)?)")
+
+
+class Family(NamedTuple):
+    """The configurations of one family.
+
+    Attributes:
+        members: (m,) Where they stand among all configurations.
+        places: (m, knobs) Their places on the knobs, in [0, 1]; None where no knobs are known, so that any order is as
+            likely as any other.
+    """
+
+    members: NDArray[np.intp]
+    places: Array | None
+
+
+def knobs_of(config: str) -> dict[str, float]:
+    """The knobs that a configuration's name tells: ``t``, or ``a`` and ``u`` (w_a, w_u); none of another name."""
+    return {name: float(value) for name, value in _KNOB.findall(config)}
+
+
+def families_of(names: Sequence[str], families: Sequence[str]) -> list[Family]:
+    """The families of some configurations, with their places on the knobs that their names tell.
+
+    A place is the value's rank among the family's values of that knob, so that it hangs on no scale, as a share of the
+    range: a finer grid has its neighbours nearer.
+    """
+    found = []
+    for family in sorted(set(families)):
+        members = np.flatnonzero(np.asarray(families) == family)
+        knobs = [knobs_of(names[int(i)]) for i in members]
+        known = knobs[0].keys()
+        told = bool(known) and all(k.keys() == known for k in knobs)
+        found.append(Family(members, np.stack([_places([k[n] for k in knobs]) for n in known], 1) if told else None))
+    return found
+
+
+def redrawn(values: Array, families: Sequence[Family], draws: int, rng: np.random.Generator) -> Array:
+    """Draw curves anew that are as smooth along the knobs as some figures are, and know nothing of anything else.
+
+    Within a family the ranks of the figures, as normal scores, are taken for a draw of a Gaussian process over the
+    knobs: Matern 3/2 or squared exponential, of a length scale in ``LENGTHS`` and a share of noise in ``NOISE``, or of
+    noise alone. Each of these is as likely beforehand, noise alone twice, and afterwards by the marginal likelihood in
+    which mean and scale are integrated out; all families share it. Only the order of drawn figures within a family
+    means anything.
+
+    Args:
+        values: (n,) figures.
+        families: Those of the n configurations.
+        draws: How many.
+        rng: Where chance comes from.
+
+    Returns:
+        (draws, n). A family without places is shuffled.
+    """
+    out = np.empty((draws, len(values)))
+    smooth = [f for f in families if f.places is not None]
+    for family in families:
+        if family.places is None:
+            out[:, family.members] = rng.permuted(np.tile(values[family.members], (draws, 1)), axis=1)
+    if not smooth:
+        return out
+    scores = [_normal_scores(values[f.members]) for f in smooth]
+    processes = [_processes(f.places.tobytes(), f.places.shape) for f in smooth if f.places is not None]
+    log_evidence = sum(_log_evidence(p, s) for p, s in zip(processes, scores, strict=True))
+    evidence = np.exp(log_evidence - np.max(log_evidence))
+    start = 0
+    for k, count in enumerate(rng.multinomial(draws, evidence / evidence.sum())):
+        rows = slice(start, start := start + int(count))
+        for family, process in zip(smooth, processes, strict=True):
+            out[rows, family.members] = rng.standard_normal((count, len(family.members))) @ process[k].T
+    return out
+
+
+def _places(values: Sequence[float]) -> Array:
+    known, ranks = np.unique(values, return_inverse=True)
+    return np.asarray(ranks / max(1, len(known) - 1), dtype=np.float64)
+
+
+def _normal_scores(values: Array) -> Array:
+    return np.asarray(stats.norm.ppf((stats.rankdata(values) - 0.375) / (len(values) + 0.25)))
+
+
+@lru_cache(maxsize=16)
+def _processes(places: bytes, shape: tuple[int, int]) -> Array:
+    """(processes, m, m) Cholesky factors of every process at some places."""
+    at = np.frombuffer(places).reshape(shape)
+    distance = np.linalg.norm(at[:, None] - at[None], axis=-1)
+    near = np.sqrt(3) * distance
+    alone = np.eye(len(at))
+    covariances = [
+        (1 - noise) * kernel + noise * alone
+        for length, noise in product(LENGTHS, NOISE)
+        for kernel in ((1 + near / length) * np.exp(-near / length), np.exp(-((distance / length) ** 2) / 2))
+    ]
+    return np.asarray(np.linalg.cholesky(np.stack([*covariances, alone, alone]) + 1e-9 * alone), dtype=np.float64)
+
+
+def _log_evidence(factors: Array, scores: Array) -> Array:
+    """Log marginal likelihood of the scores under each process, mean and scale integrated out, up to a constant."""
+    m = len(scores)
+    both = np.stack([np.ones(m), scores], 1)
+    white = np.stack([linalg.solve_triangular(factor, both, lower=True) for factor in factors])
+    ones, seen = white[..., 0], white[..., 1]
+    flat = (ones * ones).sum(-1)
+    left = (seen * seen).sum(-1) - (ones * seen).sum(-1) ** 2 / flat
+    log_determinant = np.log(np.diagonal(factors, axis1=1, axis2=2)).sum(-1)
+    found: Array = -log_determinant - np.log(flat) / 2 - (m - 1) / 2 * np.log(np.maximum(left, 1e-12))
+    return found

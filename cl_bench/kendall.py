@@ -1,0 +1,130 @@
+"""Kendall's tau-b over all pairs of configurations, or over some of them, for many draws at once. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+_CHUNK = 4_000_000  # pairwise signs held at once
+
+
+class Pairs(NamedTuple):
+    """Which configurations are compared: the first of each pair, and the second; (m,) each."""
+
+    first: NDArray[np.intp]
+    second: NDArray[np.intp]
+
+
+class Counts(NamedTuple):
+    """Concordant minus discordant pairs, pairs that are untied in x, and in y; (draws,) each."""
+
+    s: Array
+    untied_x: Array
+    untied_y: Array
+
+    @property
+    def tau(self) -> Array:
+        """Tau-b of each draw; nan where every pair is tied on a side."""
+        product = self.untied_x * self.untied_y
+        return np.where(product > 0, self.s / np.sqrt(np.where(product > 0, product, 1)), np.nan)
+
+
+def all_pairs(n: int) -> Pairs:
+    """Every pair of n configurations."""
+    return Pairs(*np.triu_indices(n, 1))
+
+
+def within(families: Sequence[str]) -> Pairs:
+    """Pairs of one family."""
+    pairs, names = all_pairs(len(families)), np.asarray(families)
+    return _where(pairs, names[pairs.first] == names[pairs.second])
+
+
+def between(families: Sequence[str]) -> Pairs:
+    """Pairs of two families."""
+    pairs, names = all_pairs(len(families)), np.asarray(families)
+    return _where(pairs, names[pairs.first] != names[pairs.second])
+
+
+def along(families: Sequence[str], places: Array, axis: int) -> Pairs:
+    """Pairs of one family that differ in one knob alone.
+
+    Args:
+        families: Of the n configurations.
+        places: (n, knobs), nan for a knob that a family does not have.
+        axis: Which knob.
+
+    Source: Jiang et al., Fantastic generalization measures, ICLR 2020 (arXiv:1912.02178), section 2.2.
+    """
+    pairs = within(families)
+    same = (places[pairs.first] == places[pairs.second]) | np.isnan(places[pairs.first])
+    differs = ~same[:, axis]
+    others = np.delete(same, axis, axis=1).all(-1)
+    return _where(pairs, differs & others)
+
+
+def counts(x: Array, y: Array, pairs: Pairs) -> Counts:
+    """The pair counts of draws of x (draws, n) with those of y (draws, n); either may have one draw for all.
+
+    Raises:
+        ValueError: Draws that are neither as many nor one.
+    """
+    draws = max(len(x), len(y))
+    if {len(x), len(y)} - {1, draws}:
+        raise ValueError(f"draws of x and y must be as many, or one for all, got {len(x)} and {len(y)}")
+    found = np.empty((3, draws))
+    step = max(1, _CHUNK // max(1, len(pairs.first)))
+    for at in range(0, draws, step):
+        part = slice(at, at + step)
+        a, b = (_signs(v if len(v) == 1 else v[part], pairs) for v in (x, y))
+        found[0, part], found[1, part], found[2, part] = (a * b).sum(-1), (a * a).sum(-1), (b * b).sum(-1)
+    return Counts(*found)
+
+
+def tau_b(x: Array, y: Array, pairs: Pairs | None = None) -> float:
+    """Tau-b of x (n,) with y (n,), over all pairs unless some are named; nan where every pair is tied on a side."""
+    tau = float(counts(x[None], y[None], all_pairs(len(x)) if pairs is None else pairs).tau[0])
+    return math.nan if math.isnan(tau) else tau
+
+
+def null_distribution(sizes: Sequence[int]) -> tuple[NDArray[np.intp], Array]:
+    """Every value of ``s`` within families of those sizes and its probability, where every order is as likely.
+
+    Exact, for figures without ties: an order of m has as many inversions as its places contribute independently, 0 to
+    i at place i, each as likely.
+
+    Source: Kendall, A new measure of rank correlation, Biometrika 1938.
+    """
+    chance = np.ones(1)
+    for size in sizes:
+        for places in range(2, size + 1):
+            chance = np.convolve(chance, np.full(places, 1 / places))
+    pairs = len(chance) - 1
+    return pairs - 2 * np.arange(pairs + 1), chance
+
+
+def fieller_interval(tau: float, n: float, z: float) -> tuple[float, float]:
+    """Interval of tau over so many exchangeable configurations: ``tanh(atanh(tau) +- z sqrt(.437 / (n - 4)))``.
+
+    With four or fewer it is all of [-1, 1]. A perfect order counts as if half a pair were in the wrong one.
+
+    Source: Fieller, Hartley & Pearson, Tests for rank correlation coefficients, Biometrika 1957.
+    """
+    if math.isnan(tau) or n <= 4:
+        return (math.nan, math.nan) if math.isnan(tau) else (-1.0, 1.0)
+    most = 1 - 2 / (n * (n - 1))
+    centre, half = math.atanh(max(-most, min(most, tau))), z * math.sqrt(0.437 / (n - 4))
+    return min(tau, math.tanh(centre - half)), max(tau, math.tanh(centre + half))
+
+
+def _where(pairs: Pairs, keep: NDArray[np.bool_]) -> Pairs:
+    return Pairs(pairs.first[keep], pairs.second[keep])
+
+
+def _signs(values: Array, pairs: Pairs) -> NDArray[np.float32]:
+    return np.sign(values[:, pairs.first] - values[:, pairs.second]).astype(np.float32)
