@@ -119,9 +119,11 @@ def judged(told: Mapping[str, Any], records: Mapping[str, Sequence[Record]]) -> 
 
     reference = twin = None
     if claim.kind == "falls_behind":
-        reference = beside(data=claim.against or "single_object")
+        of_scenes = [name for name in records if f"-{claim.against}-" in name] if claim.against else []
+        reference = sweep(of_scenes[0]) if of_scenes else beside(data="single_object")
     if "disjoint" in {r.views for r in own if r.family != RANDOM_INIT}:
-        twin = beside(views="overlapping")
+        plain = next(r for r in own if r.family != RANDOM_INIT).data.partition(",")[0]  # of scenes as they come
+        twin = beside(views="overlapping", data=plain)
     untrained = [r for r in own if r.family == RANDOM_INIT]
     return str(judge(claim, sweep(told["row"]), untrained, told["alpha"], reference=reference, twin=twin).verdict)
 
