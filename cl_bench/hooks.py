@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,14 +17,18 @@ from cl_bench.errors import MethodError, first_line
 from cl_bench.origins import origins
 from cl_bench.profile import Row, load_profile
 from cl_bench.records import LEVELS, RANDOM_INIT, Record
-from cl_bench.report import RowResult, origins_table, plan_table, summary_table, write_report
+from cl_bench.report import RowResult, looks_table, origins_table, plan_table, summary_table, write_report
+from cl_bench.report.plan import encoder_seconds, missing
 from cl_bench.runner import load_record
+from cl_bench.sequential import Look
 from cl_bench.session import Session, or_usage_error
 from cl_bench.spec import MethodSpec, RunSpec, ScenesSpec
 
 if TYPE_CHECKING:
     from _pytest.outcomes import Failed
     from _pytest.terminal import TerminalReporter
+
+    Known = list[tuple[RunSpec, str, Record | None]]  # of a row: each spec, its configuration, what the store holds
 else:
     Failed = pytest.fail.Exception
 
@@ -49,6 +54,7 @@ class Hooks:
         self.config = session.config
         self._rows: dict[str, Row] = {}
         self._judgements: dict[str, dict[Claim, Judgement]] = {}
+        self._timings: dict[str, dict[str, float]] = {}
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionstart(self) -> None:
@@ -61,6 +67,8 @@ class Hooks:
                 raise pytest.UsageError(
                     "--rerun puts results away in one process: leave out -n (--jobs has many compute)"
                 )
+        if option.budget is not None and not option.until_conclusive:
+            raise pytest.UsageError(f"--budget {option.budget} is what --until-conclusive may take: give both")
         if option.download or option.data_root is not None:
             _ = self.session.data
         if option.set or option.seeds is not None or option.profile != "smoke" or option.detector is not None:
@@ -100,7 +108,8 @@ class Hooks:
             return
         rows = self.session.rows(metafunc.definition)
         if "case" in metafunc.fixturenames:
-            cases = [pytest.param((row, s), id=s.case) for row in rows for s in self.session.profile.sweep(row)]
+            last = self.session.looks[-1]  # cases of later looks than the first are held back (stages.py)
+            cases = [pytest.param((row, s), id=s.case) for row in rows for s in self.session.sweep(row, last)]
             metafunc.parametrize("case", cases, indirect=True)
         if "claim" in metafunc.fixturenames:
             metafunc.parametrize("claim", self._claims(metafunc.definition, rows), indirect=True)
@@ -126,16 +135,19 @@ class Hooks:
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Queue all that the selected tests will pull, so that every worker has something to do."""
-        wanted = self._wanted(session.items)
+        wanted = self.wanted(session.items)
         if not wanted:
             return
         if self.config.option.plan:
-            self._plan(wanted)
+            self._plan(wanted, session.items)
         else:
-            specs = [spec for specs in wanted.values() for spec in specs]
-            self._put_away(specs)
-            self._prepare([spec for spec in specs if load_record(spec, self.session.store) is None])
-            self.session.submit(specs)
+            self.queue([spec for specs in wanted.values() for spec in specs])
+
+    def queue(self, specs: Sequence[RunSpec]) -> None:
+        """Have these computed: data first, and with ``--rerun`` what is stored of them out of the way."""
+        self._put_away(specs)
+        self._prepare([spec for spec in specs if load_record(spec, self.session.store) is None])
+        self.session.submit(specs)
 
     def _put_away(self, specs: Sequence[RunSpec]) -> None:
         """With ``--rerun`` what is stored of these runs, or of those of them that diverged, is moved out of the way."""
@@ -148,19 +160,40 @@ class Hooks:
         busy = f"; {len(keys) - len(away)} are being computed by another process" if len(away) < len(keys) else ""
         self.session.console().print(f"--rerun {rerun}: {len(away)} put away{busy}", highlight=False, markup=False)
 
-    def _plan(self, wanted: dict[str, list[RunSpec]]) -> None:
+    def _plan(self, wanted: dict[str, list[RunSpec]], items: Sequence[pytest.Item]) -> None:
         """Show what would run, how long it takes, what data is missing and where the profile's values are from."""
-        console = self.session.console()
-        state = {
-            name: [(s, s.pretrain.objective.config, load_record(s, self.session.store)) for s in specs]
-            for name, specs in wanted.items()
-        }
-        estimates = {name: self._timed(name, wanted[name][0]) for name, cases in state.items() if not _stored(cases)}
-        estimates = {name: stages for name, stages in estimates.items() if stages}
-        console.print(plan_table(state, self.session.profile.claims.alpha, self.session.engine.jobs, estimates))
+        console, looks = self.session.console(), self.session.looks
+        state = self._state(wanted)
+        # Of several looks the power is the last one's alone, which the others add to.
+        console.print(plan_table(state, looks[-1].alpha, self.session.engine.jobs, self._estimates(state)))
+        if len(looks) > 1:
+            costs = [self.cost(self.wanted(items, look)) for look in looks]
+            console.print(looks_table([(look, *cost) for look, cost in zip(looks, costs, strict=True)]))
         for line in dict.fromkeys(self.session.data.missing.values()):
             console.print(line, highlight=False, markup=False, soft_wrap=True)
         console.print(origins_table(or_usage_error(lambda: origins(self.config.option.profile, self.session.settings))))
+
+    def _state(self, wanted: dict[str, list[RunSpec]]) -> dict[str, Known]:
+        """Of each row its specs and what the store holds of them."""
+        return {
+            name: [(s, s.pretrain.objective.config, load_record(s, self.session.store)) for s in specs]
+            for name, specs in wanted.items()
+        }
+
+    def _estimates(self, state: dict[str, Known]) -> dict[str, dict[str, float]]:
+        """Seconds an encoder by stage of the rows of which nothing is stored; each row is timed once."""
+        for row, cases in state.items():
+            if row not in self._timings and not any(record is not None for _, _, record in cases):
+                self._timings[row] = self._timed(row, cases[0][0])
+        return {row: stages for row, stages in self._timings.items() if row in state and stages}
+
+    def cost(self, wanted: dict[str, list[RunSpec]]) -> tuple[int, float]:
+        """How many encoders are to be computed and how many seconds that takes; nan where a row could not be timed."""
+        state = self._state(wanted)
+        absent = {row: len(missing(cases)) for row, cases in state.items() if missing(cases)}
+        seconds = encoder_seconds(state, self._estimates(state)) if absent else {}
+        jobs = self.session.workers[2]
+        return sum(absent.values()), sum(seconds.get(row, math.nan) * n for row, n in absent.items()) / jobs
 
     def _timed(self, row: str, spec: RunSpec) -> dict[str, float]:
         """Seconds an encoder of a row takes here, by stage."""
@@ -189,8 +222,8 @@ class Hooks:
             with self.session.display.bar(self.session.console()) as on_step:
                 or_usage_error(lambda: self.session.data.prepare(data, on_step))
 
-    def _wanted(self, items: Sequence[pytest.Item]) -> dict[str, list[RunSpec]]:
-        """Specs by row."""
+    def wanted(self, items: Sequence[pytest.Item], look: Look | None = None) -> dict[str, list[RunSpec]]:
+        """Specs by row; those of claims by that look, or by the last that their rows have come to."""
         wanted: dict[str, dict[RunSpec, None]] = {}
         for item in items:
             parameters: dict[str, Any] = item.callspec.params if hasattr(item, "callspec") else {}
@@ -202,7 +235,7 @@ class Hooks:
             if isinstance(parameters.get("claim"), Row):
                 row = parameters["claim"]
                 for pulled in self.session.pulled_by(claim_of(item, row), row).rows:
-                    wanted.setdefault(pulled.name, {}).update(dict.fromkeys(self.session.profile.sweep(pulled)))
+                    wanted.setdefault(pulled.name, {}).update(dict.fromkeys(self.session.sweep(pulled, look)))
                 wanted.setdefault("random_init", {}).update(dict.fromkeys(self.session.profile.random_init()))
         return {name: list(specs) for name, specs in wanted.items()}
 
@@ -224,8 +257,11 @@ class Hooks:
                 row = _row_from_json(str(told))
                 self._rows[row.name] = row
             elif key == JUDGEMENT:
-                judgement = Judgement.from_json(str(told))
-                self._judgements.setdefault(judgement.row, {})[judgement.claim] = judgement
+                self.note(Judgement.from_json(str(told)))
+
+    def note(self, judgement: Judgement) -> None:
+        """Show this judgement of the claim in the summary, unless another one follows."""
+        self._judgements.setdefault(judgement.row, {})[judgement.claim] = judgement
 
     def pytest_terminal_summary(self, terminalreporter: TerminalReporter) -> None:
         """The table, and where the report is."""
@@ -268,7 +304,7 @@ class Hooks:
 
     def _result(self, row: Row) -> RowResult:
         profile = self.session.profile
-        sweep, data = profile.sweep(row), profile.data_of(row)[0]
+        sweep, data = self.session.sweep(row), profile.data_of(row)[0]
 
         def stored(specs: Sequence[RunSpec]) -> tuple[Record, ...]:
             return tuple(r for r in (load_record(s, self.session.store) for s in specs) if r is not None)
@@ -298,10 +334,6 @@ class Hooks:
     def pytest_unconfigure(self) -> None:
         """Stop the workers, however the session ends."""
         self.session.close()
-
-
-def _stored(cases: Sequence[tuple[RunSpec, str, Record | None]]) -> bool:
-    return any(record is not None for _, _, record in cases)
 
 
 def claim_of(node: Any, row: Row) -> Claim:

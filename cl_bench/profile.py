@@ -119,6 +119,7 @@ class Profile(Frozen):
     about: str
     seeds: Count = 1
     first_seed: Annotated[int, Field(ge=0)] = 0
+    max_seeds: Count = 16  # of --until-conclusive, which doubles them
     random_inits: Count = 3
     encoder: EncoderSpec
     optimiser: OptimiserSpec
@@ -174,6 +175,10 @@ class Profile(Frozen):
             for table, names in parts.items()
         }
         return self.model_copy(update=changed)
+
+    def with_seeds(self, count: int) -> Profile:
+        """The same setting with so many seeds a configuration."""
+        return self.model_copy(update={"seeds": count})
 
     def data_of(self, row: Row) -> tuple[DataSpec, DataSpec]:
         """What a row's encoders are trained on and measured on."""

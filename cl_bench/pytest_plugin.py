@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,8 +12,10 @@ from cl_bench.claims import Claim, IncompleteSweep, Judgement, Sweep, Verdict, j
 from cl_bench.errors import SpecError
 from cl_bench.hooks import JUDGEMENT, ROW, Hooks, NotSupported, claim_of, row_to_json
 from cl_bench.profile import Row
+from cl_bench.sequential import Look, first_decided
 from cl_bench.session import Session
 from cl_bench.spec import RunSpec
+from cl_bench.stages import Stages
 
 if TYPE_CHECKING:
     from cl_bench.method import Method
@@ -39,6 +41,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--seeds",
         metavar="N|FIRST:END",
         help="seeds a configuration, 0 to N - 1 or FIRST to END - 1 (default: the profile's)",
+    )
+    add(
+        "--until-conclusive",
+        action="store_true",
+        help="double the seeds until every claim is decided, or the profile's max_seeds are reached; the level is "
+        "spent over the looks",
+    )
+    add(
+        "--budget", metavar="1h30m", help="time that --until-conclusive may take; a look that does not fit is not begun"
     )
     add("--data-root", metavar="DIR", help="where STL-10, COCO and VOC lie, for a profile that takes them")
     add("--download", action="store_true", help="get missing data sets into --data-root, where torchvision can")
@@ -74,7 +85,12 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "contract: a test of each method that --method names; runs first")
     session = Session(config)
     config.pluginmanager.register(session, Session.NAME)
-    config.pluginmanager.register(Hooks(session))
+    hooks = Hooks(session)
+    config.pluginmanager.register(hooks)
+    if config.option.until_conclusive:
+        config.pluginmanager.register(
+            Stages(hooks, lambda item, row: ClaimTest(session, item, row, claim_of(item, row)))
+        )
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -150,31 +166,14 @@ class ClaimTest:
         exploratory claim passes or xfails, whatever the verdict.
         """
         profile, settings = self.session.profile, self.session.profile.claims
-        rows = self.session.pulled_by(self.claim, self.row)
-        for row in rows.rows:
+        rows = self.session.pulled_by(self.claim, self.row).rows
+        for row in rows:
             tell(self.node, ROW, row_to_json(row))
-        untrained = profile.random_init()
-        specs = [*(spec for row in rows.rows for spec in profile.sweep(row)), *untrained]
-        pulled, failures = self.session.pull(specs)
-        found = {spec: record for spec, record in zip(specs, pulled, strict=True) if record is not None}
-
-        def sweep_of(row: Row) -> Sweep:
-            asked = profile.sweep(row)
-            return Sweep(row.name, [found[spec] for spec in asked if spec in found], [spec.case for spec in asked])
-
         try:
-            judgement = judge(
-                self.claim,
-                sweep_of(rows.row),
-                [found[spec] for spec in untrained if spec in found],
-                settings.alpha,
-                settings.margin,
-                rows.reference and sweep_of(rows.reference),
-                rows.twin and sweep_of(rows.twin),
-            )
+            judgement = first_decided(self.at(look) for look in self.session.looks_of(rows))
         except IncompleteSweep as error:
             tell(self.node, JUDGEMENT, Judgement.incomplete(self.claim, error).to_json())
-            pytest.fail("\n".join([str(error), *failures]), pytrace=False)
+            pytest.fail("\n".join([str(error), *getattr(error, "__notes__", [])]), pytrace=False)
         tell(self.node, JUDGEMENT, judgement.to_json())
         as_before = not self.claim.exploratory and self._held_against_baseline(judgement)
         if judgement.verdict is Verdict.SUPPORTED:
@@ -189,6 +188,39 @@ class ClaimTest:
         if as_before and not strict:
             pytest.xfail(f"no worse than it was: {judgement.sentence}")
         raise NotSupported(judgement.sentence)
+
+    def at(self, look: Look) -> Judgement:
+        """Pull the sweep as it is by a look and judge it.
+
+        Raises:
+            IncompleteSweep: A record could not be computed; its notes say why.
+        """
+        profile, settings = self.session.profile, self.session.profile.claims
+        rows = self.session.pulled_by(self.claim, self.row)
+        untrained = profile.random_init()
+        specs = [*(spec for row in rows.rows for spec in self.session.sweep(row, look)), *untrained]
+        pulled, failures = self.session.pull(specs)
+        found = {spec: record for spec, record in zip(specs, pulled, strict=True) if record is not None}
+
+        def sweep_of(row: Row) -> Sweep:
+            asked = self.session.sweep(row, look)
+            return Sweep(row.name, [found[spec] for spec in asked if spec in found], [spec.case for spec in asked])
+
+        try:
+            judgement = judge(
+                self.claim,
+                sweep_of(rows.row),
+                [found[spec] for spec in untrained if spec in found],
+                look.alpha,
+                settings.margin,
+                rows.reference and sweep_of(rows.reference),
+                rows.twin and sweep_of(rows.twin),
+            )
+        except IncompleteSweep as error:
+            for failure in failures:
+                error.add_note(failure)
+            raise
+        return judgement if look.of == 1 else replace(judgement, sentence=f"{judgement.sentence}; {look}")
 
     def _held_against_baseline(self, judgement: Judgement) -> bool:
         """Whether ``--baseline`` holds this claim; a verdict that is worse than there fails the test."""

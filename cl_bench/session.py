@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import math
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +24,7 @@ from cl_bench.errors import MethodError, SpecError
 from cl_bench.profile import Profile, Row, load_profile
 from cl_bench.progress import Display
 from cl_bench.records import LEVELS, Record
+from cl_bench.sequential import Look, looks
 from cl_bench.spec import DataSpec, MethodSpec, RunSpec, ScenesSpec
 from cl_bench.store import Store
 
@@ -61,6 +64,7 @@ class Session:
 
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
+        self.reached: dict[str, Look] = {}  # by row, where it has come further than the first
 
     @property
     def here(self) -> Path:
@@ -175,6 +179,22 @@ class Session:
         return Pulled(row, self.reference_of(claim, row), twin)
 
     @cached_property
+    def looks(self) -> tuple[Look, ...]:
+        """When claims are judged: once, or with ``--until-conclusive`` again and again."""
+        profile = self.profile
+        if not self.config.option.until_conclusive:
+            return (Look(1, 1, profile.seeds, profile.claims.alpha),)
+        return or_usage_error(lambda: looks(profile.seeds, profile.max_seeds, profile.claims.alpha))
+
+    def looks_of(self, rows: Sequence[Row]) -> tuple[Look, ...]:
+        """Those that all of some rows have come to, the first at least."""
+        return self.looks[: min(self.reached.get(row.name, self.looks[0]).number for row in rows)]
+
+    def sweep(self, row: Row, look: Look | None = None) -> tuple[RunSpec, ...]:
+        """Every encoder of a row by that look, or by the last that it has come to."""
+        return self.profile.with_seeds((look or self.looks_of([row])[-1]).seeds).sweep(row)
+
+    @cached_property
     def baseline(self) -> Baseline | None:
         """The verdicts of ``--baseline``, to hold this run's against."""
         given = self.config.option.baseline
@@ -197,7 +217,8 @@ class Session:
 
     def setting(self, claim: Claim, row: Row) -> str:
         """The name of all that the verdict on a claim depends on but the code."""
-        specs = [spec for pulled in self.pulled_by(claim, row).rows for spec in self.profile.sweep(pulled)]
+        rows = self.pulled_by(claim, row).rows
+        specs = [spec for look in self.looks for pulled in rows for spec in self.sweep(pulled, look)]
         settings = self.profile.claims
         return setting_of([*specs, *self.profile.random_init()], settings.alpha, settings.margin)
 
@@ -238,11 +259,7 @@ class Session:
 
     def pull(self, specs: Sequence[RunSpec]) -> tuple[list[Record | None], list[str]]:
         """The records of some specs, computed if they must be; None where that failed, and a line for each failure."""
-        self.submit(specs)
-        if not all(self.engine.has(spec) for spec in specs):
-            capture = self.config.pluginmanager.getplugin("capturemanager")
-            with capture.global_and_fixture_disabled(), self.display.waiting(self.console()) as refresh:
-                self.engine.wait(specs, refresh)
+        self.wait(specs)
         records: list[Record | None] = []
         failures = []
         for spec in specs:
@@ -252,6 +269,25 @@ class Session:
                 records.append(None)
                 failures.append(str(error))
         return records, failures
+
+    def wait(self, specs: Sequence[RunSpec], until: float = math.inf) -> bool:
+        """Until the outcome of each spec is known, or the monotonic clock shows ``until``; returns whether it is."""
+        self.submit(specs)
+        if all(self.engine.has(spec) for spec in specs):
+            return True
+        capture = self.config.pluginmanager.getplugin("capturemanager")
+        with capture.global_and_fixture_disabled(), self.display.waiting(self.console()) as refresh:
+
+            def meanwhile() -> None:
+                refresh()
+                if time.monotonic() > until:
+                    raise TimeoutError
+
+            try:
+                self.engine.wait(specs, meanwhile)
+            except TimeoutError:
+                return False
+        return True
 
     def submit(self, specs: Sequence[RunSpec]) -> None:
         """Queue what is missing."""

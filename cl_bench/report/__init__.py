@@ -1,8 +1,8 @@
 """Records as people read them: tables, figures, files. Pure functions of records; nothing here computes science."""
 
 from cl_bench.report.files import write_report
-from cl_bench.report.plan import origins_table, plan_table
+from cl_bench.report.plan import looks_table, origins_table, plan_table
 from cl_bench.report.row import RowResult
 from cl_bench.report.tables import summary_table
 
-__all__ = ["RowResult", "origins_table", "plan_table", "summary_table", "write_report"]
+__all__ = ["RowResult", "looks_table", "origins_table", "plan_table", "summary_table", "write_report"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
@@ -13,6 +14,7 @@ from rich.text import Text
 from cl_bench.origins import Origin
 from cl_bench.power import power
 from cl_bench.records import RANDOM_INIT, Record
+from cl_bench.sequential import Look
 
 TAUS = (-0.3, -0.5, -0.7)
 STAGES = {"pretrain": "pre-\ntraining", "measure": "L_a\nand L_u", "linear": "linear", "detection": "detec-\ntion"}
@@ -53,6 +55,19 @@ def missing(cases: Cases) -> list[Planned]:
     return [spec for spec, _, record in cases if record is None]
 
 
+def looks_table(looks: Sequence[tuple[Look, int, float]]) -> Table:
+    """The looks of ``--until-conclusive``: each with the encoders to compute by then at most, and the seconds."""
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim", title="Looks", title_justify="left")
+    for name in ("look", "seeds", "alpha", "alpha\nspent", "to compute,\nat most", "time,\nat most"):
+        table.add_column(name, justify="right", vertical="bottom", no_wrap=True)
+    spent = 0.0
+    for look, encoders, seconds in looks:
+        spent += look.alpha
+        time = "?" if math.isnan(seconds) else time_text(seconds)
+        table.add_row(str(look.number), str(look.seeds), f"{look.alpha:.2g}", f"{spent:.2g}", str(encoders), time)
+    return table
+
+
 def origins_table(values: Sequence[Origin]) -> Table:
     """Where each value of the profile comes from."""
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim", title="Values", title_justify="left", expand=True)
@@ -90,18 +105,13 @@ def _listed(rows: Mapping[str, Cases]) -> Iterator[Text]:
 def _times(
     rows: Mapping[str, Cases], jobs: int, estimates: Mapping[str, Mapping[str, float]]
 ) -> Iterator[RenderableType]:
-    """Seconds an encoder by the stored ones of its row, else timed here, else by the stored ones of the other rows."""
     absent = {row: len(missing(cases)) for row, cases in rows.items() if missing(cases)}
     if not absent:
         yield Text("Everything is in the store; nothing would be trained.")
         return
     count = f"{sum(absent.values())} encoders to compute, {jobs} at a time"
-    seconds = {row: sum(stages.values()) for row, stages in estimates.items()}
-    stored = {row: [sum(r.seconds.values()) for _, _, r in cases if r is not None] for row, cases in rows.items()}
-    every = [s for known in stored.values() for s in known]
-    for row in absent:
-        if stored[row] or (row not in seconds and every):
-            seconds[row] = statistics.median(stored[row] or every)
+    seconds = encoder_seconds(rows, estimates)
+    every = [s for known in _stored_seconds(rows).values() for s in known]
     if estimates:
         yield _estimated(absent, estimates)
     if not set(absent) <= set(seconds):
@@ -111,7 +121,22 @@ def _times(
     source = ["as timed here"] if estimates else []
     source += [f"at the stored ones' median of {statistics.median(every):.1f} s"] if every else []
     device = f", {whole / 3600:,.1f} device-hours," if whole >= 3600 else ""
-    yield Text(f"{count}: about {_time(whole / jobs)}{device} {' and '.join(source)}.")
+    yield Text(f"{count}: about {time_text(whole / jobs)}{device} {' and '.join(source)}.")
+
+
+def encoder_seconds(rows: Mapping[str, Cases], estimates: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Seconds an encoder of each row: the stored ones' median, else as estimated, else the other rows' stored ones'."""
+    stored = _stored_seconds(rows)
+    every = [s for known in stored.values() for s in known]
+    seconds = {row: sum(stages.values()) for row, stages in estimates.items()}
+    for row, known in stored.items():
+        if known or (row not in seconds and every):
+            seconds[row] = statistics.median(known or every)
+    return seconds
+
+
+def _stored_seconds(rows: Mapping[str, Cases]) -> dict[str, list[float]]:
+    return {row: [sum(r.seconds.values()) for _, _, r in cases if r is not None] for row, cases in rows.items()}
 
 
 def _estimated(absent: Mapping[str, int], estimates: Mapping[str, Mapping[str, float]]) -> Table:
@@ -121,11 +146,12 @@ def _estimated(absent: Mapping[str, int], estimates: Mapping[str, Mapping[str, f
         table.add_column(name, justify="right", vertical="bottom", no_wrap=True)
     for row, stages in estimates.items():
         each = sum(stages.values())
-        table.add_row(row, *(_time(stages[stage]) for stage in STAGES), _time(each), _time(each * absent[row]))
+        every = time_text(each), time_text(each * absent[row])
+        table.add_row(row, *(time_text(stages[stage]) for stage in STAGES), *every)
     return table
 
 
-def _time(seconds: float) -> str:
+def time_text(seconds: float) -> str:
     """As ``2.5 h``."""
     size, unit = next((u for u in UNITS if seconds >= 2 * u[0]), UNITS[-1])
     return f"{seconds / size:,.1f} {unit}"
