@@ -3,8 +3,9 @@
 A row is ``n`` configurations in order of ``minmax(L_a) + minmax(L_u)``. The performance of one is ``-slope`` times its
 place (standardised) plus noise of variance 1 in a single seed, of which ``share`` is fresh in each seed and the rest
 stays with the configuration. With a slope of 0 configurations are exchangeable: a verdict is wrong whichever it is.
-Kendall's exact p decides, as in ``cl_bench``. More seeds average their own share of the noise away and nothing of the
-rest: a tau that chance gave to the configurations stays, and the p of each look is what reckons with it.
+Kendall's exact p decides, that of exchangeable configurations; the p of ``cl_bench`` knows the grid as well and is
+never smaller within a family. More seeds average their own share of the noise away and nothing of the rest: a tau that
+chance gave to the configurations stays, and the p of each look is what reckons with it.
 
 Usage: ``python benchmarks/sequential.py [--repeats 4000] [--n 15]``, seconds.
 """

@@ -124,7 +124,7 @@ class Stages:
         """Add the seeds of a look to the rows of the claims that wait; False, and why, where time does not allow it."""
         wanted = self.hooks.wanted(list(waiting), look)
         encoders, seconds = self.hooks.cost(wanted)
-        cost = f"{encoders} encoders to compute" + (f", about {time_text(seconds)}" if encoders and seconds else "")
+        cost = f"{encoders} encoders to compute" + (f", about {time_text(seconds)}" if seconds > 0 else "")
         rest = self._end - time.monotonic()
         if seconds > rest or rest <= 0:
             self._told = f"{look} is not begun: {cost}, and {time_text(max(0.0, rest))} left of --budget"
