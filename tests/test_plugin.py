@@ -64,7 +64,7 @@ def test_verdicts_are_outcomes(
     claims = json.loads((job.report / "claims.json").read_text())
     assert [c["verdict"] for c in claims] == [verdict.value] * 2
     assert [c["claim"]["level"] for c in claims] == ["instance", "dense"]
-    tables = "summary.txt, records.csv, environment.json, claims.json, comparison.csv, paper.csv, paper_tables.tex"
+    tables = "summary.txt, records.csv, environment.json, claims.json, comparison.csv, league.csv, paper.csv, paper_tables.tex"
     report = f"report: {job.report} ({tables}, report.html, 1 figure)"
     result.stdout.fnmatch_lines(["*= cl-bench =*", f"- {verdict.value}: *", f"- {verdict.value}: *", report])
     assert ESCAPE not in result.stdout.str() + result.stderr.str()
