@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from cl_bench.comparison import Comparison, Contrast, compare, contrast
 from cl_bench.correlation import Correlation, correlate
-from cl_bench.league import Prediction, predicted
+from cl_bench.league import Prediction, holm_adjusted, predicted
 from cl_bench.power import FEWEST, POWER
 from cl_bench.records import EVALUATIONS, LEVELS, OTHER_LEVEL, RANDOM_INIT, Better, Level, Record, configurations
 from cl_bench.validity import Validity, listed, performances, validity
@@ -359,10 +359,4 @@ def _on_tau(claim: Claim, found: Correlation, alpha: float) -> tuple[bool, bool,
 
 def holm(judgements: Sequence[Judgement]) -> list[float]:
     """Holm-adjusted one-sided p of each claim over the run, in order; nan without a p, and for an exploratory one."""
-    adjusted = [math.nan] * len(judgements)
-    p = {i: j.p for i, j in enumerate(judgements) if not (math.isnan(j.p) or j.claim.exploratory)}
-    worst = 0.0
-    for rank, i in enumerate(sorted(p, key=p.__getitem__)):
-        worst = max(worst, min(1.0, (len(p) - rank) * p[i]))
-        adjusted[i] = worst
-    return adjusted
+    return holm_adjusted([math.nan if j.claim.exploratory else j.p for j in judgements])

@@ -11,6 +11,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +45,7 @@ class Prediction:
         tau: In [-1, 1], negative where the predictor predicts; nan where undefined.
         p_negative: One-sided p of tau < 0.
         p_positive: Of tau > 0.
+        better: Which of its values are better; empty where nobody says.
     """
 
     predictor: str
@@ -52,6 +54,7 @@ class Prediction:
     tau: float
     p_negative: float
     p_positive: float
+    better: Better | Literal[""] = ""
 
     def __str__(self) -> str:
         return "undefined" if math.isnan(self.tau) else f"{self.tau:.2f}"
@@ -101,7 +104,7 @@ def league(rows: Mapping[str, Sequence[Record]], better: Mapping[str, Better]) -
     found: list[Standing] = []
     for level in LEVELS:
         standings = [_standing(p, level, tables) for p in predictors]
-        adjusted = _holm([s.p for s in standings])
+        adjusted = holm_adjusted([s.p for s in standings])
         standings = [
             Standing(s.predictor, level, s.taus, s.tau, s.difference, s.p, p)
             for s, p in zip(standings, adjusted, strict=True)
@@ -116,13 +119,12 @@ def predicted(records: Sequence[Record], level: Level, predictor: str, better: M
 
     p is scipy's: exact without ties, by the normal approximation with them.
     """
-    table = columns(records, better)
+    table, direction = columns(records, better), {**OF_RECORD, **better}.get(predictor.partition("@")[0], "")
     x, y = _paired(table, predictor, f"performance@{level}")
-    tau = _tau(x, y)
-    if math.isnan(tau):
-        return Prediction(predictor, level, len(x), tau, 1.0, 1.0)
-    less, greater = (float(stats.kendalltau(x, y, alternative=a).pvalue) for a in ("less", "greater"))
-    return Prediction(predictor, level, len(x), tau, less, greater)
+    tau, less, greater = _tau(x, y), 1.0, 1.0
+    if not math.isnan(tau):
+        less, greater = (float(stats.kendalltau(x, y, alternative=a).pvalue) for a in ("less", "greater"))
+    return Prediction(predictor, level, len(x), tau, less, greater, direction)
 
 
 def columns(records: Sequence[Record], better: Mapping[str, Better]) -> dict[str, Array]:
@@ -271,8 +273,8 @@ def _tau_of_mixed(x: Array, y: Array, z: Array, swaps: Array) -> Array:
     return np.divide(agreement, scale, out=np.zeros_like(agreement), where=scale > 0)
 
 
-def _holm(p: Sequence[float]) -> list[float]:
-    """Holm-adjusted p, in order; nan stays."""
+def holm_adjusted(p: Sequence[float]) -> list[float]:
+    """Adjust p for testing all of these by Holm's step-down, in order; nan stays, and is not counted as a test."""
     adjusted = [math.nan] * len(p)
     tested = sorted((i for i, value in enumerate(p) if not math.isnan(value)), key=lambda i: p[i])
     worst = 0.0

@@ -194,7 +194,9 @@ def _multiplicity(judgements: Sequence[Judgement]) -> str:
     aside = f", {exploratory} of them exploratory and not counted on" if exploratory else ""
     supported = [j for j, _ in tested if j.verdict is Verdict.SUPPORTED]
     survive = [_short(j) for j, p in tested if j in supported and p < j.alpha]
-    about = "tau" if all(j.claim.about_tau for j, _ in tested) else "tau or against a reference"
+    about = (
+        "tau" if all(j.claim.about_tau or j.claim.about_predictor for j, _ in tested) else "tau or against a reference"
+    )
     return (
         f"claims: {len(judgements)} judged{aside}; of {len(tested)} on {about} {len(supported)} supported by their own "
         f"one-sided test, {len(survive)} after Holm's correction for testing {len(tested)}"
@@ -205,7 +207,9 @@ def _multiplicity(judgements: Sequence[Judgement]) -> str:
 def _short(judgement: Judgement) -> str:
     found = judgement.comparison
     other = found and (found.other if judgement.claim.kind == "keeps_up" else found.reference)
-    return f"{judgement.row} ({EVALUATIONS[judgement.claim.level]}{f' against {other}' if other else ''})"
+    about = judgement.claim.predictor
+    told = f"{f' against {other}' if other else ''}{f', {about}' if about else ''}"
+    return f"{judgement.row} ({EVALUATIONS[judgement.claim.level]}{told})"
 
 
 def _precision_notes(rows: Sequence[RowResult]) -> Iterator[str]:
