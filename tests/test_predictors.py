@@ -62,7 +62,7 @@ def own(folder: Path, body: str, name: str = "mine", options: str = "") -> Predi
 
 def orthogonal(*lengths: float) -> Tensor:
     """(k, k) features, one a direction."""
-    return torch.diag(torch.tensor(lengths))
+    return torch.diag(torch.tensor(lengths, dtype=torch.float64))
 
 
 def test_rankme_is_the_number_of_equal_directions_and_the_entropy_of_others() -> None:
@@ -150,8 +150,9 @@ def test_k_means_finds_clusters_and_the_radius_is_the_nuclear_norm_of_each() -> 
 
 
 def test_dse_prefers_cells_in_tight_clusters() -> None:
-    centres = torch.randn(6, 16, generator=rng())
-    which = torch.randint(6, (64, 9), generator=rng(1))
+    """Three kinds of cells an image, and twenty-four in eight images: as many as clusters are looked for."""
+    centres = torch.randn(24, 16, generator=rng())
+    which = 3 * (torch.arange(64) % 8)[:, None] + torch.arange(9) % 3
     noise = torch.randn(64, 9, 16, generator=rng(2))
     separations = [value("dse_separation", centres[which] + s * noise) for s in (0.05, 0.5, 5)]
     assert separations == sorted(separations, reverse=True)
