@@ -119,7 +119,8 @@ def predicted(records: Sequence[Record], level: Level, predictor: str, better: M
 
     p is scipy's: exact without ties, by the normal approximation with them.
     """
-    table, direction = columns(records, better), {**OF_RECORD, **better}.get(predictor.partition("@")[0], "")
+    table = columns(records, better)
+    direction: Better | Literal[""] = {**OF_RECORD, **better}.get(predictor.partition("@")[0], "")
     x, y = _paired(table, predictor, f"performance@{level}")
     tau, less, greater = _tau(x, y), 1.0, 1.0
     if not math.isnan(tau):

@@ -194,9 +194,7 @@ def _multiplicity(judgements: Sequence[Judgement]) -> str:
     aside = f", {exploratory} of them exploratory and not counted on" if exploratory else ""
     supported = [j for j, _ in tested if j.verdict is Verdict.SUPPORTED]
     survive = [_short(j) for j, p in tested if j in supported and p < j.alpha]
-    about = (
-        "tau" if all(j.claim.about_tau or j.claim.about_predictor for j, _ in tested) else "tau or against a reference"
-    )
+    about = "tau or against a reference" if any(j.claim.paired for j, _ in tested) else "tau"
     return (
         f"claims: {len(judgements)} judged{aside}; of {len(tested)} on {about} {len(supported)} supported by their own "
         f"one-sided test, {len(survive)} after Holm's correction for testing {len(tested)}"
