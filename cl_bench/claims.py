@@ -264,7 +264,7 @@ def judge(
         prediction = predicted(records, level, claim.predictor, better or {})
         remain = prediction.n
         supported, refuted = prediction.p_positive < alpha, prediction.p_negative < alpha
-        evidence = f"tau = {prediction}, n = {remain}, p(tau > 0) = {prediction.p_positive:.2g}"
+        evidence = f"tau = {prediction}, n = {remain}, p(tau > 0 within families) = {prediction.p_positive:.2g}"
     elif claim.paired:
         if reference is None:
             raise ValueError(f"claim {claim.kind!r} needs the records of a reference row")

@@ -10,6 +10,7 @@ import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import groupby
 from typing import Literal
 
@@ -17,6 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from cl_bench.correlation import association
+from cl_bench.curves import families_of
+from cl_bench.kendall import tau_b
 from cl_bench.power import FEWEST
 from cl_bench.records import LEVELS, RANDOM_INIT, Better, Level, Record
 
@@ -43,8 +47,8 @@ class Prediction:
         level: Of the performance: ``instance`` (linear evaluation) or ``dense`` (detection).
         n: Configurations of which both are known.
         tau: In [-1, 1], negative where the predictor predicts; nan where undefined.
-        p_negative: One-sided p of tau < 0.
-        p_positive: Of tau > 0.
+        p_negative: One-sided p of tau < 0 over pairs of one family.
+        p_positive: Of tau > 0 over them.
         better: Which of its values are better; empty where nobody says.
     """
 
@@ -117,14 +121,18 @@ def league(rows: Mapping[str, Sequence[Record]], better: Mapping[str, Better]) -
 def predicted(records: Sequence[Record], level: Level, predictor: str, better: Mapping[str, Better]) -> Prediction:
     """Tau of one predictor in one row; undefined where it was not measured.
 
-    p is scipy's: exact without ties, by the normal approximation with them.
+    p is that of the paper's own claim: of tau over pairs of one family, knowing that neighbours on a knob are alike
+    (``cl_bench.correlation.association``).
     """
-    table = columns(records, better)
+    kept = _kept(records)
+    table = {**columns(records, better), "place": np.arange(len(kept), dtype=np.float64)}
     direction: Better | Literal[""] = {**OF_RECORD, **better}.get(predictor.partition("@")[0], "")
-    x, y = _paired(table, predictor, f"performance@{level}")
+    x, y, places = _paired(table, predictor, f"performance@{level}", "place")
     tau, less, greater = _tau(x, y), 1.0, 1.0
     if not math.isnan(tau):
-        less, greater = (float(stats.kendalltau(x, y, alternative=a).pvalue) for a in ("less", "greater"))
+        first = [kept[int(place)][0] for place in places]
+        found = association(x, y, families_of([r.config for r in first], [r.family for r in first]))
+        less, greater = found.p_negative, found.p_positive
     return Prediction(predictor, level, len(x), tau, less, greater, direction)
 
 
@@ -135,13 +143,8 @@ def columns(records: Sequence[Record], better: Mapping[str, Better]) -> dict[str
     level, three sums of L_a and L_u (``sum_minmax``, the paper's; ``sum_rank``; ``sum_z``), and ``dse@dense``, the sum
     of its parts weighted by the inverse of their standard deviations over the row.
     """
-    usable = [r for r in records if r.family != RANDOM_INIT]
-    configurations = [
-        [*group] for _, group in groupby(sorted(usable, key=lambda r: (r.config, r.seed)), key=lambda r: r.config)
-    ]
-    kept = [group for group in configurations if all(r.status == "complete" for r in group)]
     known = {**OF_RECORD, **better}
-    values = [[_values(record) for record in group] for group in kept]
+    values = [[_values(record) for record in group] for group in _kept(records)]
     names = sorted({name for group in values for one in group for name in one})
     table: dict[str, Array] = {}
     for name in names:
@@ -154,6 +157,13 @@ def columns(records: Sequence[Record], better: Mapping[str, Better]) -> dict[str
         column = [statistics.fmean(one.get(name, math.nan) for one in group) for group in values]
         table[name] = sign * np.array(column, dtype=np.float64)
     return table | _sums(table)
+
+
+def _kept(records: Sequence[Record]) -> list[list[Record]]:
+    """The records of each configuration, in order of name, where all of them are complete."""
+    usable = sorted((r for r in records if r.family != RANDOM_INIT), key=lambda r: (r.config, r.seed))
+    configurations = [[*group] for _, group in groupby(usable, key=lambda r: r.config)]
+    return [group for group in configurations if all(r.status == "complete" for r in group)]
 
 
 def _values(record: Record) -> dict[str, float]:
@@ -222,7 +232,7 @@ def _paired(table: Mapping[str, Array], *names: str) -> list[Array]:
 
 def _tau(x: Array, y: Array) -> float:
     """Tau-b; nan where it is undefined or there are fewer than four configurations."""
-    return float(stats.kendalltau(x, y, variant="b").statistic) if len(x) >= FEWEST else math.nan
+    return tau_b(x, y) if len(x) >= FEWEST else math.nan
 
 
 def _standing(predictor: str, level: Level, tables: Mapping[str, Mapping[str, Array]]) -> Standing:
@@ -236,15 +246,16 @@ def _standing(predictor: str, level: Level, tables: Mapping[str, Mapping[str, Ar
         triples = [t for t in triples if not (math.isnan(_tau(t[0], t[2])) or math.isnan(_tau(t[1], t[2])))]
         if triples:
             difference = statistics.fmean(_tau(x, z) - _tau(y, z) for x, y, z in triples)
-            p = _swapped(triples, difference)
+            p = _swapped(tuple(tuple(tuple(v.tolist()) for v in triple) for triple in triples), difference)
     return Standing(predictor, level, taus, tau, difference, p, math.nan)
 
 
-def _swapped(rows: Sequence[Sequence[Array]], observed: float) -> float:
+@lru_cache(maxsize=8192)  # a summary, its file and league.csv ask for the same
+def _swapped(rows: tuple[tuple[tuple[float, ...], ...], ...], observed: float) -> float:
     """Two-sided p of the mean over rows of tau(x, z) - tau(y, z), under swaps of x and y by configuration."""
     draws = np.random.default_rng(_SEED)
     total = np.zeros(SWAPS)
-    for x, y, z in rows:
+    for x, y, z in (map(np.array, row) for row in rows):
         swaps = draws.integers(2, size=(SWAPS, len(x))).astype(np.float64)
         x, y = _z(_rank(x)), _z(_rank(y))
         total += _tau_of_mixed(x, y, z, swaps) - _tau_of_mixed(x, y, z, 1 - swaps)
@@ -255,19 +266,16 @@ def _swapped(rows: Sequence[Sequence[Array]], observed: float) -> float:
 def _tau_of_mixed(x: Array, y: Array, z: Array, swaps: Array) -> Array:
     """Tau-b with z of what takes y where ``swaps`` is 1 and x where it is 0: (m,) of swaps (m, n); 0 if undefined.
 
-    Whether a pair is concordant depends on both swaps of the pair: sums over pairs are quadratic forms in the swaps.
+    Whether a pair is concordant depends on both swaps of the pair, so that the sum over pairs is a quadratic form in
+    the swaps s: with X of pairs that both keep x, Y of those that both take y, and M of those of which the first keeps
+    x and the second takes y (of the others it is M^T), ``1 X 1 + 2 (1 M - 1 X) s + s (X - 2 M + Y) s``.
     """
     sz = np.sign(z[:, None] - z[None])
 
     def summed(of: Callable[[Array], Array]) -> Array:
-        xx, xy, yx, yy = (of(np.sign(a[:, None] - b[None])) for a in (x, y) for b in (x, y))
-        kept = 1 - swaps
-        return np.asarray(
-            ((kept @ xx) * kept).sum(1)
-            + ((kept @ xy) * swaps).sum(1)
-            + ((swaps @ yx) * kept).sum(1)
-            + ((swaps @ yy) * swaps).sum(1)
-        )
+        X, M, Y = (of(np.sign(a[:, None] - b[None])) for a, b in ((x, x), (x, y), (y, y)))
+        quadratic = ((swaps @ (X - 2 * M + Y)) * swaps).sum(1)
+        return np.asarray(X.sum() + 2 * swaps @ (M - X).sum(0) + quadratic)
 
     agreement, untied = summed(lambda sign: sign * sz), summed(np.abs)
     scale = np.sqrt(untied * float(np.abs(sz).sum()))

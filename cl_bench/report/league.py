@@ -61,7 +61,7 @@ def _table(found: Sequence[Standing]) -> Table:
     ordered = sorted(by_name, key=lambda name: sum(one.tau for one in by_name[name].values()) / len(by_name[name]))
     ours = [reference(level) for level in LEVELS]
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")
-    table.add_column("predictor", width=23, no_wrap=True, vertical="bottom")
+    table.add_column("predictor", width=26, no_wrap=True, vertical="bottom")
     for level in LEVELS:
         table.add_column(f"{EVALUATIONS[level]}\ntau  difference (p)", width=26, no_wrap=True, justify="right")
     for place, name in enumerate(ordered):
