@@ -1,7 +1,8 @@
 """pytest for contrastive representations.
 
-What a plugin author imports lives here: ``matching``, ``Method``, ``DenseViews``, ``Match``, ``LossTerms`` and the
-losses. Names are resolved on first use, so that the parts that need no torch (store, claims, report) do not load it.
+What a plugin author imports lives here: ``matching``, ``Method``, ``DenseViews``, ``Match``, ``LossTerms``,
+``predictor``, ``Seen`` and the losses.
+Names are resolved on first use, so that the parts that need no torch (store, claims, report) do not load it.
 """
 
 from importlib import import_module
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from cl_bench.losses import alignment, info_nce, uniformity
     from cl_bench.method import Method, matching
+    from cl_bench.predictors import Seen, predictor
     from cl_bench.types import DenseViews, LossTerms, Match
 
 __version__ = "0.1.0"
@@ -20,12 +22,25 @@ _HOMES = {
     "uniformity": "cl_bench.losses",
     "Method": "cl_bench.method",
     "matching": "cl_bench.method",
+    "Seen": "cl_bench.predictors",
+    "predictor": "cl_bench.predictors",
     "DenseViews": "cl_bench.types",
     "LossTerms": "cl_bench.types",
     "Match": "cl_bench.types",
 }
 
-__all__ = ["DenseViews", "LossTerms", "Match", "Method", "alignment", "info_nce", "matching", "uniformity"]
+__all__ = [
+    "DenseViews",
+    "LossTerms",
+    "Match",
+    "Method",
+    "Seen",
+    "alignment",
+    "info_nce",
+    "matching",
+    "predictor",
+    "uniformity",
+]
 
 
 def __getattr__(name: str) -> Any:

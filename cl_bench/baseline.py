@@ -172,7 +172,7 @@ def setting_of(specs: Sequence[RunSpec], alpha: float, margin: float) -> str:
     """
 
     def described(spec: RunSpec) -> Any:
-        told = spec.model_dump(mode="json")
+        told = spec.model_dump(mode="json", exclude={"predictors"})
         del told["pretrain"]["method"]["source"], told["pretrain"]["recipe"]
         return told
 

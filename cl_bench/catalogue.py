@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cl_bench.method import Method, Option
+from cl_bench.predictors.registry import Predictors
 from cl_bench.records import Level
 from cl_bench.registry import BUILT_IN, Registry
 
@@ -92,6 +93,20 @@ def methods_table(found: Iterable[Entry], broken: Iterable[str], base: Path) -> 
         options = "\n".join(f"{name}={default}" for name, default in entry.options.items())
         table.add_row(entry.name, entry.level, Text(options), Text(entry.cited), Text(_relative(entry.origin, base)))
     return Group(table, *(Text(f"failed to load {line}") for line in broken))
+
+
+def predictors_table(found: Predictors, base: Path) -> RenderableType:
+    """A table for the terminal, and a line for each plugin that did not load; files relative to ``base``."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for name in ("predictor", "better", "level", "needs"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("what it is", ratio=1)
+    table.add_column("file", overflow="fold")
+    for one in map(found.named, found.names):
+        about = inspect.cleandoc(sys.modules[one.module].__doc__ or one.figure.__doc__ or "").split("\n\n")[0]
+        told = Text(" ".join(about.split())), Text(_relative(one.origin, base))
+        table.add_row(one.name, one.better, ", ".join(one.levels), ", ".join(one.needs), *told)
+    return Group(table, *(Text(f"failed to load {line}") for line in found.broken))
 
 
 def markdown(found: Iterable[Entry]) -> str:

@@ -11,8 +11,9 @@ from typing import Any, Literal
 
 from cl_bench.comparison import Comparison, Contrast, compare, contrast
 from cl_bench.correlation import Correlation, correlate
+from cl_bench.league import Prediction, holm_adjusted, predicted
 from cl_bench.power import FEWEST, POWER
-from cl_bench.records import EVALUATIONS, LEVELS, OTHER_LEVEL, RANDOM_INIT, Level, Record, configurations
+from cl_bench.records import EVALUATIONS, LEVELS, OTHER_LEVEL, RANDOM_INIT, Better, Level, Record, configurations
 from cl_bench.validity import Validity, listed, performances, validity
 
 Kind = Literal[
@@ -23,6 +24,7 @@ Kind = Literal[
     "no_worse_than",
     "keeps_up",
     "falls_behind",
+    "predictor_against",
 ]
 _TEXTS: Mapping[Kind, str] = {
     "tau_negative": "better aligned and more uniform features go with better {} (tau < 0)",
@@ -32,6 +34,7 @@ _TEXTS: Mapping[Kind, str] = {
     "no_worse_than": "on average the reference does no worse at {}",
     "keeps_up": "on average it does no worse at {} than the other scheme",
     "falls_behind": "on average it does worse at {} than the same method on single-object data",
+    "predictor_against": "what the predictor counts as better is worse at {} (tau > 0)",
 }
 PAIRED = ("no_worse_than", "keeps_up", "falls_behind")
 TWIN = "its twin of overlapping views"
@@ -87,24 +90,28 @@ class Claim:
 
     An ``exploratory`` claim is one that the paper does not make: judged and shown, but never failing. ``against`` names
     the scenes, among a profile's ``scenes``, that ``falls_behind`` compares with instead of single-object data.
+    ``predictor``: the one that ``predictor_against`` is about, as ``rankme@dense``.
 
     Raises:
-        ValueError: If the kind or the level is not one of those named here.
+        ValueError: If the kind or the level is not one of those named here, or a predictor is missing.
     """
 
     kind: Kind
     level: Level
     exploratory: bool = field(default=False, compare=False)
     against: str = field(default="", compare=False)
+    predictor: str = ""
 
     def __post_init__(self) -> None:
         if self.kind not in _TEXTS or self.level not in LEVELS:
             raise ValueError(f"claim {self.kind!r} at level {self.level!r}: kinds {list(_TEXTS)}, levels {LEVELS}")
+        if self.about_predictor != bool(self.predictor):
+            raise ValueError(f"claim {self.kind!r}: predictor= goes with 'predictor_against', got {self.predictor!r}")
 
     @property
     def text(self) -> str:
         """The claim as a person would say it."""
-        told = _TEXTS[self.kind].format(EVALUATIONS[self.level])
+        told = _TEXTS[self.kind].format(EVALUATIONS[self.level]).replace("the predictor", self.predictor)
         return (
             told.replace("single-object data", f"scenes with {self.against.replace('_', ' ')}")
             if self.against
@@ -122,9 +129,14 @@ class Claim:
         return self.kind in PAIRED
 
     @property
+    def about_predictor(self) -> bool:
+        """Whether it is decided by the correlation of a predictor of the league."""
+        return self.kind == "predictor_against"
+
+    @property
     def about_untrained(self) -> bool:
         """Whether it is decided by a comparison with untrained encoders."""
-        return not (self.about_tau or self.paired)
+        return not (self.about_tau or self.paired or self.about_predictor)
 
 
 @dataclass(frozen=True)
@@ -132,8 +144,9 @@ class Judgement:
     """A claim about a row, its verdict and, in one ``sentence``, what that rests on.
 
     ``correlation`` is the whole row's, None if the claim is not about tau; ``contrast`` belongs to ``at_random_level``
-    and ``above_random_level``, ``comparison`` to the paired claims; ``missing`` names the cases without a record;
-    ``alpha`` is the one-sided level; ``validity`` tells what the encoders learnt, None where nothing was judged.
+    and ``above_random_level``, ``comparison`` to the paired claims, ``prediction`` to a predictor's; ``missing`` names
+    the cases without a record; ``alpha`` is the one-sided level; ``validity`` tells what the encoders learnt, None
+    where nothing was judged.
     """
 
     claim: Claim
@@ -146,12 +159,15 @@ class Judgement:
     alpha: float = 0.05
     comparison: Comparison | None = None
     validity: Validity | None = None
+    prediction: Prediction | None = None
 
     @property
     def p(self) -> float:
         """One-sided p of what is claimed; nan where nothing was judged, and for the level of random initialisation."""
         if self.correlation is not None:
             return self.correlation.p_negative if self.claim.kind == "tau_negative" else self.correlation.p_positive
+        if self.prediction is not None:
+            return self.prediction.p_positive
         return self.comparison.p if self.comparison is not None else math.nan
 
     @classmethod
@@ -184,6 +200,7 @@ _PARTS: Mapping[str, type] = {
     "contrast": Contrast,
     "comparison": Comparison,
     "validity": Validity,
+    "prediction": Prediction,
 }
 
 
@@ -195,6 +212,7 @@ def judge(
     margin: float = 1.0,
     reference: Sweep | None = None,
     twin: Sweep | None = None,
+    better: Mapping[str, Better] | None = None,
 ) -> Judgement:
     """The verdict of a row's records on a claim.
 
@@ -202,6 +220,9 @@ def judge(
     within families and know that neighbours on a knob are alike (``cl_bench.correlation.association``).
     ``tau_not_negative`` is its mirror: that a correlation is *not* found is no support, since a small sweep never finds
     one; only a tau that is significantly positive shows that it is no longer negative.
+
+    ``predictor_against`` is decided as ``tau_not_negative`` is, with the predictor in the place of alignment and
+    uniformity.
 
     The other claims are decided by a ``1 - 2 alpha`` interval: of mean performance minus that of random initialisation
     (``at_random_level``: below ``margin``, refuted above it; ``above_random_level``: above 0, refuted below 0), or of
@@ -222,6 +243,7 @@ def judge(
         margin: In percentage points (ours).
         reference: The row that a paired claim compares with.
         twin: The same method on the same data with overlapping views, for a row of disjoint ones.
+        better: Which values of a predictor are better, by its name without the level.
 
     Raises:
         IncompleteSweep: If an expected case has no record, or a complete one was not measured at the claim's level; or
@@ -234,10 +256,15 @@ def judge(
     _complete({level, gate_level}, sweep, random_init, reference, twin)
     kept, left_out = configurations(records, level)
     remain, asked, unit = len(kept), len({r.config for r in records if r.family != RANDOM_INIT}), "configurations"
-    correlation = compared = comparison = None
+    correlation = compared = comparison = prediction = None
     if claim.about_tau:
         correlation = correlate(records, level, alpha=alpha)
         supported, refuted, evidence = _on_tau(claim, correlation, alpha)
+    elif claim.about_predictor:
+        prediction = predicted(records, level, claim.predictor, better or {})
+        remain = prediction.n
+        supported, refuted = prediction.p_positive < alpha, prediction.p_negative < alpha
+        evidence = f"tau = {prediction}, n = {remain}, p(tau > 0 within families) = {prediction.p_positive:.2g}"
     elif claim.paired:
         if reference is None:
             raise ValueError(f"claim {claim.kind!r} needs the records of a reference row")
@@ -269,7 +296,9 @@ def judge(
         evidence += f"; left out: {listed(left_out)}"
     said = [gate.reason, claim.text, evidence] if gate.reason else [claim.text, evidence, f"{gate.whose}: {gate}"]
     sentence = f"{sweep.row}: {verdict}{' (exploratory)' if claim.exploratory else ''}: {'; '.join(said)}"
-    return Judgement(claim, sweep.row, verdict, correlation, compared, sentence, (), alpha, comparison, gate)
+    return Judgement(
+        claim, sweep.row, verdict, correlation, compared, sentence, (), alpha, comparison, gate, prediction
+    )
 
 
 def _complete(
@@ -309,7 +338,7 @@ def _gate(
             level,
             gate=gated.present,
             whose=whose,
-            ordered=claim.about_tau,
+            ordered=claim.about_tau or claim.about_predictor,
             alpha=alpha,
         )
         for whose, gated in asked
@@ -330,10 +359,4 @@ def _on_tau(claim: Claim, found: Correlation, alpha: float) -> tuple[bool, bool,
 
 def holm(judgements: Sequence[Judgement]) -> list[float]:
     """Holm-adjusted one-sided p of each claim over the run, in order; nan without a p, and for an exploratory one."""
-    adjusted = [math.nan] * len(judgements)
-    p = {i: j.p for i, j in enumerate(judgements) if not (math.isnan(j.p) or j.claim.exploratory)}
-    worst = 0.0
-    for rank, i in enumerate(sorted(p, key=p.__getitem__)):
-        worst = max(worst, min(1.0, (len(p) - rank) * p[i]))
-        adjusted[i] = worst
-    return adjusted
+    return holm_adjusted([math.nan if j.claim.exploratory else j.p for j in judgements])

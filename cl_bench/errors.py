@@ -8,15 +8,23 @@ class Diverged(ArithmeticError):
     """A loss or a feature left the finite numbers; the run ends as ``diverged`` and is left out of tau by name."""
 
 
-class MethodError(ValueError):
+class PluginError(ValueError):
+    """A plugin that cannot be found, loaded or used, of whichever kind."""
+
+
+class MethodError(PluginError):
     """A method that cannot be found, loaded or used; the message names it, and its file and line where it has one."""
 
 
-class NameTakenError(MethodError):
-    """Two plugins want one name; both places are named."""
+class PredictorError(PluginError):
+    """A predictor that cannot be found, loaded or used; the message names it, and its place where it has one."""
 
-    def __init__(self, name: str, one: str, other: str) -> None:
-        super().__init__(f"two methods are named {name!r}: {one} and {other}")
+
+class NameTakenError(MethodError, PredictorError):
+    """Two plugins of a kind want one name; both places are named."""
+
+    def __init__(self, name: str, one: str, other: str, noun: str = "method") -> None:
+        super().__init__(f"two {noun}s are named {name!r}: {one} and {other}")
         self.name = name
 
 
@@ -46,3 +54,16 @@ def first_line(error: BaseException) -> str:
     """An error's type and the first line of its message."""
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+
+
+def line_in(error: BaseException, file: str) -> int | None:
+    """The line of a file where an error happened, the innermost; None where it happened elsewhere."""
+    if isinstance(error, SyntaxError) and error.filename == file:
+        return error.lineno
+    lines = []
+    trace = error.__traceback__
+    while trace:
+        if trace.tb_frame.f_code.co_filename == file:
+            lines.append(trace.tb_lineno)
+        trace = trace.tb_next
+    return lines[-1] if lines else None

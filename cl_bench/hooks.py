@@ -13,13 +13,13 @@ import pytest
 from cl_bench.claims import Claim, Judgement
 from cl_bench.comparison import REFERENCE
 from cl_bench.engines.local import usable_devices
-from cl_bench.errors import MethodError, first_line
+from cl_bench.errors import PluginError, first_line
 from cl_bench.origins import origins
 from cl_bench.profile import Row, load_profile
 from cl_bench.records import LEVELS, RANDOM_INIT, Record
 from cl_bench.report import RowResult, looks_table, origins_table, plan_table, summary_table, write_report
 from cl_bench.report.plan import encoder_seconds, missing
-from cl_bench.runner import load_record
+from cl_bench.runner import lacking, load_record
 from cl_bench.sequential import Look
 from cl_bench.session import Session, or_usage_error
 from cl_bench.spec import MethodSpec, RunSpec, ScenesSpec
@@ -83,6 +83,8 @@ class Hooks:
             _ = self.session.workers
         if option.store != ".cl_bench":
             _ = self.session.store
+        if option.predictor:
+            _ = self.session.named_predictors
         _ = self.session.baseline, self.session.to_save
 
     @pytest.hookimpl(wrapper=True)
@@ -90,7 +92,7 @@ class Hooks:
         """What is wrong with a plugin is one line, with its place in the plugin: no traceback through cl-bench."""
         try:
             return (yield)
-        except MethodError as error:
+        except PluginError as error:
             if pyfuncitem.get_closest_marker("contract") is None:
                 raise
             message = str(error)
@@ -104,6 +106,12 @@ class Hooks:
         """One case a model, one claim a row; the contract once a method."""
         if metafunc.definition.get_closest_marker("contract") is not None and "method" in metafunc.fixturenames:
             metafunc.parametrize("method", self.session.methods, ids=str, indirect=True)
+        if metafunc.definition.get_closest_marker("contract") is not None and "predictor" in metafunc.fixturenames:
+            named = self.session.named_predictors
+            skip = pytest.mark.skip(reason="--predictor names none")
+            parameters: list[Any] = [*named] if named else [pytest.param(None, marks=skip)]
+            ids = [predictor.name for predictor in named] or ["none"]
+            metafunc.parametrize("predictor", parameters, ids=ids, indirect=True)
         if metafunc.definition.get_closest_marker("sweep") is None:
             return
         rows = self.session.rows(metafunc.definition)
@@ -146,7 +154,8 @@ class Hooks:
     def queue(self, specs: Sequence[RunSpec]) -> None:
         """Have these computed: data first, and with ``--rerun`` what is stored of them out of the way."""
         self._put_away(specs)
-        self._prepare([spec for spec in specs if load_record(spec, self.session.store) is None])
+        store = self.session.store
+        self._prepare([s for s in specs if load_record(s, store) is None or lacking(s, store)])
         self.session.submit(specs)
 
     def _put_away(self, specs: Sequence[RunSpec]) -> None:
@@ -211,7 +220,7 @@ class Hooks:
             method = self.session.registry.resolve(str(spec.pretrain.method))
         try:
             return estimate(spec, method, device)
-        except (MethodError, ValueError, RuntimeError) as error:  # a plan that cannot time one row is one all the same
+        except (ValueError, RuntimeError) as error:  # a plan that cannot time one row is one all the same
             console.print(f"{row} could not be timed: {first_line(error)}", highlight=False, markup=False)
             return {}
 
@@ -288,7 +297,7 @@ class Hooks:
 
     def _show_baseline(self, terminalreporter: TerminalReporter) -> None:
         """What changed since ``--baseline``, and what ``--save-baseline`` keeps."""
-        judged = [j for of_row in self._judgements.values() for j in of_row.values()]
+        judged = [j for of_row in self._judgements.values() for j in of_row.values() if not j.claim.about_predictor]
         old, new = self.session.baseline, self.session.to_save
         if old is not None:
             terminalreporter.write_line(str(old.compare(judged)))
@@ -329,6 +338,7 @@ class Hooks:
             known=tuple(profile.known_failures(row).items()),
             alpha=profile.claims.alpha,
             margin=profile.claims.margin,
+            better=profile.better,
         )
 
     def pytest_unconfigure(self) -> None:

@@ -6,6 +6,7 @@ import math
 from typing import TypedDict
 
 import torch
+from torch import Tensor
 
 from cl_bench.data import Dataset
 from cl_bench.data.dataset import take
@@ -69,8 +70,43 @@ def measure(
 
     Source: the paper, section 4.1.
     """
+    first, second, colours = held_out_maps(encoder, data, spec, augment, policy, device)
+    L_a: dict[Level, float] = {}
+    L_u: dict[Level, float] = {}
+    for level, vectors in zip(LEVELS, (pooled, cells), strict=True):
+        h1, h2 = unit(vectors(first)), unit(vectors(second))
+        L_a[level] = float(alignment(h1, h2))
+        L_u[level] = float((uniformity(h1, spec.t, spec.scope) + uniformity(h2, spec.t, spec.scope)) / 2)
+    some = probed(len(data))
+    histograms = similarity_histograms(h1[some], h2[some])  # of the dense level, which is the last
+    return {
+        "alignment": L_a,
+        "uniformity": L_u,
+        "probes": probes(h1[some], colours[some]),
+        "similarities": histograms,
+        "similarity_overlap": overlap(histograms["positive"], histograms["other_images"]),
+    }
+
+
+def probed(count: int) -> slice:
+    """Which of so many held-out images are looked at closely."""
+    return slice(None, None, math.ceil(count / PROBED))
+
+
+@torch.no_grad()
+def held_out_maps(
+    encoder: Encoder, data: Dataset, spec: MeasureSpec, augment: AugmentSpec, policy: Views, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What the backbone makes of two training views of each held-out image, in one pass; arguments as ``measure``.
+
+    Returns:
+        (N, C, H, W) feature maps of view 1 and of view 2, and (N, 3) mean colours of view 1.
+
+    Raises:
+        Diverged: Features that are not finite.
+    """
     draws = torch.Generator().manual_seed(spec.seed)
-    maps: tuple[list[torch.Tensor], list[torch.Tensor]] = ([], [])
+    maps: tuple[list[Tensor], list[Tensor]] = ([], [])
     colours = []
     for index in torch.split(torch.arange(len(data)), BATCH):
         pair = two_views(take(data.images, index), augment, policy, draws, device)
@@ -78,24 +114,9 @@ def measure(
             kept.append(encoder(view.contiguous(memory_format=torch.channels_last)))
         colours.append(pair[0][0].mean((2, 3)))
     first, second = (torch.cat(kept) for kept in maps)
-    del maps  # they are as large again
     if not bool(torch.isfinite(first).all() & torch.isfinite(second).all()):
         raise Diverged("backbone features of held-out images are not finite")
-    L_a: dict[Level, float] = {}
-    L_u: dict[Level, float] = {}
-    for level, vectors in zip(LEVELS, (pooled, cells), strict=True):
-        h1, h2 = unit(vectors(first)), unit(vectors(second))
-        L_a[level] = float(alignment(h1, h2))
-        L_u[level] = float((uniformity(h1, spec.t, spec.scope) + uniformity(h2, spec.t, spec.scope)) / 2)
-    some = slice(None, None, math.ceil(len(data) / PROBED))
-    histograms = similarity_histograms(h1[some], h2[some])  # of the dense level, which is the last
-    return {
-        "alignment": L_a,
-        "uniformity": L_u,
-        "probes": probes(h1[some], torch.cat(colours)[some]),
-        "similarities": histograms,
-        "similarity_overlap": overlap(histograms["positive"], histograms["other_images"]),
-    }
+    return first, second, torch.cat(colours)
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from cl_bench.claims import Claim, Kind
 from cl_bench.errors import SpecError, nearest
 from cl_bench.grid import Grid
-from cl_bench.records import RANDOM_INIT, Level
+from cl_bench.records import RANDOM_INIT, Better, Level
 from cl_bench.spec import (
     DATASETS,
     AlignUniform,
@@ -30,6 +30,7 @@ from cl_bench.spec import (
     MethodSpec,
     OptimiserSpec,
     Positive,
+    PredictorSpec,
     PretrainSpec,
     RandomInit,
     RunSpec,
@@ -133,6 +134,7 @@ class Profile(Frozen):
     claims: ClaimsSpec = ClaimsSpec()
     known: tuple[Known, ...] = ()
     scenes: Mapping[str, Shared] = Field(default_factory=dict)
+    _predictors: tuple[PredictorSpec, ...] = ()
 
     @model_validator(mode="before")
     @classmethod
@@ -179,6 +181,17 @@ class Profile(Frozen):
     def with_seeds(self, count: int) -> Profile:
         """The same setting with so many seeds a configuration."""
         return self.model_copy(update={"seeds": count})
+
+    def with_predictors(self, predictors: Sequence[PredictorSpec]) -> Profile:
+        """The same setting, with these measured on every trained encoder."""
+        changed = self.model_copy()
+        changed._predictors = tuple(predictors)
+        return changed
+
+    @property
+    def better(self) -> dict[str, Better]:
+        """Which values of a predictor are better, by its name."""
+        return {predictor.name: predictor.better for predictor in self._predictors}
 
     def data_of(self, row: Row) -> tuple[DataSpec, DataSpec]:
         """What a row's encoders are trained on and measured on."""
@@ -252,6 +265,7 @@ class Profile(Frozen):
             measure=MeasureSpec(data=heldout, t=self.measure_t, scope=self.measure_scope),
             linear=self.linear,
             detection=self.detection,
+            predictors=self._predictors if trained else (),
         )
 
 

@@ -19,6 +19,7 @@ from cl_bench.stages import Stages
 
 if TYPE_CHECKING:
     from cl_bench.method import Method
+    from cl_bench.predictors import Predictor
 
 DECOMPOSITION_TOLERANCE = 1e-4  # relative; the losses are computed in float32
 
@@ -69,6 +70,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add("--save-baseline", metavar="FILE", help="keep this run's verdicts in FILE, beside what it holds of other rows")
     add("--strict-claims", action="store_true", help="an INCONCLUSIVE claim fails")
     add("--list-methods", action="store_true", help="list every method there is, with its options; run nothing")
+    add(
+        "--predictor",
+        action="append",
+        default=[],
+        metavar="NAME|FILE.py[:NAME]",
+        help="predictor of performance to measure beside the built-in ones, repeatable",
+    )
+    add("--list-predictors", action="store_true", help="list every predictor there is; run nothing")
     add("--plan", action="store_true", help="list what would run and with what power; train nothing")
 
 
@@ -95,10 +104,15 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> int | None:
-    """With ``--list-methods`` that is all there is to do."""
-    if not config.option.list_methods:
+    """With ``--list-methods`` or ``--list-predictors`` that is all there is to do."""
+    option = config.option
+    if not (option.list_methods or option.list_predictors):
         return None
-    Session(config).list_methods()
+    session = Session(config)
+    if option.list_methods:
+        session.list_methods()
+    if option.list_predictors:
+        session.list_predictors()
     return 0
 
 
@@ -106,6 +120,13 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
 def method(request: pytest.FixtureRequest) -> Method:
     """One of the methods that ``--method`` names; the only one for a test of the contract."""
     return _session(request.config).registry.resolve(str(request.param))
+
+
+@pytest.fixture
+def predictor(request: pytest.FixtureRequest) -> Predictor:
+    """One of the predictors that ``--predictor`` names."""
+    found: Predictor = request.param
+    return found
 
 
 @pytest.fixture
@@ -215,6 +236,7 @@ class ClaimTest:
                 settings.margin,
                 rows.reference and sweep_of(rows.reference),
                 rows.twin and sweep_of(rows.twin),
+                profile.better,
             )
         except IncompleteSweep as error:
             for failure in failures:

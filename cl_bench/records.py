@@ -13,6 +13,7 @@ Level = Literal["instance", "dense"]
 LEVELS: tuple[Level, Level] = ("instance", "dense")
 OTHER_LEVEL: Mapping[Level, Level] = {"instance": "dense", "dense": "instance"}
 EVALUATIONS: Mapping[Level, str] = {"instance": "linear evaluation", "dense": "detection"}
+Better = Literal["low", "high"]
 Status = Literal["complete", "diverged", "failed"]
 RANDOM_INIT = "random_init"
 Family = Literal["align_uniform", "info_nce", "total"]
@@ -46,6 +47,8 @@ class Record:
             ``image_share``, ``colour_share``, ``position_accuracy`` and ``position_chance``, all in [0, 1].
         similarities: Histograms of cosines over [-1, 1] by kind of pair (``positive``, ``same_image``,
             ``other_images``), each a tuple of shares that sum to 1.
+        predictors: What its predictors say, by ``name@level``, or by ``name`` where there is one value an encoder.
+        failed_predictors: Of those that failed, why, in one line, by ``name``.
         losses: (step, loss) of each logged step of pre-training.
         position_only_loss: The least loss that features which know only their cell's place reach under the encoder's
             objective; nan where it is not defined (instance level, untrained, a loss of the plugin's own).
@@ -71,6 +74,8 @@ class Record:
     extra: Mapping[str, float] = field(default_factory=dict)
     probes: Mapping[str, float] = field(default_factory=dict)
     similarities: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    predictors: Mapping[str, float] = field(default_factory=dict)
+    failed_predictors: Mapping[str, str] = field(default_factory=dict)
     losses: tuple[tuple[int, float], ...] = ()
     position_only_loss: float = math.nan
     decomposition_error: float = 0.0

@@ -8,15 +8,16 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from cl_bench.errors import Diverged, MethodError, OutOfMemory
 from cl_bench.records import RANDOM_INIT, Level, Record
-from cl_bench.spec import RunSpec
+from cl_bench.spec import PredictorSpec, RunSpec
 from cl_bench.store import Run, Store
-from cl_bench.stored import EVALUATIONS, Detected, Evaluation, evaluation_complaint, status_complaint
+from cl_bench.stored import EVALUATIONS, PREDICTORS, Detected, Evaluation, evaluation_complaint, status_complaint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from cl_bench.data import Places
     from cl_bench.encoders import Encoder
+    from cl_bench.predictors.registry import Predictors
     from cl_bench.registry import Registry
 
 OnStep = Callable[[str, int, int], None]
@@ -32,7 +34,7 @@ OnStep = Callable[[str, int, int], None]
 
 STAGES = tuple(EVALUATIONS)
 AVERAGE_PRECISIONS = sorted(Detected.model_fields.keys() - Evaluation.model_fields.keys() - {"halves"})
-KEEPS = {"measure": "", "linear": "-2", "detection": "-2"}
+KEEPS = {"measure": "", "linear": "-2", "detection": "-2", PREDICTORS: ""}
 """Part of an evaluation's name; it changes where an evaluation keeps more than it did, and older ones stay unread."""
 
 
@@ -59,6 +61,7 @@ def load_record(spec: RunSpec, store: Store) -> Record | None:
         "similarity_overlap": measured.get("similarity_overlap"),
     }
     optimum = status.get("position_only_loss")
+    predicted = _predictions(spec, run, status["encoder_sha256"]) if whole else {}
     aps = {name: evals["detection"][name] for name in AVERAGE_PRECISIONS} if whole else {}
     halves: dict[Level, list[float]] = {}
     if whole:
@@ -81,12 +84,24 @@ def load_record(spec: RunSpec, store: Store) -> Record | None:
         extra={**aps, **{name: v for name, v in shares.items() if v is not None}} if whole else {},
         probes=measured.get("probes", {}),
         similarities={kind: tuple(bins) for kind, bins in measured.get("similarities", {}).items()},
+        predictors={name: value for found in predicted.values() for name, value in found["values"].items()},
+        failed_predictors={name: found["failed"] for name, found in predicted.items() if found["failed"]},
         losses=_losses(run, status),
         position_only_loss=math.nan if optimum is None else optimum,
         decomposition_error=status["decomposition_error"],
         seconds={"pretrain": status["seconds"], **{stage: e["seconds"] for stage, e in evals.items()}},
         provenance=status["provenance"],
     )
+
+
+def lacking(spec: RunSpec, store: Store) -> list[PredictorSpec]:
+    """The predictors of a spec that are not computed yet and can be: the encoder is kept and did not diverge."""
+    run = store.run(spec.pretrain.key)
+    status = _read_status(run) if spec.predictors else None
+    if status is None or status["status"] != "complete" or not (run.path / "encoder.safetensors").exists():
+        return []
+    found = _predictions(spec, run, status["encoder_sha256"])
+    return [predictor for predictor in spec.predictors if predictor.name not in found]
 
 
 def compute(
@@ -96,8 +111,11 @@ def compute(
     device: torch.device,
     on_step: OnStep | None = None,
     places: Places | None = None,
+    predictors: Predictors | None = None,
 ) -> bool:
     """Compute what the store lacks of a run; ``places`` is where data sets other than the embedded one lie.
+
+    Of the spec's predictors those are computed that ``predictors`` holds with that source: built-in ones if None.
 
     Returns:
         False, having done nothing, when another process is at work on this run.
@@ -121,6 +139,8 @@ def compute(
                     if _read_evaluation(spec, run, stage, sha256) is None:
                         with _room_for(stage, spec), settled(device):  # not as a plugin's loss left it
                             _evaluate(stage, spec, run, encoder, sha256, device, on_step, places)
+                with _room_for(PREDICTORS, spec), settled(device):
+                    _predict(spec, run, encoder, sha256, device, places, predictors)
         return True
 
 
@@ -229,6 +249,54 @@ def _evaluate(
     checkpoint.clear()
 
 
+def _predict(
+    spec: RunSpec,
+    run: Run,
+    encoder: Encoder,
+    sha256: str,
+    device: torch.device,
+    places: Places | None,
+    known: Predictors | None,
+) -> None:
+    """Compute those predictors of the encoder of that sha256 that are missing, beside those that are there."""
+    from cl_bench.checkpoint import Checkpoint
+    from cl_bench.data import load
+    from cl_bench.numerics import provenance
+    from cl_bench.predictors.measure import Found, found_by, seen_of
+    from cl_bench.predictors.registry import Predictors
+
+    there = _predictions(spec, run, sha256)
+    missing = [predictor for predictor in spec.predictors if predictor.name not in there]
+    if not missing:
+        return
+    known = known or Predictors((), ())
+    mine = [known.named(p.name) for p in missing if p.name in known.names and known.spec_of(known.named(p.name)) == p]
+    if not mine:
+        return
+    clock = Checkpoint(run, device)
+    status = _read_status(run)
+    losses = [loss for _, loss in _losses(run, status)] if status else []
+    try:
+        levels = seen_of(encoder, load(spec.measure.data, places), spec.measure, spec.pretrain, losses, device)
+        said = found_by(mine, levels)
+    except Diverged as error:
+        said = {predictor.name: Found(failed=str(error)) for predictor in mine}
+    sources = {predictor.name: predictor.source for predictor in spec.predictors}
+    found = {name: {"source": sources[name], **asdict(what)} for name, what in said.items()}
+    before = _read_evaluation(spec, run, PREDICTORS, sha256)
+    kept, seconds = (before["found"], before["seconds"]) if before else ({}, 0.0)
+    told = {"encoder_sha256": sha256, "seconds": seconds + clock.seconds, "provenance": provenance(device)}
+    run.write(_eval_name(spec, PREDICTORS), {"found": {**kept, **found}, **told})
+
+
+def _predictions(spec: RunSpec, run: Run, encoder_sha256: str) -> dict[str, dict[str, Any]]:
+    """What is known of a spec's predictors, by name: of their present sources, that is."""
+    stored = _read_evaluation(spec, run, PREDICTORS, encoder_sha256) if spec.predictors else None
+    asked = {predictor.name: predictor.source for predictor in spec.predictors}
+    found = stored["found"] if stored else {}
+    return {name: what for name, what in found.items() if asked.get(name) == what["source"]}
+
+
 def _read_status(run: Run) -> dict[str, Any] | None:
     return run.read("status", status_complaint)
 
@@ -250,7 +318,8 @@ def _defined(value: float) -> float | None:
 
 def _eval_name(spec: RunSpec, stage: str) -> str:
     """Where an evaluation lies. L_a and L_u depend on the run's own views, which its directory already stands for."""
-    return f"evals/{stage}-{getattr(spec, stage).key[:16]}{KEEPS[stage]}"
+    of = spec.measure if stage == PREDICTORS else getattr(spec, stage)  # which look at the same images
+    return f"evals/{stage}-{of.key[:16]}{KEEPS[stage]}"
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from cl_bench.baseline import Baseline, setting_of
 from cl_bench.claims import Claim
 from cl_bench.comparison import REFERENCE
 from cl_bench.engines.local import ComputationError, LocalEngine, default_jobs, usable_devices
-from cl_bench.errors import MethodError, SpecError
+from cl_bench.errors import PluginError, SpecError
 from cl_bench.profile import Profile, Row, load_profile
 from cl_bench.progress import Display
 from cl_bench.records import LEVELS, Record
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from _pytest.terminal import TerminalReporter
 
     from cl_bench.data.finder import Finder
+    from cl_bench.predictors import Predictor
+    from cl_bench.predictors.registry import Predictors
     from cl_bench.registry import Registry
 
 PLAIN_WIDTH = 110  # columns of the summary where there is no terminal to ask
@@ -90,7 +92,8 @@ class Session:
     @cached_property
     def profile(self) -> Profile:
         """The validated profile."""
-        return or_usage_error(lambda: load_profile(self.config.option.profile, self.settings)).with_data(self._found)
+        profile = or_usage_error(lambda: load_profile(self.config.option.profile, self.settings))
+        return profile.with_data(self._found).with_predictors([self.predictors.spec_of(p) for p in self.measured])
 
     @property
     def settings(self) -> list[str]:
@@ -143,6 +146,40 @@ class Session:
         from cl_bench.registry import BUILT_IN, Registry
 
         return Registry([BUILT_IN, self.config.rootpath / "methods"])
+
+    @cached_property
+    def predictors(self) -> Predictors:
+        """Every predictor there is: built in, of installed packages; and the files of ``--predictor``."""
+        from cl_bench.predictors.registry import Predictors
+
+        return Predictors()
+
+    @cached_property
+    def named_predictors(self) -> list[Predictor]:
+        """What ``--predictor`` names."""
+        from cl_bench.predictors.contract import try_on
+
+        def named() -> list[Predictor]:
+            found = [p for name in self.config.option.predictor for p in self.predictors.select(name, self.here)]
+            for predictor in found:
+                try_on(predictor)
+            return found
+
+        return or_usage_error(named)
+
+    @property
+    def measured(self) -> list[Predictor]:
+        """The built-in predictors, and those that ``--predictor`` names."""
+        named = self.named_predictors  # by now the registry knows their files
+        return list(dict.fromkeys([*self.predictors.built_in, *named]))
+
+    def list_predictors(self) -> None:
+        """Print every predictor there is, and those of the files that ``--predictor`` names."""
+        from cl_bench.catalogue import predictors_table
+
+        _ = self.named_predictors
+        console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH)
+        console.print(predictors_table(self.predictors, self.here))
 
     def list_methods(self) -> None:
         """Print every method there is, and those of the files that ``--method`` names."""
@@ -327,7 +364,7 @@ def or_usage_error(make: Callable[[], T], what: str = "") -> T:
     """What an option asks for; one that makes no sense ends the session before anything trains (exit status 4)."""
     try:
         return make()
-    except (SpecError, MethodError) as error:
+    except (SpecError, PluginError) as error:
         raise pytest.UsageError(str(error)) from None
     except OSError as error:
         raise pytest.UsageError(f"{what}: {error.strerror or error}") from None

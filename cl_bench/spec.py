@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
-from cl_bench.records import RANDOM_INIT, Level
+from cl_bench.records import RANDOM_INIT, Better, Level
 
 RECIPE = 3
 """Version of the numerical recipe. Raise it when a change of code changes results, and nothing older is mixed in."""
@@ -462,6 +462,18 @@ class DetectionSpec(Evaluation):
         return f"Faster R-CNN C4{by}, {kept} encoder, {self.iterations} iterations of {self.batch}, {sizes}"
 
 
+class PredictorSpec(Frozen):
+    """A predictor: the hash of the source that implements it, which values are better, and what it is imported with.
+
+    ``plugin``: a file, or a package with its entry points; nothing for a built-in one.
+    """
+
+    name: str
+    source: str
+    better: Better
+    plugin: str = ""
+
+
 class RunSpec(Frozen):
     """One encoder of a sweep and all that is measured on it."""
 
@@ -469,6 +481,7 @@ class RunSpec(Frozen):
     measure: MeasureSpec
     linear: LinearSpec
     detection: DetectionSpec
+    predictors: tuple[PredictorSpec, ...] = ()
 
     @property
     def data_sets(self) -> set[DataSpec]:

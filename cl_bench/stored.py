@@ -84,6 +84,22 @@ class Detected(Evaluation):
     halves: dict[str, Halves]
 
 
+class Predicted(BaseModel):
+    """What one predictor says, by ``name@level``, or why it failed; ``source``: the sha256 of what computed it."""
+
+    model_config = ConfigDict(strict=True)
+
+    source: Sha256
+    values: dict[str, Annotated[float, Field(allow_inf_nan=False)]]
+    failed: str
+
+
+class Predictions(Evaluation):
+    """Of an encoder's predictors, by name."""
+
+    found: dict[str, Predicted]
+
+
 class Unfinished(Evaluation):
     """An evaluation that diverged."""
 
@@ -91,6 +107,10 @@ class Unfinished(Evaluation):
 
 
 EVALUATIONS: dict[str, type[Evaluation]] = {"measure": Measured, "linear": Linear, "detection": Detected}
+"""What a record is not whole without."""
+
+PREDICTORS = "predictors"
+"""The evaluation that may lack any of its parts."""
 
 
 def status_complaint(payload: dict[str, Any]) -> str:
@@ -100,7 +120,8 @@ def status_complaint(payload: dict[str, Any]) -> str:
 
 def evaluation_complaint(stage: str, encoder_sha256: str, payload: dict[str, Any]) -> str:
     """What is wrong with an evaluation of that stage, if it is to be of that encoder, or nothing."""
-    kind = Unfinished if "diverged" in payload else EVALUATIONS[stage]
+    whole = Predictions if stage == PREDICTORS else EVALUATIONS[stage]
+    kind = Unfinished if "diverged" in payload else whole
     said = _complaint(kind, payload)
     return said or ("of another encoder" if payload["encoder_sha256"] != encoder_sha256 else "")
 

@@ -21,6 +21,7 @@ import cl_bench.method
 from cl_bench import LossTerms, Method
 from cl_bench.contract import CHECKS, NotApplicable
 from cl_bench.errors import MethodError
+from cl_bench.predictors.contract import CHECKS as PREDICTOR_CHECKS
 from cl_bench.registry import Registry
 from cl_bench.synthetic import synthetic_views
 
@@ -422,12 +423,10 @@ def collected(pytester: pytest.Pytester, *args: str) -> list[str]:
 
 def test_the_contract_comes_first(pytester: pytest.Pytester) -> None:
     ids = collected(pytester, "--method=dense_index", "--method=instance")
-    contract = ["test_contract.py" in i for i in ids]
-    n = 2 * len(CHECKS) * (1 + torch.cuda.is_available())
+    contract = ["/test_contract.py::" in i or "::test_contract[" in i for i in ids]
+    n = 2 * len(CHECKS) * (1 + torch.cuda.is_available()) + len(PREDICTOR_CHECKS)
     assert contract == [True] * n + [False] * (len(ids) - n)
-    assert [i for i in ids if "test_contract.py" not in i] == sorted(
-        (i for i in ids if "test_contract.py" not in i), key=lambda i: i.partition("::")[0]
-    )
+    assert ids[n:] == sorted(ids[n:], key=lambda i: i.partition("::")[0])
     assert len(collected(pytester, "-k", "repeats_itself and cpu")) == 1
 
 

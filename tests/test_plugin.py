@@ -64,8 +64,8 @@ def test_verdicts_are_outcomes(
     claims = json.loads((job.report / "claims.json").read_text())
     assert [c["verdict"] for c in claims] == [verdict.value] * 2
     assert [c["claim"]["level"] for c in claims] == ["instance", "dense"]
-    tables = "summary.txt, records.csv, environment.json, claims.json, comparison.csv, paper.csv, paper_tables.tex"
-    report = f"report: {job.report} ({tables}, report.html, 1 figure)"
+    tables = "summary.txt, records.csv, environment.json, claims.json, comparison.csv, league.csv, paper.csv"
+    report = f"report: {job.report} ({tables}, paper_tables.tex, report.html, 1 figure)"
     result.stdout.fnmatch_lines(["*= cl-bench =*", f"- {verdict.value}: *", f"- {verdict.value}: *", report])
     assert ESCAPE not in result.stdout.str() + result.stderr.str()
 
@@ -201,6 +201,8 @@ def test_what_cannot_be_computed_fails_the_claim_and_is_listed(job: Job, monkeyp
         (["--data-root={file}-not"], r"--data-root .*file-not: no such folder"),
         (["--store={file}"], r"--store .*file: File exists|--store .*file.*Not a directory"),
         (["--store={file}/store"], r"--store .*file/store: Not a directory"),
+        (["--predictor=rankm"], r"no predictor 'rankm'; did you mean 'rankme'\?"),
+        (["--predictor={file}.py"], r"no file .*/file\.py"),
         (["--strict-claim"], r"unrecognized arguments: --strict-claim|ambiguous|--strict-claims"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
@@ -366,7 +368,12 @@ def test_the_whole_job_ends_with_a_table_and_a_report(whole: Whole) -> None:
     with (job.report / "records.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 4 * 6
     claims = json.loads((job.report / "claims.json").read_text())
-    assert len(claims) == 10
+    assert len(claims) == 16
+    against = [c for c in claims if c["claim"]["predictor"]]
+    assert len(against) == 6 and all(c["prediction"]["n"] == 4 for c in against)
+    with (job.report / "league.csv").open() as file:
+        standing = {(line["performance"], line["predictor"]) for line in csv.DictReader(file)}
+    assert {("detection", "dse@dense"), ("linear evaluation", "rankme@instance")} <= standing
     assert {c["verdict"] for c in claims} <= {v.value for v in Verdict}
     refuted = [c for c in claims if c["verdict"] == "REFUTED" and not c["claim"]["exploratory"]]
     assert (whole.code == 1) == bool(refuted)

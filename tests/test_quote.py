@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -44,14 +45,15 @@ def root(tmp_path: Path, no_figures: None) -> Path:
     return tmp_path
 
 
-def write(folder: Path, records: list[Record]) -> None:
+def write(folder: Path, records: list[Record], *more: Claim) -> None:
     untrained = [
         record(RANDOM_INIT, RANDOM_INIT, RANDOM_INIT, seed, performance=dict.fromkeys(LEVELS, 40.0 + seed))
         for seed in range(3)
     ]
     name = "single_object-overlapping-dense_index"
     kinds = [("tau_negative", "instance"), ("above_random_level", "dense")]
-    judgements = [judge(Claim(kind, level), asked(records, name), untrained) for kind, level in kinds]  # type: ignore[arg-type]
+    claims = [*(Claim(kind, level) for kind, level in kinds), *more]  # type: ignore[arg-type]
+    judgements = [judge(claim, asked(records, name), untrained, better={"own": "high"}) for claim in claims]
     row = RowResult(
         name=name,
         title=name,
@@ -111,6 +113,23 @@ def test_verdicts_of_all_seeds_of_each_alone_and_of_other_kernels(root: Path) ->
         f"{name} above_random_level, detection | SUPPORTED | SUPPORTED | SUPPORTED | SUPPORTED |",
         "| as with all seeds | of 2 | 2 | 2 | 2 | 1 |",
     ]
+
+
+def test_a_claim_about_a_predictor_is_told_and_judged_again(root: Path) -> None:
+    """Performance falls with k; of a predictor whose high values are better, one that rises goes against it."""
+    records = [
+        replace(encoder(k, seed), predictors={"own@dense": k * (1 if seed == 3 else 3) - (k == 9) * (seed == 4) * 60})
+        for k in range(10)
+        for seed in (3, 4)
+    ]
+    claims = [Claim("predictor_against", "dense", True, predictor=f"{name}@dense") for name in ("own", "other")]
+    write(root / "results" / "tiny", records, *claims)
+    text = quoted("<!-- results/tiny: claims -->\n<!-- end -->\n<!-- results/tiny: verdicts -->\n<!-- end -->\n", root)
+    told = [line for line in text.splitlines() if "predictor_against" in line]
+    assert "predictor_against own@dense, detection (exploratory) | tau 0.60, n 10" in told[0]
+    assert "predictor_against other@dense, detection (exploratory) | tau undefined, n 0" in told[1]
+    assert told[2].endswith("predictor_against own@dense, detection | SUPPORTED | SUPPORTED | SUPPORTED |")
+    assert told[3].endswith("other@dense, detection | INCONCLUSIVE | INCONCLUSIVE | INCONCLUSIVE |")
 
 
 def test_a_table_that_differs_fails_the_check_until_it_is_written(

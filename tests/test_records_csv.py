@@ -21,6 +21,7 @@ def encoder(k: int, **changes: object) -> Record:
     made = record(f"info_nce-t{k}", seed=k % 2, **figures, uniformity=dict.fromkeys(LEVELS, -k / 7))
     probes = dict.fromkeys(PROBES, k / 9)
     made = replace(made, halves={"instance": (k / 7, k / 3)} if k else {})
+    made = replace(made, predictors={"rankme@dense": k / 7, "knob": 0.5} if k else {})
     return replace(made, key=f"key{k}", probes=probes, extra={"coco_ap50": k / 3}, seconds={"pretrain": 1.5}, **changes)
 
 

@@ -27,6 +27,7 @@ from cl_bench.stored import SLACK, evaluation_complaint, status_complaint
 
 SHA = "0" * 64
 ANY = {"seconds": 1.5, "provenance": {}}
+FOUND = {"source": SHA, "values": {}, "failed": ""}
 WHOLE: dict[str, dict[str, Any]] = {
     "status": {
         **ANY,
@@ -54,6 +55,7 @@ WHOLE: dict[str, dict[str, Any]] = {
         "encoder_sha256": SHA,
         **{"coco_ap": 1.0, "coco_ap50": 2.0, "voc07_ap": 3.0, "voc07_ap50": 4.0, "halves": {"coco_ap": [1.0, 1.5]}},
     },
+    "predictors": {**ANY, "encoder_sha256": SHA, "found": {"rankme": {**FOUND, "values": {"rankme@dense": 3.5}}}},
     "diverged": {**ANY, "encoder_sha256": SHA, "diverged": "infinite"},
 }
 
@@ -96,6 +98,8 @@ BAD = [
     *(("measure", "probes", {"position_share": value}) for value in (1.1, -0.1, math.nan, "0")),
     *(("measure", "similarities", {"positive": value}) for value in (0.5, [1.1], [math.nan], ["0"])),
     *(("measure", "similarity_overlap", value) for value in (1.1, -0.1, math.nan, None)),
+    *(("predictors", "found", {"p": {**FOUND, "values": {"p": value}}}) for value in (math.nan, math.inf, "1", None)),
+    *(("predictors", "found", {"p": {**FOUND, **bad}}) for bad in ({"source": "0"}, {"failed": None})),
     ("status", "detail", "something"),
     ("diverged status", "detail", ""),
     ("diverged", "diverged", ""),
@@ -113,6 +117,7 @@ GOOD = [
     *(("status", "position_only_loss", value) for value in (None, -3, 7.5)),
     *(("measure", "similarity_overlap", value) for value in (0, 1, 1 + SLACK / 2)),
     *(("status", "decomposition_error", value) for value in (0, 3.0, math.inf)),
+    ("predictors", "found", {"p": {**FOUND, "failed": "predictor 'p' (p.py:3): it failed"}}),
     ("status", "seconds", 0),
 ]
 

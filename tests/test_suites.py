@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pytest
 from helpers import trained
 from jobs import OUTCOMES, TAU_FALLS, TAU_RISES, Job, flat, outcomes
+
+from cl_bench.predictors.registry import Predictors
+from cl_bench.runner import _eval_name
+from cl_bench.stored import PREDICTORS
 
 pytest_plugins = ["pytester"]
 
@@ -112,6 +116,42 @@ def test_a_scheme_that_is_none_is_refused(job: Job) -> None:
     assert result.ret != 0
     said = result.stderr.str() + result.stdout.str()
     assert "exploratory takes True or schemes of ('instance', 'dense'), got 'all'" in said and "Traceback" not in said
+
+
+def plant_rankme(job: Job, values: Sequence[float]) -> None:
+    """What RankMe says of the dense features of each configuration."""
+    known = Predictors((), ())
+    source = known.spec_of(known.named("rankme")).source
+    for spec, value in zip(job.profile.sweep(job.row("multi_object")), values, strict=True):
+        found = {"rankme": {"source": source, "values": {"rankme@dense": value}, "failed": ""}}
+        kept = {"encoder_sha256": "0" * 64, "seconds": 1.0, "provenance": {}}
+        job.store.run(spec.pretrain.key).write(_eval_name(spec, PREDICTORS), {"found": found, **kept})
+
+
+@pytest.mark.parametrize(
+    ("rankme", "outcome", "said", "tau"),
+    [
+        ((1.0, 2.0, 3.0, 4.0), "passed", "SUPPORTED", "+1.00"),
+        ((4.0, 3.0, 2.0, 1.0), "xfailed", "REFUTED", "-1.00"),
+    ],
+    ids=["against", "along"],
+)
+def test_a_predictor_that_goes_against_detection(
+    job: Job, rankme: Sequence[float], outcome: str, said: str, tau: str
+) -> None:
+    job.plant(TAU_FALLS, data="multi_object")
+    plant_rankme(job, rankme)
+    before = trained(job.root)
+    result = job.run("-k", "TestMultiObject", "-rA", suites="test_predictors.py")
+    assert_outcomes(result, {"test_rankme": outcome, "test_alpha_req": "xfailed", "test_lidar": "xfailed"})
+    about = "what rankme@dense counts as better is worse at detection (tau > 0)"
+    assert f"{said} (exploratory): {about}; tau = {float(tau):.2f}, n = 4" in flat(result)
+    assert "tau = undefined, n = 0" in flat(result), "of those that were not measured"
+    lines = [line.split() for line in (job.report / "summary.txt").read_text().splitlines()]
+    (shown,) = (line for line in lines if line[:1] == ["rankme@dense"])
+    assert shown.count(tau) == 2, "of linear evaluation and of detection, which are the same here"
+    assert "rankme@dense" in (job.report / "league.csv").read_text()
+    assert trained(job.root) == before
 
 
 # ---- transfer

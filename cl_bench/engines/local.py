@@ -18,7 +18,7 @@ from typing import IO, TYPE_CHECKING, Any, Protocol
 from cl_bench.engines.process import Process, WorkerProcess
 from cl_bench.errors import SpecError
 from cl_bench.records import RANDOM_INIT, Record
-from cl_bench.runner import load_record
+from cl_bench.runner import lacking, load_record
 from cl_bench.spec import RunSpec
 from cl_bench.store import Store, StoreWarning
 
@@ -31,6 +31,10 @@ POLL = 0.5  # seconds between two looks at a run that another process is at work
 
 class ComputationError(RuntimeError):
     """A record could not be computed; the message is one line."""
+
+
+class PredictorWarning(UserWarning):
+    """A predictor that could not be computed of an encoder, whose record is whole but for it."""
 
 
 class Watcher(Protocol):
@@ -61,6 +65,7 @@ class LocalEngine:
 
     A process imports one plugin at most, for what is imported may change the numbers of whatever runs beside it. One
     that has imported none computes untrained encoders; it may take up a plugin, and the next plugin takes another one.
+    So a predictor that is not built in is computed after the rest, by a process of its own; that it fails is a warning.
 
     Args:
         store: Where records are kept.
@@ -90,11 +95,12 @@ class LocalEngine:
         self._plugins = plugins
         self._devices = devices
         self.jobs = jobs
-        self._queue: deque[RunSpec] = deque()
-        self._busy: list[RunSpec] = []  # those that another process is at work on
+        self._queue: deque[tuple[RunSpec, str]] = deque()  # and what to import for it
+        self._busy: list[tuple[RunSpec, str]] = []  # those that another process is at work on
+        self._given_up: dict[str, set[str]] = {}  # plugins whose predictors failed, by the spec's key
         self._known: set[str] = set()
         self._results: dict[str, Record | ComputationError] = {}
-        self._warnings: deque[str] = deque()
+        self._warnings: deque[tuple[str, type[Warning]]] = deque()
         self._changed = threading.Condition()
         self._processes: list[Process] = []
         self._threads: list[threading.Thread] = []
@@ -107,12 +113,12 @@ class LocalEngine:
             if spec.key in self._known:
                 continue
             self._known.add(spec.key)
-            found = load_record(spec, self.store)
+            found, todo = load_record(spec, self.store), self._todo(spec)
             with self._changed:
-                if found is not None:
+                if found is not None and todo is None:
                     self._results[spec.key] = found
                 else:
-                    self._queue.append(spec)
+                    self._queue.append((spec, self._plugin_of(spec) if found is None or todo is None else todo))
                     missing += 1
         return missing
 
@@ -137,7 +143,8 @@ class LocalEngine:
         self.submit([spec])
         self.wait([spec], lambda: None)
         while self._warnings:
-            warnings.warn(self._warnings.popleft(), StoreWarning, stacklevel=2)
+            text, category = self._warnings.popleft()
+            warnings.warn(text, category, stacklevel=2)
         result = self._results[spec.key]
         if isinstance(result, ComputationError):
             raise result
@@ -163,19 +170,25 @@ class LocalEngine:
     def _work(self, desk: Desk) -> None:
         """Feed one worker process at a time, started when there is something to do, until the engine is closed."""
         while not self._closed:
-            spec = self._next(desk.plugin)
-            if spec is None:
+            task = self._next(desk.plugin)
+            if task is None:
                 continue
+            spec, plugin = task
             outcome: Record | ComputationError | None
             try:
-                outcome = self._one(desk, spec)
+                outcome = self._one(desk, spec, plugin)
             except Exception as error:  # a thread that ends in silence would leave the others waiting for ever
                 outcome = ComputationError(f"{spec.case}: {type(error).__name__}: {error}")
                 if desk.process is not None:
                     desk.process.stop()  # it may still be at work on this spec
             if outcome is None:
                 with self._changed:
-                    self._busy.append(spec)
+                    self._busy.append(task)
+                continue
+            outcome, further = self._after(spec, plugin, outcome)
+            if further is not None:
+                with self._changed:
+                    self._queue.append((spec, further))
                 continue
             if not self._closed:
                 self.watcher.finished(desk.number, spec, outcome if isinstance(outcome, Record) else str(outcome))
@@ -185,8 +198,8 @@ class LocalEngine:
         if desk.errors is not None:
             desk.errors.close()
 
-    def _next(self, plugin: str) -> RunSpec | None:
-        """The next spec for a process that has imported a plugin: one of that plugin if there is one, else the first.
+    def _next(self, plugin: str) -> tuple[RunSpec, str] | None:
+        """The next task for a process that has imported a plugin: one of that plugin if there is one, else the first.
 
         None after a while in which there was nothing to do; then those that another process holds are looked at again.
         """
@@ -196,10 +209,35 @@ class LocalEngine:
                 self._queue.extend(self._busy)
                 self._busy.clear()
                 return None
-            chosen = next((i for i, spec in enumerate(self._queue) if self._plugin_of(spec) == plugin), 0)
-            spec = self._queue[chosen]
+            chosen = next((i for i, (_, wanted) in enumerate(self._queue) if wanted == plugin), 0)
+            task = self._queue[chosen]
             del self._queue[chosen]
-            return spec
+            return task
+
+    def _todo(self, spec: RunSpec) -> str | None:
+        """What to import for what is computed next of a stored spec: built-in predictors first; None if nothing is."""
+        given_up = self._given_up.get(spec.key, set())
+        plugins = sorted({predictor.plugin for predictor in lacking(spec, self.store)} - given_up)
+        return plugins[0] if plugins else None
+
+    def _after(
+        self, spec: RunSpec, plugin: str, outcome: Record | ComputationError
+    ) -> tuple[Record | ComputationError, str | None]:
+        """What is known of a spec after a task, and what to import for the next one, if any.
+
+        Where the record is whole a task that failed cost predictors alone, which nobody tries again in this session.
+        """
+        found = load_record(spec, self.store) if isinstance(outcome, ComputationError) else outcome
+        if found is None:
+            return outcome, None
+        left = {predictor.plugin for predictor in lacking(spec, self.store)}
+        if plugin in left or (plugin not in {p.plugin for p in spec.predictors} and "" in left):
+            failed = "" if plugin not in left else plugin
+            self._given_up.setdefault(spec.key, set()).add(failed)
+            names = ", ".join(p.name for p in spec.predictors if p.plugin == failed)
+            why = str(outcome) if isinstance(outcome, ComputationError) else f"{spec.case}: edited since this run began"
+            self._warnings.append((f"without predictors {names}: {why}", PredictorWarning))
+        return found, self._todo(spec)
 
     def _plugin_of(self, spec: RunSpec) -> str:
         """What a process imports for a spec: nothing for an untrained encoder."""
@@ -207,15 +245,14 @@ class LocalEngine:
             return ""
         return self._plugins.get(spec.pretrain.method.name, "")  # a method that nobody knows is told of by the worker
 
-    def _one(self, desk: Desk, spec: RunSpec) -> Record | ComputationError | None:
-        """Have a worker compute one spec; None when another process holds it."""
+    def _one(self, desk: Desk, spec: RunSpec, plugin: str) -> Record | ComputationError | None:
+        """Have a worker that imports a plugin compute one spec; None when another process holds it."""
         found = load_record(spec, self.store)
-        if found is not None:
+        if found is not None and self._todo(spec) is None:
             return found
         with self.store.run(spec.pretrain.key).locked() as free:
             if not free:  # and no process need be started to find that out
                 return None
-        plugin = self._plugin_of(spec)
         process = self._seated(desk, plugin)
         self.watcher.started(desk.number, spec)
         tag = f"{spec.key}-{secrets.token_hex(8)}"
@@ -227,7 +264,7 @@ class LocalEngine:
             elif event["event"] == "step":
                 self.watcher.stepped(desk.number, event["stage"], event["done"], event["total"])
             elif event["event"] == "warning":
-                self._warnings.append(event["text"])
+                self._warnings.append((event["text"], StoreWarning))
             elif event["event"] == "busy":
                 return None
             elif event["event"] == "failed":

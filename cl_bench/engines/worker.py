@@ -19,7 +19,7 @@ import warnings
 from pathlib import Path
 from typing import IO, Any
 
-from cl_bench.errors import MethodError, OutOfMemory
+from cl_bench.errors import OutOfMemory, PluginError
 from cl_bench.forks import own
 
 STEP_EVERY = 0.2  # seconds between two progress events
@@ -63,6 +63,7 @@ def _serve(requests: IO[str], events: IO[str]) -> None:
     import cl_bench.numerics  # noqa: F401 - it notes how many threads torch takes, before a plugin says otherwise
     from cl_bench.data import Places
     from cl_bench.engines.local import torch_device
+    from cl_bench.predictors.registry import Predictors
     from cl_bench.registry import Registry
     from cl_bench.runner import compute
     from cl_bench.spec import RunSpec
@@ -70,7 +71,7 @@ def _serve(requests: IO[str], events: IO[str]) -> None:
 
     device = torch_device(settings["device"])
     sys.path += [entry for entry in settings["path"] if entry not in sys.path]  # installed plugins may live there
-    store, plugin, registry = Store(Path(settings["store"])), "", Registry((), ())
+    store, plugin, registry, predictors = Store(Path(settings["store"])), "", Registry((), ()), Predictors((), ())
     places = Places.of(store.root, settings["data_root"])
     show = warnings.showwarning
 
@@ -96,10 +97,10 @@ def _serve(requests: IO[str], events: IO[str]) -> None:
         if task["plugin"] != plugin:
             assert not plugin, f"{plugin} is imported here: {task['plugin']} needs a process of its own"
             plugin = task["plugin"]
-            registry = Registry.only(plugin)
+            registry, predictors = Registry.only(plugin), Predictors.only(plugin)
         send(event="ready")
         try:
-            mine = compute(spec, store, registry, device, on_step, places)
+            mine = compute(spec, store, registry, device, on_step, places, predictors)
             send(event="done" if mine else "busy")
         except Exception as error:  # whatever a plugin or the machine does, the other records must go on
             full = isinstance(error, OutOfMemory)
@@ -121,7 +122,7 @@ def _one_line(error: Exception, log: Path) -> str:
     """What went wrong; for what nobody foresaw, the traceback is kept beside what the run printed."""
     text = str(error).strip().splitlines()
     line = text[0] if text else "no message"
-    if isinstance(error, MethodError | OutOfMemory):
+    if isinstance(error, PluginError | OutOfMemory):
         return line
     try:
         with log.open("a") as file:

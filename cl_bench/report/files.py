@@ -20,6 +20,7 @@ from cl_bench.report.comparison import comparison_lines
 from cl_bench.report.environment import environment
 from cl_bench.report.html import report_html
 from cl_bench.report.latex import paper_latex
+from cl_bench.report.league import league_csv
 from cl_bench.report.paper_tables import PaperLine, footnotes, paper_lines
 from cl_bench.report.records_csv import records_csv
 from cl_bench.report.row import RowResult
@@ -56,7 +57,8 @@ def write_report(
 ) -> list[Path]:
     """Writes the run as text, tables and figures.
 
-    ``summary.txt``, ``records.csv``, ``environment.json``, ``claims.json``, ``comparison.csv``, ``paper.csv``,
+    ``summary.txt``, ``records.csv``, ``environment.json``, ``claims.json``, ``comparison.csv``, ``league.csv``,
+    ``paper.csv``,
     ``paper_tables.tex``, up to three PNGs a row, and ``report.html``: the summary and the figures in one file.
 
     Args:
@@ -86,6 +88,7 @@ def write_report(
         "environment.json": json.dumps(environment(rows, command, commit), indent=2) + "\n",
         "claims.json": _claims(rows),
         "comparison.csv": _comparison(rows),
+        "league.csv": league_csv(rows),
         "paper.csv": _paper(rows),
         "paper_tables.tex": paper_latex(rows),
     }

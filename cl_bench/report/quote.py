@@ -51,7 +51,7 @@ def claims_table(folder: Path) -> str:
     for claim in json.loads((folder / "claims.json").read_text()):
         about, row = claim["claim"], claim["row"]
         aside = " (exploratory)" if about["exploratory"] else ""
-        told = f"{about['kind']}, {EVALUATIONS[about['level']]}{aside}"
+        told = f"{_kind(about)}, {EVALUATIONS[about['level']]}{aside}"
         paper = (claim["paper"] or {}).get("numbers", "")
         lines.append([row, told, *_evidence(claim, records[row]), f"**{judged(claim, records)}**", paper])
     families = [NAMES[f] for f in FAMILIES[:2]]
@@ -91,7 +91,7 @@ def verdicts_table(folder: Path) -> str:
         named = f"seed{'s' if len(used) > 1 else ''} {', '.join(map(str, used))}, other kernels"
         columns[named] = [judged(claim, found) for claim in claims]
     lines = [
-        [claim["row"], f"{claim['claim']['kind']}, {EVALUATIONS[claim['claim']['level']]}", *verdicts]
+        [claim["row"], f"{_kind(claim['claim'])}, {EVALUATIONS[claim['claim']['level']]}", *verdicts]
         for claim, *verdicts in zip(claims, *columns.values(), strict=True)
     ]
     agree = [sum(map(str.__eq__, columns["all seeds"], verdicts)) for verdicts in columns.values()]
@@ -125,7 +125,14 @@ def judged(told: Mapping[str, Any], records: Mapping[str, Sequence[Record]]) -> 
         plain = next(r for r in own if r.family != RANDOM_INIT).data.partition(",")[0]  # of scenes as they come
         twin = beside(views="overlapping", data=plain)
     untrained = [r for r in own if r.family == RANDOM_INIT]
-    return str(judge(claim, sweep(told["row"]), untrained, told["alpha"], reference=reference, twin=twin).verdict)
+    found = told.get("prediction")
+    better = {claim.predictor.partition("@")[0]: found["better"]} if found and found["better"] else {}
+    swept = sweep(told["row"])
+    return str(judge(claim, swept, untrained, told["alpha"], reference=reference, twin=twin, better=better).verdict)
+
+
+def _kind(about: Mapping[str, Any]) -> str:
+    return f"{about['kind']} {about.get('predictor', '')}".rstrip()
 
 
 def _has(record: Record, values: Mapping[str, str]) -> bool:
@@ -133,6 +140,9 @@ def _has(record: Record, values: Mapping[str, str]) -> bool:
 
 
 def _evidence(claim: Mapping[str, Any], records: Sequence[Record]) -> list[str]:
+    if predicted := claim.get("prediction"):
+        tau = "undefined" if predicted["tau"] is None else f"{predicted['tau']:.2f}"
+        return [f"tau {tau}, n {predicted['n']}", "", "", "", ""]
     if claim["correlation"] is None:
         found = claim["contrast"] or claim["comparison"]
         if found is None:

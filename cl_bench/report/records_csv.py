@@ -14,7 +14,7 @@ from cl_bench.report.row import RowResult
 
 _PLAIN = ("key", "case", "method", "data", "views", "family", "config", "seed", "status", "detail")
 _BY_LEVEL = ("alignment", "uniformity", "performance")
-_BY_NAME = ("extra", "probes", "seconds")
+_BY_NAME = ("extra", "probes", "predictors", "seconds")
 
 
 def records_csv(rows: Sequence[RowResult]) -> str:

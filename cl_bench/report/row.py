@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
@@ -14,7 +14,7 @@ from cl_bench import paper
 from cl_bench.claims import Claim, Judgement, Verdict
 from cl_bench.correlation import Correlation, correlate
 from cl_bench.paper import Own, PaperRow
-from cl_bench.records import FAMILIES, LEVELS, Family, Level, Record
+from cl_bench.records import FAMILIES, LEVELS, Better, Family, Level, Record
 
 Metric = Literal["coco_ap", "voc07_ap"]
 NAMES: dict[Family, str] = {"align_uniform": "L_a & L_u", "info_nce": "InfoNCE", "total": "total"}
@@ -45,6 +45,7 @@ class RowResult:
         margin: By how many percentage points a method may fall behind and still count as no worse.
         dataset: What ``data`` was drawn from: ``scenes``, ``stl10``, ``coco``.
         detection_metric: What detection's performance is; its value at IoU .50 is ``extra[f"{detection_metric}50"]``.
+        better: Which values of a predictor are better, by its name.
         departs: Whether recipes, schedules or evaluation sets differ from the paper's, whatever the pre-training data.
     """
 
@@ -67,6 +68,7 @@ class RowResult:
     dataset: str = "scenes"
     detection_metric: Metric = "coco_ap"
     departs: bool = False
+    better: Mapping[str, Better] = field(default_factory=dict)
 
     @cached_property
     def correlations(self) -> dict[tuple[Level, Family], Correlation]:

@@ -18,6 +18,7 @@ from cl_bench.correlation import bounded
 from cl_bench.paper import PaperRow
 from cl_bench.records import EVALUATIONS, FAMILIES, LEVELS, RANDOM_INIT, Level, configurations
 from cl_bench.report.comparison import comparison_notes, comparison_table
+from cl_bench.report.league import league_notes, league_table
 from cl_bench.report.paper_tables import paper_notes, paper_tables
 from cl_bench.report.row import COLOURS, NAMES, Metric, RowResult, number, verdicts
 from cl_bench.report.shortcuts import shortcut_notes, shortcut_table
@@ -32,10 +33,11 @@ def summary_table(rows: Sequence[RowResult]) -> Group:
 
     A table for each row and evaluation, one line a family: models, best, mean, mean of the best ten, tau with its
     interval and the verdict; the paper's line and the untrained encoders; beneath it every claim in a sentence. Then
-    dense methods that share data and views, against each other, and the paper's tables beside ours.
+    dense methods that share data and views, against each other, the league of predictors, and the paper's tables beside
+    ours.
     """
     blocks = [block for row in rows for block in _row(row)]
-    return Group(*blocks, *comparison_table(rows), *paper_tables(rows), *_notes(rows))
+    return Group(*blocks, *comparison_table(rows), *league_table(rows), *paper_tables(rows), *_notes(rows))
 
 
 def _row(row: RowResult) -> Iterator[RenderableType]:
@@ -164,6 +166,7 @@ def _notes(rows: Sequence[RowResult]) -> Iterator[Text]:
         *_precision_notes(rows),
         *shortcut_notes(rows),
         *comparison_notes(rows),
+        *league_notes(rows),
         *dict.fromkeys(
             f"AP: {AP_NAMES[row.detection_metric]}, averaged over IoU .50 to .95 in steps of .05; AP50: at .50 alone, "
             "run by run."
@@ -191,7 +194,7 @@ def _multiplicity(judgements: Sequence[Judgement]) -> str:
     aside = f", {exploratory} of them exploratory and not counted on" if exploratory else ""
     supported = [j for j, _ in tested if j.verdict is Verdict.SUPPORTED]
     survive = [_short(j) for j, p in tested if j in supported and p < j.alpha]
-    about = "tau" if all(j.claim.about_tau for j, _ in tested) else "tau or against a reference"
+    about = "tau or against a reference" if any(j.claim.paired for j, _ in tested) else "tau"
     return (
         f"claims: {len(judgements)} judged{aside}; of {len(tested)} on {about} {len(supported)} supported by their own "
         f"one-sided test, {len(survive)} after Holm's correction for testing {len(tested)}"
@@ -202,7 +205,9 @@ def _multiplicity(judgements: Sequence[Judgement]) -> str:
 def _short(judgement: Judgement) -> str:
     found = judgement.comparison
     other = found and (found.other if judgement.claim.kind == "keeps_up" else found.reference)
-    return f"{judgement.row} ({EVALUATIONS[judgement.claim.level]}{f' against {other}' if other else ''})"
+    about = judgement.claim.predictor
+    told = f"{f' against {other}' if other else ''}{f', {about}' if about else ''}"
+    return f"{judgement.row} ({EVALUATIONS[judgement.claim.level]}{told})"
 
 
 def _precision_notes(rows: Sequence[RowResult]) -> Iterator[str]:

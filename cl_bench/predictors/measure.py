@@ -1,0 +1,73 @@
+"""All predictors of an encoder, from one pass of held-out images; one that fails costs its own figure alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from cl_bench.data import Dataset
+from cl_bench.encoders import Encoder, cells, pooled
+from cl_bench.errors import PredictorError
+from cl_bench.metrics import held_out_maps, probed
+from cl_bench.predictors.predictor import Predictor, Seen
+from cl_bench.records import Level
+from cl_bench.spec import AlignUniform, InfoNCE, MeasureSpec, PretrainSpec
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a predictor says of an encoder: ``values`` by ``name@level`` or ``name``, or why it ``failed``."""
+
+    values: dict[str, float] = field(default_factory=dict)
+    failed: str = ""
+
+
+def knob_of(objective: InfoNCE | AlignUniform) -> float:
+    """How much an objective pushes features apart rather than together, as ``Seen.knob``."""
+    if isinstance(objective, InfoNCE):
+        return 1 / (1 + objective.temperature)
+    return objective.w_u / (objective.w_a + objective.w_u)
+
+
+def seen_of(
+    encoder: Encoder,
+    data: Dataset,
+    spec: MeasureSpec,
+    pretrain: PretrainSpec,
+    losses: Sequence[float],
+    device: torch.device,
+) -> dict[Level, Seen]:
+    """What predictors see of an encoder, by level; arguments as ``cl_bench.metrics.measure``.
+
+    Raises:
+        Diverged: Features that are not finite.
+    """
+    assert isinstance(pretrain.objective, (InfoNCE, AlignUniform)), "an untrained encoder has no predictors"
+    first, second, _ = held_out_maps(encoder, data, spec, pretrain.augment, pretrain.views, device)
+    some = probed(len(data))
+    labels = None if data.labels is None else data.labels[some].to(device)
+    knob = knob_of(pretrain.objective)
+    levels: dict[Level, Seen] = {}
+    for level, vectors in (("instance", pooled), ("dense", cells)):
+        x1, x2 = (vectors(kept[some]).contiguous() for kept in (first, second))
+        levels[level] = Seen.of(level, x1, x2, knob, labels, tuple(losses))  # type: ignore[index,arg-type]
+    return levels
+
+
+def found_by(predictors: Iterable[Predictor], levels: dict[Level, Seen]) -> dict[str, Found]:
+    """What each predictor says, by its name; nothing of one that needs what there is not."""
+    return {predictor.name: _found(predictor, levels) for predictor in predictors}
+
+
+def _found(predictor: Predictor, levels: dict[Level, Seen]) -> Found:
+    values: dict[str, float] = {}
+    for where in predictor.levels:
+        seen = levels["dense" if where == "encoder" else where]
+        if set(predictor.needs) <= set(seen.has):
+            try:
+                values[predictor.name if where == "encoder" else f"{predictor.name}@{where}"] = predictor(seen)
+            except PredictorError as error:
+                return Found(failed=str(error))
+    return Found(values)

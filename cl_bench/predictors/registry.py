@@ -1,0 +1,59 @@
+"""Finding predictors: the built-in ones, those of files, and those behind entry points."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from cl_bench.errors import PredictorError
+from cl_bench.plugins import Kind, Plugins, source_of
+from cl_bench.predictors.predictor import REGISTERED, Predictor
+from cl_bench.spec import PredictorSpec
+
+BUILT_IN = Path(__file__).resolve().parent / "built_in"
+
+PREDICTORS: Kind[Predictor] = Kind(
+    noun="predictor",
+    mark='mark a function with @predictor("its name", better="low")',
+    group="cl_bench.predictors",
+    error=PredictorError,
+    module=lambda found: found.module,
+    registered=REGISTERED,
+)
+
+
+class Predictors(Plugins[Predictor]):
+    """The built-in predictors and those of other places and of installed packages, as ``Plugins``."""
+
+    kind = PREDICTORS
+
+    def __init__(self, places: Sequence[Path] = (), packages: Collection[str] | None = None) -> None:
+        super().__init__((BUILT_IN, *places), packages)
+
+    @property
+    def built_in(self) -> list[Predictor]:
+        """Those that come with cl-bench, by name."""
+        return [self._held[name] for name in self.names if self._held[name].file.parent == BUILT_IN]
+
+    def select(self, text: str, base: Path | None = None) -> list[Predictor]:
+        """What ``--predictor`` asks for: ``name``, ``path/to/file.py:name``, or all of ``path/to/file.py``.
+
+        Args:
+            text: What a person types.
+            base: What a relative path starts from; the working directory if None.
+
+        Raises:
+            PredictorError: No such predictor or file, or one name for two; the message has the nearest right one, and
+                the plugins that failed to load.
+        """
+        base = base or Path.cwd()
+        as_file = re.fullmatch(r"(.*?\.py)(?::(.*))?", text)
+        if not as_file or text in self.names:
+            return [self.named(text, base)]
+        return [self.named(name, base) for name in self.in_file(base / Path(as_file[1]).expanduser(), as_file[2] or "")]
+
+    def spec_of(self, found: Predictor) -> PredictorSpec:
+        """What identifies a predictor in a store, and the plugin that it is imported with; none for a built-in one."""
+        plugin = "" if found.file.parent == BUILT_IN else self.plugins[found.name]
+        return PredictorSpec(name=found.name, source=source_of(found.file), better=found.better, plugin=plugin)
