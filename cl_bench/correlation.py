@@ -72,15 +72,19 @@ class Correlation:
     effective_n: float = math.nan
 
     def __str__(self) -> str:
-        return bounded(self.tau, self.low, self.high)
+        return _bounded(self.tau, self.low, self.high)
 
     @property
     def told(self) -> str:
         """Tau over all pairs and, where there are several families, within them."""
         if math.isnan(self.between):
             return f"tau = {self}"
-        inside = bounded(self.within, self.within_low, self.within_high)
-        return f"tau = {self} over all pairs, {inside} within families"
+        return f"tau = {self} over all pairs, {self.inside} within families"
+
+    @property
+    def inside(self) -> str:
+        """Tau within families, with its interval."""
+        return _bounded(self.within, self.within_low, self.within_high)
 
     @property
     def counted(self) -> str:
@@ -109,7 +113,7 @@ class Association(NamedTuple):
     method: Method
 
 
-def bounded(tau: float, low: float, high: float) -> str:
+def _bounded(tau: float, low: float, high: float) -> str:
     """A tau with its interval, where it has one."""
     if math.isnan(tau):
         return "undefined"
