@@ -27,8 +27,9 @@ from scipy import stats
 
 import cl_bench.correlation
 from cl_bench.correlation import association
-from cl_bench.curves import Family, families_of
+from cl_bench.curves import Group, families_of
 from cl_bench.kendall import counts, fieller_interval, tau_b, within
+from cl_bench.report.quote import markdown_table
 
 Array = NDArray[np.float64]
 DOCS = Path(__file__).parent.parent / "docs"
@@ -62,7 +63,7 @@ POWERED = ("independent points", "curves, noise in y", "smoother, noise in both"
 TESTS = ("naive", "within", "shifts", "curves")
 
 
-def draw(groups: Sequence[Family], of: Mapping[str, Any], rng: np.random.Generator) -> Array:
+def draw(groups: Sequence[Group], of: Mapping[str, Any], rng: np.random.Generator) -> Array:
     """Figures of the configurations of both families, of one kind."""
     out = np.empty(sum(len(g.members) for g in groups))
     for group in groups:
@@ -81,7 +82,7 @@ def draw(groups: Sequence[Family], of: Mapping[str, Any], rng: np.random.Generat
 
 def case(
     n: int, name: str, true_tau: float, rng: np.random.Generator
-) -> Iterator[tuple[Array, Array, list[Family], list[str]]]:
+) -> Iterator[tuple[Array, Array, list[Group], list[str]]]:
     """Endless draws of x and y of a case; a true tau is that of two normal figures of any two configurations."""
     temperatures, weightings = GRIDS[n]
     names = [f"info_nce-t{t:g}" for t in temperatures] + [f"align_uniform-a{a:g}-u{u:g}" for a, u in weightings]
@@ -99,7 +100,7 @@ def case(
         yield x, y, groups, families
 
 
-def shifted(groups: Sequence[Family], rng: np.random.Generator) -> NDArray[np.intp]:
+def shifted(groups: Sequence[Group], rng: np.random.Generator) -> NDArray[np.intp]:
     """(draws, n) orders that shift and reflect configurations along each knob, the first of them none."""
     orders = np.tile(np.arange(sum(len(g.members) for g in groups)), (DRAWS + 1, 1))
     for group in groups:
@@ -127,7 +128,7 @@ def run(n: int, name: str, true_tau: float, repeats: int) -> dict[str, Any]:
         pairs = within(families)
         naive = stats.kendalltau(x, y, alternative="less").pvalue
         found = association(x, y, groups)
-        apart = association(x, y, [Family(g.members, None) for g in groups])
+        apart = association(x, y, [Group(g.members, None) for g in groups])
         s = counts(x[None], y[shifted(groups, rng)], pairs).s
         p = np.array([naive, apart.p_negative, (s <= s[0]).mean(), found.p_negative])
         rejected += np.nan_to_num(p, nan=1.0) < 0.05
@@ -145,12 +146,10 @@ def run(n: int, name: str, true_tau: float, repeats: int) -> dict[str, Any]:
     }
 
 
-def table(lines: Sequence[Mapping[str, Any]], first: str) -> str:
+def table(lines: Sequence[Mapping[str, Any]]) -> str:
     """Lines in Markdown, one a case."""
-    heads = [first, "n", *TESTS, "interval holds", "worth"]
-    numbers = (*TESTS, "covered", "worth")
-    rows = [[str(r[first]), str(r["n"]), *(f"{r[name]:.1f}" for name in numbers)] for r in lines]
-    return "\n".join(f"| {' | '.join(row)} |" for row in (heads, ["---"] * len(heads), *rows))
+    rows = [[r["case"], str(r["n"]), *(f"{r[name]:.1f}" for name in (*TESTS, "covered", "worth"))] for r in lines]
+    return markdown_table(["case", "n", *TESTS, "interval holds", "worth"], rows)
 
 
 def write_tables() -> None:
@@ -163,7 +162,7 @@ def write_tables() -> None:
     for name, some in (("size", size), ("power", power)):
         opening, closing = f"<!-- {name} -->\n", "<!-- end -->"
         start = text.index(opening) + len(opening)
-        text = f"{text[:start]}{table(some, 'case')}\n{text[text.index(closing, start) :]}"
+        text = f"{text[:start]}{table(some)}\n{text[text.index(closing, start) :]}"
     page.write_text(text)
 
 

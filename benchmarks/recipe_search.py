@@ -31,7 +31,7 @@ from cl_bench.engines.local import LocalEngine
 from cl_bench.metrics import measure
 from cl_bench.pretrain import untrained
 from cl_bench.profile import Profile, Row, load_profile
-from cl_bench.records import Record
+from cl_bench.records import LEVELS, Level, Record
 from cl_bench.registry import BUILT_IN, Registry, spec_of
 from cl_bench.spec import RunSpec
 from cl_bench.store import Store
@@ -117,11 +117,11 @@ def untrained_probes(spec: RunSpec, row: RunSpec) -> dict[str, float]:
     return measure(encoder, held_out, row.measure, pretrain.augment, pretrain.views, torch.device("cpu"))["probes"]
 
 
-def reliability(records: Iterable[Record], level: str) -> float:
+def reliability(records: Iterable[Record], level: Level) -> float:
     """Between-configuration variance of performance over the total; nan with one seed."""
     by_config: dict[str, list[float]] = {}
     for r in records:
-        by_config.setdefault(r.config, []).append(r.performance[level])  # type: ignore[index]
+        by_config.setdefault(r.config, []).append(r.performance[level])
     seeds = min(map(len, by_config.values()))
     if seeds < 2:
         return float("nan")
@@ -136,9 +136,9 @@ def figures(profile: Profile, row: Row, store: Store, engine: LocalEngine) -> di
     records, untrained_records = [engine.record(s) for s in specs], [engine.record(s) for s in references]
     done = [r for r in records if r.status == "complete"]
     out: dict[str, Any] = {"complete": len(done), "of": len(records)}
-    for level, short in (("instance", "linear"), ("dense", "detection")):
-        reference = statistics.fmean(r.performance[level] for r in untrained_records)  # type: ignore[index]
-        values = [r.performance[level] for r in done]  # type: ignore[index]
+    for level, short in zip(LEVELS, ("linear", "detection"), strict=True):
+        reference = statistics.fmean(r.performance[level] for r in untrained_records)
+        values = [r.performance[level] for r in done]
         out[short] = {
             "untrained": reference,
             "median": statistics.median(values),

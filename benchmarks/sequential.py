@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from cl_bench.kendall import null_distribution
 from cl_bench.sequential import looks, spent
 
 ALPHA, MOST = 0.05, 16
@@ -63,9 +64,7 @@ def inversions(performance: NDArray[np.float64]) -> NDArray[np.int64]:
 
 def at_least(n: int) -> NDArray[np.float64]:
     """P(so many inversions or more) in a random order of n, by their number: Kendall's exact one-sided p."""
-    shares = np.ones(1)
-    for k in range(2, n + 1):
-        shares = np.convolve(shares, np.full(k, 1 / k))
+    _, shares = null_distribution([n])
     return np.cumsum(shares[::-1])[::-1]
 
 

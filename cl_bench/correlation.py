@@ -16,8 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from cl_bench.curves import Family as Group
-from cl_bench.curves import families_of, knobs_of, redrawn
+from cl_bench.curves import Group, families_of, knobs_of, redrawn
 from cl_bench.kendall import along, between, counts, fieller_interval, null_distribution, tau_b, within
 from cl_bench.power import FEWEST, effective, needed_for
 from cl_bench.records import Configuration, Family, Level, Record, configurations
@@ -72,15 +71,19 @@ class Correlation:
     effective_n: float = math.nan
 
     def __str__(self) -> str:
-        return bounded(self.tau, self.low, self.high)
+        return _bounded(self.tau, self.low, self.high)
 
     @property
     def told(self) -> str:
         """Tau over all pairs and, where there are several families, within them."""
         if math.isnan(self.between):
             return f"tau = {self}"
-        inside = bounded(self.within, self.within_low, self.within_high)
-        return f"tau = {self} over all pairs, {inside} within families"
+        return f"tau = {self} over all pairs, {self.inside} within families"
+
+    @property
+    def inside(self) -> str:
+        """Tau within families, with its interval."""
+        return _bounded(self.within, self.within_low, self.within_high)
 
     @property
     def counted(self) -> str:
@@ -109,7 +112,7 @@ class Association(NamedTuple):
     method: Method
 
 
-def bounded(tau: float, low: float, high: float) -> str:
+def _bounded(tau: float, low: float, high: float) -> str:
     """A tau with its interval, where it has one."""
     if math.isnan(tau):
         return "undefined"
@@ -142,7 +145,7 @@ def association(x: Array, y: Array, groups: Sequence[Group]) -> Association:
     names = np.empty(len(x), dtype=np.intp)
     for k, group in enumerate(groups):
         names[group.members] = k
-    pairs = within([*map(str, names)])
+    pairs = within(names)
     observed = counts(x[None], y[None], pairs)
     if math.isnan(observed.tau[0]):
         return Association(1.0, 1.0, math.nan, "none")
@@ -153,9 +156,11 @@ def association(x: Array, y: Array, groups: Sequence[Group]) -> Association:
         values, chance = null_distribution([len(group.members) for group in groups])
         spread = math.sqrt(float((chance * values**2).sum())) / len(pairs.first)
         found.append((float(chance[values <= s].sum()), float(chance[values >= s].sum()), spread))
-    exchangeable = [Group(group.members, None) for group in groups]
     known = any(group.places is not None for group in groups)
-    for kept, redraw, over in [(x, y, exchangeable)] * (not untied) + [(x, y, groups), (y, x, groups)] * known:
+    ways = [] if untied else [(x, y, [Group(group.members, None) for group in groups])]
+    if known:
+        ways += [(x, y, [*groups]), (y, x, [*groups])]
+    for kept, redraw, over in ways:
         drawn = counts(kept[None], redrawn(redraw, over, DRAWS, np.random.default_rng(_SEED)), pairs)
         as_low, as_high = ((1 + int(hits.sum())) / (1 + DRAWS) for hits in (drawn.s <= s, drawn.s >= s))
         found.append((as_low, as_high, float(np.nanstd(drawn.tau))))

@@ -26,7 +26,7 @@ NOISE = (0.0005, 0.01, 0.1, 0.3, 0.6)
 _KNOB = re.compile(r"-([tau])(\d[\d.]*(?:e[+-]?\d+)?)")
 
 
-class Family(NamedTuple):
+class Group(NamedTuple):
     """The configurations of one family.
 
     Attributes:
@@ -44,7 +44,7 @@ def knobs_of(config: str) -> dict[str, float]:
     return {name: float(value) for name, value in _KNOB.findall(config)}
 
 
-def families_of(names: Sequence[str], families: Sequence[str]) -> list[Family]:
+def families_of(names: Sequence[str], families: Sequence[str]) -> list[Group]:
     """The families of some configurations, with their places on the knobs that their names tell.
 
     A place is the value's rank among the family's values of that knob, so that it hangs on no scale, as a share of the
@@ -56,11 +56,11 @@ def families_of(names: Sequence[str], families: Sequence[str]) -> list[Family]:
         knobs = [knobs_of(names[int(i)]) for i in members]
         known = knobs[0].keys()
         told = bool(known) and all(k.keys() == known for k in knobs)
-        found.append(Family(members, np.stack([_places([k[n] for k in knobs]) for n in known], 1) if told else None))
+        found.append(Group(members, np.stack([_places([k[n] for k in knobs]) for n in known], 1) if told else None))
     return found
 
 
-def redrawn(values: Array, families: Sequence[Family], draws: int, rng: np.random.Generator) -> Array:
+def redrawn(values: Array, families: Sequence[Group], draws: int, rng: np.random.Generator) -> Array:
     """Draw curves anew that are as smooth along the knobs as some figures are, and know nothing of anything else.
 
     Within a family the ranks of the figures, as normal scores, are taken for a draw of a Gaussian process over the

@@ -235,7 +235,7 @@ class Hooks:
         """Specs by row; those of claims by that look, or by the last that their rows have come to."""
         wanted: dict[str, dict[RunSpec, None]] = {}
         for item in items:
-            parameters: dict[str, Any] = item.callspec.params if hasattr(item, "callspec") else {}
+            parameters = parameters_of(item)
             if item.get_closest_marker("sweep") is None:
                 continue
             if isinstance(parameters.get("case"), tuple):  # not so where no method is of the suite's scheme
@@ -344,6 +344,12 @@ class Hooks:
     def pytest_unconfigure(self) -> None:
         """Stop the workers, however the session ends."""
         self.session.close()
+
+
+def parameters_of(item: pytest.Item) -> dict[str, Any]:
+    """Parameters of a test by name; none of one that is not parametrised."""
+    parameters: dict[str, Any] = item.callspec.params if hasattr(item, "callspec") else {}
+    return parameters
 
 
 def claim_of(node: Any, row: Row) -> Claim:

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+Labels = Sequence[str] | NDArray[np.intp]
+"""The family of each configuration, by any name."""
 _CHUNK = 4_000_000  # pairwise signs held at once
 
 
@@ -39,19 +41,19 @@ def all_pairs(n: int) -> Pairs:
     return Pairs(*np.triu_indices(n, 1))
 
 
-def within(families: Sequence[str]) -> Pairs:
+def within(families: Labels) -> Pairs:
     """Pairs of one family."""
     pairs, names = all_pairs(len(families)), np.asarray(families)
     return _where(pairs, names[pairs.first] == names[pairs.second])
 
 
-def between(families: Sequence[str]) -> Pairs:
+def between(families: Labels) -> Pairs:
     """Pairs of two families."""
     pairs, names = all_pairs(len(families)), np.asarray(families)
     return _where(pairs, names[pairs.first] != names[pairs.second])
 
 
-def along(families: Sequence[str], places: Array, axis: int) -> Pairs:
+def along(families: Labels, places: Array, axis: int) -> Pairs:
     """Pairs of one family that differ in one knob alone.
 
     Args:

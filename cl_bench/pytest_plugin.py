@@ -211,11 +211,17 @@ class ClaimTest:
         raise NotSupported(judgement.sentence)
 
     def at(self, look: Look) -> Judgement:
-        """Pull the sweep as it is by a look and judge it.
+        """Pull the sweep as it is by a look and judge it, once a session.
 
         Raises:
             IncompleteSweep: A record could not be computed; its notes say why.
         """
+        asked = self.node.nodeid, look
+        if asked not in self.session.judged:
+            self.session.judged[asked] = self._judge(look)
+        return self.session.judged[asked]
+
+    def _judge(self, look: Look) -> Judgement:
         profile, settings = self.session.profile, self.session.profile.claims
         rows = self.session.pulled_by(self.claim, self.row)
         untrained = profile.random_init()

@@ -17,7 +17,7 @@ import pytest
 from rich.console import Console
 
 from cl_bench.baseline import Baseline, setting_of
-from cl_bench.claims import Claim
+from cl_bench.claims import Claim, Judgement
 from cl_bench.comparison import REFERENCE
 from cl_bench.engines.local import ComputationError, LocalEngine, default_jobs, usable_devices
 from cl_bench.errors import PluginError, SpecError
@@ -67,6 +67,7 @@ class Session:
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
         self.reached: dict[str, Look] = {}  # by row, where it has come further than the first
+        self.judged: dict[tuple[str, Look], Judgement] = {}  # by the claim's test, at each look
 
     @property
     def here(self) -> Path:

@@ -12,12 +12,12 @@ import math
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import pytest
 
 from cl_bench.claims import Claim, Judgement, Verdict
-from cl_bench.hooks import Hooks
+from cl_bench.hooks import Hooks, parameters_of
 from cl_bench.profile import Row
 from cl_bench.report.plan import time_text
 from cl_bench.sequential import Look, budget_seconds
@@ -187,22 +187,17 @@ class Stages:
         return not _is_case(item) or _case(item)[1].pretrain.seed < self.session.profile.first_seed + look.seeds
 
     def _claims(self, items: Sequence[pytest.Item]) -> dict[pytest.Item, Judged]:
-        rows = ((item, _parameters(item).get("claim")) for item in items)
+        rows = ((item, parameters_of(item).get("claim")) for item in items)
         return {item: self._test_of(item, row) for item, row in rows if isinstance(row, Row)}
 
     def _say(self, line: str) -> None:
         self.session.console().print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def _parameters(item: pytest.Item) -> dict[str, Any]:
-    parameters: dict[str, Any] = item.callspec.params if hasattr(item, "callspec") else {}
-    return parameters
-
-
 def _is_case(item: pytest.Item) -> bool:
-    return isinstance(_parameters(item).get("case"), tuple)
+    return isinstance(parameters_of(item).get("case"), tuple)
 
 
 def _case(item: pytest.Item) -> tuple[Row, RunSpec]:
-    row, spec = _parameters(item)["case"]
+    row, spec = parameters_of(item)["case"]
     return row, spec

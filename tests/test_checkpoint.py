@@ -299,6 +299,6 @@ def test_a_detectors_checkpoint_is_not_gone_on_from_on_another_encoder(tmp_path,
 
     monkeypatch.setattr(pretrain, "pretrain", reweighed)
     seen = []
-    with pytest.warns(StoreWarning, match=r"detection-\w+\.pt: of another training"):
+    with pytest.warns(StoreWarning, match=r"detection-[\w-]+\.pt: of another training"):
         compute(spec, store, Registry(), CPU, lambda stage, done, total: seen.append((stage, done)))
     assert [done for stage, done in seen if stage == "detection"] == [1, 2, 3, 4]

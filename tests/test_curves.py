@@ -11,7 +11,7 @@ from scipy import stats
 from cl_bench.curves import (
     LENGTHS,
     NOISE,
-    Family,
+    Group,
     _log_evidence,
     _normal_scores,
     _processes,
@@ -49,7 +49,7 @@ def test_places_are_ranks_of_values_and_hang_on_no_scale() -> None:
 
 def test_curves_are_as_smooth_as_what_they_stand_for() -> None:
     rng = np.random.default_rng(0)
-    family = [Family(np.arange(20), LINE)]
+    family = [Group(np.arange(20), LINE)]
     smooth, rough = np.sin(4 * LINE[:, 0]), rng.permutation(20).astype(float)
     drawn = [redrawn(values, family, 400, np.random.default_rng(1)) for values in (smooth, rough)]
     assert neighbours(drawn[0]) > 0.75 > 0.3 > neighbours(drawn[1])
@@ -57,7 +57,7 @@ def test_curves_are_as_smooth_as_what_they_stand_for() -> None:
 
 
 def test_what_is_drawn_knows_nothing_of_what_it_stands_for() -> None:
-    family = [Family(np.arange(20), LINE)]
+    family = [Group(np.arange(20), LINE)]
     values = np.sin(4 * LINE[:, 0])
     drawn = redrawn(values, family, 2000, np.random.default_rng(2))
     taus = [stats.kendalltau(values, curve).statistic for curve in drawn]
@@ -66,7 +66,7 @@ def test_what_is_drawn_knows_nothing_of_what_it_stands_for() -> None:
 
 def test_a_family_without_knobs_is_shuffled_beside_one_with() -> None:
     values = np.arange(24.0)
-    families = [Family(np.arange(20), LINE), Family(np.arange(20, 24), None)]
+    families = [Group(np.arange(20), LINE), Group(np.arange(20, 24), None)]
     drawn = redrawn(values, families, 50, np.random.default_rng(3))
     assert drawn.shape == (50, 24)
     assert (np.sort(drawn[:, 20:], -1) == values[20:]).all() and len(np.unique(drawn[:, 20:], axis=0)) > 10

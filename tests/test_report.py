@@ -17,7 +17,6 @@ from matplotlib.image import imread
 
 from cl_bench.claims import Claim, IncompleteSweep, Judgement, judge
 from cl_bench.comparison import compare
-from cl_bench.correlation import bounded
 from cl_bench.records import LEVELS, Record
 from cl_bench.report import RowResult, summary_table, write_report
 from cl_bench.report.figures import alignment_uniformity_figure, row_figure
@@ -108,7 +107,7 @@ def test_no_number_is_cut(row: RowResult, width: int) -> None:
         values = sorted((r.performance[level] for r in row.records), reverse=True)
         for number in (values[0], np.mean(values), np.mean(values[:10])):
             assert f" {number:.2f} " in total
-        inside = bounded(correlation.within, correlation.within_low, correlation.within_high)
+        inside = f"{correlation.within:.2f} [{correlation.within_low:.2f}, {correlation.within_high:.2f}]"
         assert total.rstrip().endswith(f" {correlation}")
         assert f" {inside} " in (told := line_of(text, "within families", nth)) and told.rstrip().endswith("SUPPORTED")
         assert row.judgements[2 + nth].verdict.value in line_of(text, "untrained", nth)

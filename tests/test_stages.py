@@ -17,6 +17,7 @@ from helpers import ROOT, alive, children, plant, trained, until
 from jobs import Job, flat, outcomes
 
 from cl_bench import stages
+from cl_bench.claims import judge
 
 pytest_plugins = ["pytester"]
 pytestmark = pytest.mark.usefixtures("as_in_a_shell")
@@ -106,6 +107,14 @@ def test_the_maximum_of_seeds(six: Job, options: list[str], outcome: str, code: 
     assert outcomes(result) == {"passed": 48, outcome: 2}, "an early look that decides nothing is not counted"
     assert claims(six) == [("INCONCLUSIVE", 0.114, LOOKS[2])] * 2
     assert "--until-conclusive: 2 claims not decided by max_seeds" in flat(result)
+
+
+def test_a_look_is_judged_once(six: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    plant_seeds(six, NEARLY, NEARLY, FALLS, FALLS)
+    calls: list[object] = []
+    monkeypatch.setattr("cl_bench.pytest_plugin.judge", lambda *given: calls.append(given[3]) or judge(*given))
+    assert six.run(GO).ret == 0
+    assert len(calls) == 2 * 2, "two claims at two looks; their own tests judge no look again"
 
 
 def test_only_rows_of_undecided_claims_get_more_seeds(six: Job) -> None:

@@ -11,13 +11,14 @@ import json
 import re
 import statistics
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cl_bench.claims import Claim, Sweep, judge
-from cl_bench.correlation import bounded, correlate, tau_of
-from cl_bench.records import EVALUATIONS, FAMILIES, LEVELS, RANDOM_INIT, Level, Record, configurations
+from cl_bench.claims import Claim, Judgement, Sweep, judge
+from cl_bench.comparison import Contrast
+from cl_bench.correlation import correlate, tau_of
+from cl_bench.records import EVALUATIONS, FAMILIES, LEVELS, RANDOM_INIT, Record, configurations
 from cl_bench.report.records_csv import read_records
 from cl_bench.report.row import NAMES
 
@@ -48,27 +49,27 @@ def claims_table(folder: Path) -> str:
     """
     records = read_records(folder / "records.csv")
     lines = []
-    for claim in json.loads((folder / "claims.json").read_text()):
-        about, row = claim["claim"], claim["row"]
-        aside = " (exploratory)" if about["exploratory"] else ""
-        told = f"{_kind(about)}, {EVALUATIONS[about['level']]}{aside}"
-        paper = (claim["paper"] or {}).get("numbers", "")
-        lines.append([row, told, *_evidence(claim, records[row]), f"**{judged(claim, records)}**", paper])
+    for claim in _claims(folder):
+        found = judged(claim, records)
+        told = f"{_named(found.claim)}{' (exploratory)' if found.claim.exploratory else ''}"
+        lines.append([found.row, told, *_evidence(found, records[found.row]), f"**{found.verdict}**", _paper(claim)])
     families = [NAMES[f] for f in FAMILIES[:2]]
-    return _table(["row", "claim", "rests on", "within families", *families, "by seed", "verdict", "paper"], lines)
+    columns = ["row", "claim", "rests on", "within families", *families, "by seed", "verdict", "paper"]
+    return markdown_table(columns, lines)
 
 
 def tau_table(folder: Path) -> str:
     """The claims about tau alone: over seeds averaged, seed by seed, and the paper's."""
     records = read_records(folder / "records.csv")
     lines = []
-    for claim in json.loads((folder / "claims.json").read_text()):
+    for claim in _claims(folder):
         if claim["correlation"] is not None:
-            total, within, *_, by_seed = _evidence(claim, records[claim["row"]])
-            evaluation = EVALUATIONS[claim["claim"]["level"]]
-            paper = (claim["paper"] or {}).get("numbers", "")
-            lines.append([claim["row"], evaluation, total, within, by_seed, f"**{judged(claim, records)}**", paper])
-    return _table(["row", "evaluation", "tau", "within families", "tau seed by seed", "verdict", "paper"], lines)
+            found = judged(claim, records)
+            total, within, *_, by_seed = _evidence(found, records[found.row])
+            evaluation = EVALUATIONS[found.claim.level]
+            lines.append([found.row, evaluation, total, within, by_seed, f"**{found.verdict}**", _paper(claim)])
+    columns = ["row", "evaluation", "tau", "within families", "tau seed by seed", "verdict", "paper"]
+    return markdown_table(columns, lines)
 
 
 OTHER_KERNEL = "-other-kernel"
@@ -77,93 +78,99 @@ OTHER_KERNEL = "-other-kernel"
 
 def verdicts_table(folder: Path) -> str:
     """The verdict on every claim: of all seeds, of each seed alone, and with other kernels where such results are."""
-    records = read_records(folder / "records.csv")
-    claims = json.loads((folder / "claims.json").read_text())
-    seeds = sorted({r.seed for runs in records.values() for r in runs if r.family != RANDOM_INIT})
-    columns = {"all seeds": [judged(claim, records) for claim in claims]}
-    for seed in seeds:
-        of_seed = {row: [r for r in runs if r.seed == seed or r.family == RANDOM_INIT] for row, runs in records.items()}
-        columns[f"seed {seed}"] = [judged(claim, of_seed) for claim in claims]
+    records, claims = read_records(folder / "records.csv"), _claims(folder)
+    told = {"all seeds": records}
+    for seed in _seeds(records.values()):
+        told[f"seed {seed}"] = {
+            row: [r for r in runs if r.seed == seed or r.family == RANDOM_INIT] for row, runs in records.items()
+        }
     other = folder.with_name(folder.name + OTHER_KERNEL)
     if other.is_dir():
         found = read_records(other / "records.csv")
-        used = sorted({r.seed for runs in found.values() for r in runs if r.family != RANDOM_INIT})
-        named = f"seed{'s' if len(used) > 1 else ''} {', '.join(map(str, used))}, other kernels"
-        columns[named] = [judged(claim, found) for claim in claims]
+        used = _seeds(found.values())
+        told[f"seed{'s' if len(used) > 1 else ''} {', '.join(map(str, used))}, other kernels"] = found
+    columns = {name: [str(judged(claim, of).verdict) for claim in claims] for name, of in told.items()}
     lines = [
-        [claim["row"], f"{_kind(claim['claim'])}, {EVALUATIONS[claim['claim']['level']]}", *verdicts]
+        [claim["row"], _named(Claim(**claim["claim"])), *verdicts]
         for claim, *verdicts in zip(claims, *columns.values(), strict=True)
     ]
     agree = [sum(map(str.__eq__, columns["all seeds"], verdicts)) for verdicts in columns.values()]
     lines.append(["as with all seeds", f"of {len(claims)}", *map(str, agree)])
-    return _table(["row", "claim", *columns], lines)
+    return markdown_table(["row", "claim", *columns], lines)
 
 
-def judged(told: Mapping[str, Any], records: Mapping[str, Sequence[Record]]) -> str:
-    """The verdict that records by row, untrained ones among them, give on a claim of ``claims.json``."""
+def judged(told: Mapping[str, Any], records: Mapping[str, Sequence[Record]]) -> Judgement:
+    """The judgement that records by row, untrained ones among them, give on a claim of ``claims.json``."""
     claim = Claim(**told["claim"])
-    own = records[told["row"]]
+    own = _trained(records[told["row"]])[0]
 
     def sweep(name: str) -> Sweep:
-        trained = [r for r in records[name] if r.family != RANDOM_INIT]
+        trained = _trained(records[name])
         return Sweep(name, trained, [r.case for r in trained])
 
     def beside(**change: str) -> Sweep | None:
         """The row that differs in that alone; as ``Session.pulled_by`` finds it."""
-        mine = next(r for r in own if r.family != RANDOM_INIT)
-        alike = {name: change.get(name, getattr(mine, name)) for name in ("method", "data", "views")}
-        rows = (
-            n for n, runs in records.items() if any(all(getattr(r, k) == v for k, v in alike.items()) for r in runs)
-        )
-        return next(map(sweep, rows), None)
+        alike = {name: change.get(name, getattr(own, name)) for name in ("method", "data", "views")}
+        return next((sweep(row) for row, runs in records.items() if any(_has(r, alike) for r in runs)), None)
 
     reference = twin = None
     if claim.kind == "falls_behind":
         of_scenes = [name for name in records if f"-{claim.against}-" in name] if claim.against else []
         reference = sweep(of_scenes[0]) if of_scenes else beside(data="single_object")
-    if "disjoint" in {r.views for r in own if r.family != RANDOM_INIT}:
-        plain = next(r for r in own if r.family != RANDOM_INIT).data.partition(",")[0]  # of scenes as they come
-        twin = beside(views="overlapping", data=plain)
-    untrained = [r for r in own if r.family == RANDOM_INIT]
+    if own.views == "disjoint":
+        twin = beside(views="overlapping", data=own.data.partition(",")[0])  # of scenes as they come
+    untrained = [r for r in records[told["row"]] if r.family == RANDOM_INIT]
     found = told.get("prediction")
     better = {claim.predictor.partition("@")[0]: found["better"]} if found and found["better"] else {}
-    swept = sweep(told["row"])
-    return str(judge(claim, swept, untrained, told["alpha"], reference=reference, twin=twin, better=better).verdict)
+    return judge(claim, sweep(told["row"]), untrained, told["alpha"], reference=reference, twin=twin, better=better)
 
 
-def _kind(about: Mapping[str, Any]) -> str:
-    return f"{about['kind']} {about.get('predictor', '')}".rstrip()
+def _claims(folder: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads((folder / "claims.json").read_text())
+    return found
+
+
+def _named(claim: Claim) -> str:
+    return f"{claim.kind}{f' {claim.predictor}' if claim.predictor else ''}, {EVALUATIONS[claim.level]}"
+
+
+def _paper(claim: Mapping[str, Any]) -> str:
+    return str((claim["paper"] or {}).get("numbers", ""))
+
+
+def _trained(records: Iterable[Record]) -> list[Record]:
+    return [r for r in records if r.family != RANDOM_INIT]
+
+
+def _seeds(rows: Iterable[Iterable[Record]]) -> list[int]:
+    return sorted({r.seed for records in rows for r in _trained(records)})
 
 
 def _has(record: Record, values: Mapping[str, str]) -> bool:
     return all(getattr(record, name) == value for name, value in values.items())
 
 
-def _evidence(claim: Mapping[str, Any], records: Sequence[Record]) -> list[str]:
-    if predicted := claim.get("prediction"):
-        tau = "undefined" if predicted["tau"] is None else f"{predicted['tau']:.2f}"
-        return [f"tau {tau}, n {predicted['n']}", "", "", "", ""]
-    if claim["correlation"] is None:
-        found = claim["contrast"] or claim["comparison"]
-        if found is None:
+def _evidence(found: Judgement, records: Sequence[Record]) -> list[str]:
+    if found.prediction is not None:
+        return [f"tau {found.prediction}, n {found.prediction.n}", "", "", "", ""]
+    if found.correlation is None:
+        between = found.contrast or found.comparison
+        if between is None:
             return ["nothing", "", "", "", ""]
-        middle = found.get("difference", found.get("mean"))
-        return [f"{middle:+.1f} points [{found['low']:+.1f}, {found['high']:+.1f}], n {found['n']}", "", "", "", ""]
-    level: Level = claim["claim"]["level"]
-    trained = [r for r in records if r.family != RANDOM_INIT]
-    total, *families = (correlate(trained, level, family) for family in ("total", *FAMILIES[:2]))
-    seeds = sorted({r.seed for r in trained})
-    by_seed = (tau_of([r for r in trained if r.seed == seed], level) for seed in seeds)
-    inside = bounded(total.within, total.within_low, total.within_high)
-    within = f"{inside}, worth {total.effective_n:.1f}"
-    return [f"tau {total}, n {total.n}", within, *map(str, families), " ".join(f"{tau:.2f}" for tau in by_seed)]
+        middle = between.difference if isinstance(between, Contrast) else between.mean
+        return [f"{middle:+.1f} points [{between.low:+.1f}, {between.high:+.1f}], n {between.n}", "", "", "", ""]
+    level, total, trained = found.claim.level, found.correlation, _trained(records)
+    families = [str(correlate(trained, level, family)) for family in FAMILIES[:2]]
+    by_seed = (tau_of([r for r in trained if r.seed == seed], level) for seed in _seeds([trained]))
+    within = f"{total.inside}, worth {total.effective_n:.1f}"
+    return [f"tau {total}, n {total.n}", within, *families, " ".join(f"{tau:.2f}" for tau in by_seed)]
 
 
 def learnt_table(folder: Path) -> str:
     """What each row's encoders learnt: performance beside untrained ones', and the shares of the shortcut probes."""
     lines = []
     for row, records in read_records(folder / "records.csv").items():
-        trained = [r for r in records if r.family != RANDOM_INIT]
+        trained = _trained(records)
         plain = [r for r in records if r.family == RANDOM_INIT]
         cells = [row]
         for level in LEVELS:
@@ -177,7 +184,7 @@ def learnt_table(folder: Path) -> str:
         lines.append(cells)
     figures = "untrained / median / best"
     columns = [f"linear evaluation, %: {figures}", "above", f"detection, AP: {figures}", "above"]
-    return _table(["row", *columns, "position", "image", "colour"], lines)
+    return markdown_table(["row", *columns, "position", "image", "colour"], lines)
 
 
 def environment_line(folder: Path) -> str:
@@ -201,8 +208,8 @@ TABLES: Mapping[str, Callable[[Path], str]] = {
 }
 
 
-def _table(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """Columns that are empty throughout are left out."""
+def markdown_table(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """Write a table in Markdown; columns that are empty throughout are left out."""
     kept = [i for i in range(len(columns)) if any(line[i] for line in lines)]
 
     def rows() -> Iterator[Sequence[str]]:

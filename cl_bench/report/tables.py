@@ -14,7 +14,6 @@ from rich.text import Text
 
 from cl_bench import paper
 from cl_bench.claims import Judgement, Verdict, holm
-from cl_bench.correlation import bounded
 from cl_bench.paper import PaperRow
 from cl_bench.records import EVALUATIONS, FAMILIES, LEVELS, RANDOM_INIT, Level, configurations
 from cl_bench.report.comparison import comparison_notes, comparison_table
@@ -115,8 +114,7 @@ def _level(row: RowResult, level: Level, *, header: bool) -> Table:
         )
     total = row.correlations[level, "total"]
     if not math.isnan(total.between):
-        inside = bounded(total.within, total.within_low, total.within_high)
-        table.add_row("within families", f"~{total.effective_n:.0f}", "", "", "", inside, judged, style="bold")
+        table.add_row("within families", f"~{total.effective_n:.0f}", "", "", "", total.inside, judged, style="bold")
     if level == "dense":
         name = f"{row.detection_metric}50"
         ap50 = [r.extra[name] for r in row.records if r.status == "complete" and name in r.extra]
