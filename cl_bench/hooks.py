@@ -16,6 +16,7 @@ from cl_bench.errors import MethodError, first_line
 from cl_bench.origins import origins
 from cl_bench.profile import Row, load_profile
 from cl_bench.records import LEVELS, RANDOM_INIT, Record
+from cl_bench.regression import kept_of
 from cl_bench.report import RowResult, origins_table, plan_table, summary_table, write_report
 from cl_bench.runner import load_record
 from cl_bench.session import Session, or_usage_error
@@ -31,7 +32,8 @@ NO_PAIR = {
     "no_worse_than": f"pair: {REFERENCE} and another dense one",
     "keeps_up": "pair: a dense method and an instance one",
 }
-ROW, JUDGEMENT = "cl_bench.row", "cl_bench.judgement"  # what tests tell the summary, also from pytest-xdist workers
+# What tests tell the summary, also from pytest-xdist workers.
+ROW, JUDGEMENT, FINDING = "cl_bench.row", "cl_bench.judgement", "cl_bench.finding"
 
 
 class NotSupported(Failed):
@@ -49,6 +51,7 @@ class Hooks:
         self.config = session.config
         self._rows: dict[str, Row] = {}
         self._judgements: dict[str, dict[Claim, Judgement]] = {}
+        self._findings: dict[str, None] = {}
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionstart(self) -> None:
@@ -127,6 +130,11 @@ class Hooks:
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Queue all that the selected tests will pull, so that every worker has something to do."""
         wanted = self._wanted(session.items)
+        self.session.selected = [
+            (row, claim_of(item, row))
+            for item in session.items
+            if isinstance(row := _parameters(item).get("claim"), Row)
+        ]
         if not wanted:
             return
         if self.config.option.plan:
@@ -193,7 +201,7 @@ class Hooks:
         """Specs by row."""
         wanted: dict[str, dict[RunSpec, None]] = {}
         for item in items:
-            parameters: dict[str, Any] = item.callspec.params if hasattr(item, "callspec") else {}
+            parameters = _parameters(item)
             if item.get_closest_marker("sweep") is None:
                 continue
             if isinstance(parameters.get("case"), tuple):  # not so where no method is of the suite's scheme
@@ -226,6 +234,8 @@ class Hooks:
             elif key == JUDGEMENT:
                 judgement = Judgement.from_json(str(told))
                 self._judgements.setdefault(judgement.row, {})[judgement.claim] = judgement
+            elif key == FINDING:
+                self._findings[str(told)] = None
 
     def pytest_terminal_summary(self, terminalreporter: TerminalReporter) -> None:
         """The table, and where the report is."""
@@ -256,13 +266,15 @@ class Hooks:
         old, new = self.session.baseline, self.session.to_save
         if old is not None:
             terminalreporter.write_line(str(old.compare(judged)))
+            for finding in self._findings:
+                terminalreporter.write_line(finding)
         if new is not None:
-            settings = [self.session.setting(j.claim, self._rows[j.row]) for j in judged]
-            renewed = new.renewed(zip(judged, settings, strict=True))
+            whole = [j for j in judged if not j.missing]
             try:
+                renewed = new.renewed((j.row, j.claim, kept_of(self.session, j, self._rows[j.row])) for j in whole)
                 renewed.save()
             except OSError as error:
-                terminalreporter.write_line(f"baseline: {error}; nothing is kept of this run's verdicts", red=True)
+                terminalreporter.write_line(f"baseline: {error}; nothing is kept of this run", red=True)
             else:
                 terminalreporter.write_line(f"baseline: {new.path} ({len(renewed)} claims)")
 
@@ -298,6 +310,11 @@ class Hooks:
     def pytest_unconfigure(self) -> None:
         """Stop the workers, however the session ends."""
         self.session.close()
+
+
+def _parameters(item: pytest.Item) -> dict[str, Any]:
+    """What a test is parametrised with."""
+    return item.callspec.params if hasattr(item, "callspec") else {}
 
 
 def _stored(cases: Sequence[tuple[RunSpec, str, Record | None]]) -> bool:
