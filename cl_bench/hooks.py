@@ -17,6 +17,7 @@ from cl_bench.errors import PluginError, first_line
 from cl_bench.origins import origins
 from cl_bench.profile import Row, load_profile
 from cl_bench.records import LEVELS, RANDOM_INIT, Record
+from cl_bench.regression import kept_of
 from cl_bench.report import RowResult, looks_table, origins_table, plan_table, summary_table, write_report
 from cl_bench.report.plan import encoder_seconds, missing
 from cl_bench.runner import lacking, load_record
@@ -36,7 +37,8 @@ NO_PAIR = {
     "no_worse_than": f"pair: {REFERENCE} and another dense one",
     "keeps_up": "pair: a dense method and an instance one",
 }
-ROW, JUDGEMENT = "cl_bench.row", "cl_bench.judgement"  # what tests tell the summary, also from pytest-xdist workers
+# What tests tell the summary, also from pytest-xdist workers.
+ROW, JUDGEMENT, FINDING = "cl_bench.row", "cl_bench.judgement", "cl_bench.finding"
 
 
 class NotSupported(Failed):
@@ -55,6 +57,7 @@ class Hooks:
         self._rows: dict[str, Row] = {}
         self._judgements: dict[str, dict[Claim, Judgement]] = {}
         self._timings: dict[str, dict[str, float]] = {}
+        self._findings: dict[str, None] = {}
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionstart(self) -> None:
@@ -143,6 +146,11 @@ class Hooks:
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Queue all that the selected tests will pull, so that every worker has something to do."""
+        self.session.selected = [
+            (row, claim_of(item, row))
+            for item in session.items
+            if isinstance(row := parameters_of(item).get("claim"), Row)
+        ]
         wanted = self.wanted(session.items)
         if not wanted:
             return
@@ -267,6 +275,8 @@ class Hooks:
                 self._rows[row.name] = row
             elif key == JUDGEMENT:
                 self.note(Judgement.from_json(str(told)))
+            elif key == FINDING:
+                self._findings[str(told)] = None
 
     def note(self, judgement: Judgement) -> None:
         """Show this judgement of the claim in the summary, unless another one follows."""
@@ -301,13 +311,15 @@ class Hooks:
         old, new = self.session.baseline, self.session.to_save
         if old is not None:
             terminalreporter.write_line(str(old.compare(judged)))
+            for finding in self._findings:
+                terminalreporter.write_line(finding)
         if new is not None:
-            settings = [self.session.setting(j.claim, self._rows[j.row]) for j in judged]
-            renewed = new.renewed(zip(judged, settings, strict=True))
+            whole = [j for j in judged if not j.missing]
             try:
+                renewed = new.renewed((j.row, j.claim, kept_of(self.session, j, self._rows[j.row])) for j in whole)
                 renewed.save()
             except OSError as error:
-                terminalreporter.write_line(f"baseline: {error}; nothing is kept of this run's verdicts", red=True)
+                terminalreporter.write_line(f"baseline: {error}; nothing is kept of this run", red=True)
             else:
                 terminalreporter.write_line(f"baseline: {new.path} ({len(renewed)} claims)")
 

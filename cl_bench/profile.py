@@ -76,12 +76,16 @@ class Shared(Frozen):
 class ClaimsSpec(Frozen):
     """How a claim is judged: one-sided level, and the margin in points for 'at the level of random' and 'no worse'.
 
-    A profile too small to say anything reports its verdicts without asserting them: no verdict fails.
+    With ``--baseline`` a run fails that is surely worse by more than ``max_tau_drop``, or by more points of mean
+    performance than ``max_performance_drop`` (both ours). A profile too small to say anything reports its verdicts
+    without asserting them: no verdict fails.
     """
 
     asserted: bool = True
     alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
     margin: Positive = 1.0
+    max_tau_drop: Annotated[float, Field(ge=0, lt=2)] = 0.1
+    max_performance_drop: Annotated[float, Field(ge=0, lt=100)] = 1.0
 
 
 class Known(Frozen):

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cl_bench.claims import Claim, IncompleteSweep, Judgement, Sweep, Verdict, judge
-from cl_bench.errors import SpecError
-from cl_bench.hooks import JUDGEMENT, ROW, Hooks, NotSupported, claim_of, row_to_json
+from cl_bench.gate import Finding
+from cl_bench.hooks import FINDING, JUDGEMENT, ROW, Hooks, NotSupported, claim_of, row_to_json
 from cl_bench.profile import Row
 from cl_bench.sequential import Look, first_decided
 from cl_bench.session import Session
@@ -66,8 +66,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         choices=("missing", "failed", "all"),
         help="what to compute: what the store lacks (default), also what diverged, or all that is selected",
     )
-    add("--baseline", metavar="FILE", help="a claim fails where its verdict is worse than in FILE")
-    add("--save-baseline", metavar="FILE", help="keep this run's verdicts in FILE, beside what it holds of other rows")
+    add("--baseline", metavar="FILE", help="a claim fails where tau or performance is surely worse than in FILE")
+    add("--save-baseline", metavar="FILE", help="keep this run's figures in FILE, beside what it holds of other rows")
     add("--strict-claims", action="store_true", help="an INCONCLUSIVE claim fails")
     add("--list-methods", action="store_true", help="list every method there is, with its options; run nothing")
     add(
@@ -183,8 +183,8 @@ class ClaimTest:
     def check(self) -> None:
         """Pull the sweep and judge it: SUPPORTED passes, REFUTED fails, INCONCLUSIVE xfails or, if strict, fails.
 
-        Against a baseline a verdict that is worse fails, and one that is not worse and not SUPPORTED xfails. An
-        exploratory claim passes or xfails, whatever the verdict.
+        A claim that ``--baseline`` holds fails where its tau, or its row's mean performance, is surely worse than it
+        was, and not for its verdict. An exploratory claim passes or xfails, whatever is found.
         """
         profile, settings = self.session.profile, self.session.profile.claims
         rows = self.session.pulled_by(self.claim, self.row).rows
@@ -196,7 +196,7 @@ class ClaimTest:
             tell(self.node, JUDGEMENT, Judgement.incomplete(self.claim, error).to_json())
             pytest.fail("\n".join([str(error), *getattr(error, "__notes__", [])]), pytrace=False)
         tell(self.node, JUDGEMENT, judgement.to_json())
-        as_before = not self.claim.exploratory and self._held_against_baseline(judgement)
+        held = self._held_against_baseline(judgement)
         if judgement.verdict is Verdict.SUPPORTED:
             return
         if self.claim.exploratory:
@@ -206,8 +206,8 @@ class ClaimTest:
             pytest.xfail(f"reported, not asserted, by profile {profile.name}: {judgement.sentence}")
         if judgement.verdict is Verdict.INCONCLUSIVE and not strict:
             pytest.xfail(judgement.sentence)
-        if as_before and not strict:
-            pytest.xfail(f"no worse than it was: {judgement.sentence}")
+        if held and not strict:
+            pytest.xfail(f"not surely worse than it was: {judgement.sentence}")
         raise NotSupported(judgement.sentence)
 
     def at(self, look: Look) -> Judgement:
@@ -251,17 +251,18 @@ class ClaimTest:
         return judgement if look.of == 1 else replace(judgement, sentence=f"{judgement.sentence}; {look}")
 
     def _held_against_baseline(self, judgement: Judgement) -> bool:
-        """Whether ``--baseline`` holds this claim; a verdict that is worse than there fails the test."""
+        """Whether ``--baseline`` holds this claim; what is surely worse than there, or not to be compared, fails."""
         baseline = self.session.baseline
-        if baseline is None or judgement not in baseline:
+        if baseline is None:
             return False
-        try:
-            regression = baseline.regression(judgement, self.session.setting(self.claim, self.row))
-        except SpecError as error:
-            regression = str(error)
-        if regression:
-            pytest.fail(regression, pytrace=False)
-        return True
+        found = self.session.findings.get((self.row, self.claim), [])
+        for finding in found:
+            tell(self.node, FINDING, str(finding))
+        failed = [f"worse than {baseline.path.name}: {f}" for f in found if isinstance(f, Finding) and f.failed]
+        failed += [f for f in found if isinstance(f, str)]
+        if failed and not self.claim.exploratory:
+            pytest.fail("\n".join(failed), pytrace=False)
+        return judgement in baseline
 
 
 def tell(node: pytest.Item, key: str, value: str) -> None:

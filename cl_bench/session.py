@@ -16,14 +16,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import pytest
 from rich.console import Console
 
-from cl_bench.baseline import Baseline, setting_of
+from cl_bench.baseline import Baseline, OldFormat, setting_of
 from cl_bench.claims import Claim, Judgement
 from cl_bench.comparison import REFERENCE
 from cl_bench.engines.local import ComputationError, LocalEngine, default_jobs, usable_devices
 from cl_bench.errors import PluginError, SpecError
+from cl_bench.gate import Finding
 from cl_bench.profile import Profile, Row, load_profile
 from cl_bench.progress import Display
 from cl_bench.records import LEVELS, Record
+from cl_bench.regression import findings_of
 from cl_bench.sequential import Look, looks
 from cl_bench.spec import DataSpec, MethodSpec, RunSpec, ScenesSpec
 from cl_bench.store import Store
@@ -66,6 +68,8 @@ class Session:
 
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
+        self.selected: list[tuple[Row, Claim]] = []
+        """The claims that this session judges, in order; known once tests are collected."""
         self.reached: dict[str, Look] = {}  # by row, where it has come further than the first
         self.judged: dict[tuple[str, Look], Judgement] = {}  # by the claim's test, at each look
 
@@ -234,9 +238,18 @@ class Session:
 
     @cached_property
     def baseline(self) -> Baseline | None:
-        """The verdicts of ``--baseline``, to hold this run's against."""
+        """What ``--baseline`` names, to hold this run against."""
         given = self.config.option.baseline
-        return None if given is None else self._baseline("--baseline", given)
+        if given is None:
+            return None
+        path, renew = self.here / given, _renewing(self.config.invocation_params.args, given)
+        baseline = or_usage_error(lambda: Baseline.load(path, renew), f"--baseline {path}")
+        if baseline.one_seed and self.profile.seeds == 1:
+            raise pytest.UsageError(
+                f"--baseline {path}: it has one seed a configuration, as this run has, and two seeds show no "
+                "spread to hold a difference against; give --seeds 2 or more, or keep a baseline of several seeds"
+            )
+        return baseline
 
     @cached_property
     def to_save(self) -> Baseline | None:
@@ -247,11 +260,14 @@ class Session:
         path = self.here / given
         if not path.parent.is_dir():
             raise pytest.UsageError(f"--save-baseline {path}: there is no folder {path.parent}")
-        return self._baseline("--save-baseline", given) if path.exists() else Baseline(path)
 
-    def _baseline(self, option: str, given: str) -> Baseline:
-        path = self.here / given
-        return or_usage_error(lambda: Baseline.load(path), f"{option} {path}")
+        def held() -> Baseline:
+            try:
+                return Baseline.load(path) if path.exists() else Baseline(path)
+            except OldFormat:  # this is the command that renews it
+                return Baseline(path)
+
+        return or_usage_error(held, f"--save-baseline {path}")
 
     def setting(self, claim: Claim, row: Row) -> str:
         """The name of all that the verdict on a claim depends on but the code."""
@@ -259,6 +275,11 @@ class Session:
         specs = [spec for look in self.looks for pulled in rows for spec in self.sweep(pulled, look)]
         settings = self.profile.claims
         return setting_of([*specs, *self.profile.random_init()], settings.alpha, settings.margin)
+
+    @cached_property
+    def findings(self) -> dict[tuple[Row, Claim], list[str | Finding]]:
+        """What the run shows against ``--baseline``, by the claim whose test tells it."""
+        return {} if self.baseline is None else findings_of(self, self.baseline)
 
     # ---- pulling records
 
@@ -359,6 +380,18 @@ def _seeds(text: str) -> list[str]:
     if not 0 <= begin < stop:
         raise pytest.UsageError(f"--seeds takes a number N (seeds 0 to N - 1) or FIRST:END, as 3:8, got {text!r}")
     return [f"seeds={stop - begin}", f"first_seed={begin}"]
+
+
+def _renewing(typed: Sequence[object], path: str) -> str:
+    """A command as typed, that keeps a new baseline instead of reading one."""
+    words, last = ["pytest"], ""
+    for word in map(str, typed):
+        name, _, value = word.partition("=")
+        options = ("--baseline", "--save-baseline")
+        if not (name in options and (value or word in options)) and last not in options:
+            words.append(word)
+        last = word
+    return shlex.join([*words, "--save-baseline", path])
 
 
 def or_usage_error(make: Callable[[], T], what: str = "") -> T:

@@ -67,12 +67,13 @@ class Stages:
             raise pytest.UsageError(
                 "--until-conclusive decides in one process what runs next: leave out -n (--jobs has many compute)"
             )
+        if option.baseline is not None:
+            raise pytest.UsageError(
+                f"--baseline {option.baseline} takes the seeds that --seeds gives, and --until-conclusive adds more to "
+                "some rows: leave one out"
+            )
         if option.budget is not None:
             self._end = time.monotonic() + or_usage_error(lambda: budget_seconds(option.budget))
-            if option.baseline is not None:
-                raise pytest.UsageError(
-                    f"--budget {option.budget} would have the clock decide what is worse than --baseline: leave one out"
-                )
         _ = self.session.looks
 
     @pytest.hookimpl(wrapper=True)

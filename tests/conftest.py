@@ -55,3 +55,9 @@ def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
 def job(tmp_path: Path, pytester: pytest.Pytester, no_figures: None, as_in_a_shell: None) -> Job:
     """For a module whose ``pytest_plugins`` has ``pytester``."""
     return Job(tmp_path, pytester)
+
+
+@pytest.fixture
+def two_seeds(tmp_path: Path, pytester: pytest.Pytester, no_figures: None, as_in_a_shell: None) -> Job:
+    """That job with two seeds a configuration."""
+    return Job(tmp_path, pytester, seeds=2)

@@ -48,9 +48,13 @@ class Job:
         return (*self.profile.sweep(self.row(data, views)), *self.profile.random_init())
 
     def plant(self, performance: tuple[float, ...] = TAU_FALLS, untrained: float = 10.0, **row: str) -> None:
-        """A whole sweep whose L_a and L_u rise together."""
-        for n, spec in enumerate(self.profile.sweep(self.row(**row))):
-            plant(self.store, spec, L_a=-0.9 + n / 10, L_u=-3 + n / 10, performance=performance[n])
+        """A whole sweep whose L_a and L_u rise together; a seed does a tenth of a point better than the one before."""
+        specs = self.profile.sweep(self.row(**row))
+        places = {name: n for n, name in enumerate(dict.fromkeys(spec.pretrain.objective.config for spec in specs))}
+        for spec in specs:
+            n, seed = places[spec.pretrain.objective.config], spec.pretrain.seed
+            L_a, L_u, score = -0.9 + n / 10 + seed / 1000, -3 + n / 10, performance[n] + seed / 10
+            plant(self.store, spec, L_a=L_a, L_u=L_u, performance=score)
         for n, spec in enumerate(self.profile.random_init()):
             plant(self.store, spec, performance=untrained + n / 100)
 
