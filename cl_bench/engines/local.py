@@ -175,8 +175,11 @@ class LocalEngine:
                 continue
             spec, plugin = task
             outcome: Record | ComputationError | None
+            further = None
             try:
                 outcome = self._one(desk, spec, plugin)
+                if outcome is not None:
+                    outcome, further = self._after(spec, plugin, outcome)
             except Exception as error:  # a thread that ends in silence would leave the others waiting for ever
                 outcome = ComputationError(f"{spec.case}: {type(error).__name__}: {error}")
                 if desk.process is not None:
@@ -185,7 +188,6 @@ class LocalEngine:
                 with self._changed:
                     self._busy.append(task)
                 continue
-            outcome, further = self._after(spec, plugin, outcome)
             if further is not None:
                 with self._changed:
                     self._queue.append((spec, further))
