@@ -48,7 +48,7 @@ def as_in_a_shell(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """They take a second a row; what draws them has tests of its own, and the whole job of test_plugin draws them."""
     kind = cl_bench.report.figures.KINDS[0]
-    monkeypatch.setattr(cl_bench.report.figures, "drawn", lambda row: [(kind, b"a figure")])
+    monkeypatch.setattr(cl_bench.report.figures, "drawn", lambda _, stem: [(kind, Path(f"{stem}.png"), b"a figure")])
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pytest
@@ -16,9 +17,9 @@ from matplotlib.image import imread
 from matplotlib.patches import StepPatch
 
 from cl_bench.records import RANDOM_INIT, Record
-from cl_bench.report import RowResult
+from cl_bench.report import RowResult, figures
 from cl_bench.report.figures import KINDS as FIGURES
-from cl_bench.report.figures import drawn, similarity_figure, training_figure
+from cl_bench.report.figures import Kind, drawn, similarity_figure, training_figure
 
 BINS = 4
 
@@ -199,14 +200,38 @@ def test_encoders_that_failed_downstream_still_have_a_curve(draw: Callable[..., 
 
 
 def test_a_row_has_the_figures_that_there_is_something_for(tmp_path: Path) -> None:
-    full = drawn(row_of(*SWEEP))
-    assert [kind for kind, _ in full] == list(FIGURES)
+    full = drawn(row_of(*SWEEP), tmp_path / "row")
+    assert [kind for kind, _, _ in full] == list(FIGURES)
+    assert [file.name for _, file, _ in full] == ["row.png", "row-similarities.png", "row-training.png"]
     bare = [replace(r, similarities={}, losses=()) for r in SWEEP]
-    assert [kind.suffix for kind, _ in drawn(row_of(*bare))] == [""]
+    assert [kind.suffix for kind, _, _ in drawn(row_of(*bare), tmp_path / "row")] == [""]
     shapes = []
-    for kind, image in full:
-        (tmp_path / "x.png").write_bytes(image)
-        shapes.append(imread(tmp_path / "x.png").shape[:2])
-        assert kind.suffix != "" or image.startswith(b"\x89PNG")
+    for _, file, image in full:
+        file.write_bytes(image)
+        shapes.append(imread(file).shape[:2])
     assert shapes == [(810, 1860), (960, 1980), (810, 1860)]
     assert set(KINDS) == set(SWEEP[0].similarities)
+
+
+def test_a_picture_is_drawn_again_only_where_it_would_be_another_or_is_not_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times: list[str] = []
+
+    def draw(row: RowResult, file: IO[bytes]) -> None:
+        times.append(row.name)
+        Figure(figsize=(1, 1)).savefig(file, format="png")
+
+    monkeypatch.setattr(figures, "KINDS", (Kind("", "one", draw),))
+    ((_, file, image),) = drawn(row_of(*SWEEP), tmp_path / "row")
+    for content, again in ((image, 1), (image[:-1], 2), (b"", 3), (image.replace(b"IDAT", b"IDAX"), 4), (image, 4)):
+        file.write_bytes(content)
+        assert drawn(row_of(*SWEEP), tmp_path / "row") == [(figures.KINDS[0], file, image)]
+        assert len(times) == again
+    other = replace(SWEEP[0], performance={**SWEEP[0].performance, "dense": 1.25})
+    ((_, _, renewed),) = drawn(row_of(other, *SWEEP[1:]), tmp_path / "row")
+    assert len(times) == 5 and renewed != image
+    monkeypatch.setattr(figures, "_code", lambda: "edited")
+    drawn(row_of(*SWEEP), tmp_path / "row")
+    assert len(times) == 6
+    imread(file)

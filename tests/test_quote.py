@@ -132,6 +132,21 @@ def test_a_claim_about_a_predictor_is_told_and_judged_again(root: Path) -> None:
     assert told[3].endswith("other@dense, detection | INCONCLUSIVE | INCONCLUSIVE | INCONCLUSIVE |")
 
 
+def test_the_league_is_told_best_first(root: Path) -> None:
+    (root / "results" / "tiny" / "league.csv").write_text(
+        "performance,predictor,rows,tau,difference,p,p_holm,tau.row\n"
+        "linear evaluation,knob,2,-0.25,0.25,0.01,0.04,-0.25\n"
+        "linear evaluation,sum_minmax@instance,2,-0.5,,,,-0.5\n"
+        "detection,knob,2,0.125,0.5,0.3,1.0,0.125\n"
+    )
+    assert quoted("<!-- results/tiny: predictors -->\n<!-- end -->\n", root).splitlines()[1:-1] == [
+        "| predictor | linear evaluation | detection |",
+        "| --- | --- | --- |",
+        "| sum_minmax@instance | -0.50 |  |",
+        "| knob | -0.25 (+0.25, p 0.04) | +0.12 (+0.50, p 1) |",
+    ]
+
+
 def test_a_table_that_differs_fails_the_check_until_it_is_written(
     root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -128,11 +128,12 @@ class LocalEngine:
 
     def wait(self, specs: Sequence[RunSpec], meanwhile: Callable[[], None]) -> None:
         """Until the outcome of each spec is known; ``meanwhile`` is called a few times a second."""
-        while not all(self.has(spec) for spec in specs):
-            self._start()
-            with self._changed:
-                self._changed.wait(0.1)
-            meanwhile()
+        for spec in specs:
+            while not self.has(spec):
+                self._start()
+                with self._changed:
+                    self._changed.wait(0.1)
+                meanwhile()
 
     def record(self, spec: RunSpec) -> Record:
         """The record of a spec, computed if it must be.

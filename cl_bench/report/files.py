@@ -58,8 +58,8 @@ def write_report(
     """Writes the run as text, tables and figures.
 
     ``summary.txt``, ``records.csv``, ``environment.json``, ``claims.json``, ``comparison.csv``, ``league.csv``,
-    ``paper.csv``,
-    ``paper_tables.tex``, up to three PNGs a row, and ``report.html``: the summary and the figures in one file.
+    ``paper.csv``, ``paper_tables.tex``, up to three PNGs a row, and
+    ``report.html``: the summary and the figures in one file.
 
     Args:
         rows: The run.
@@ -95,9 +95,9 @@ def write_report(
     written = [_write(folder / name, text.encode()) for name, text in contents.items()]
     drawn = []
     for stem, row in zip(stems, rows, strict=True):
-        of_row = figures.drawn(row)
-        written += [_write(folder / f"{stem}{kind.suffix}.png", image) for kind, image in of_row]
-        drawn.append([(kind.caption, image) for kind, image in of_row])
+        of_row = figures.drawn(row, folder / stem)
+        written += [_write(file, image) for _, file, image in of_row]
+        drawn.append([(kind.caption, image) for kind, _, image in of_row])
     return [*written, _write(folder / "report.html", report_html(rows, drawn).encode())]
 
 

@@ -7,6 +7,7 @@ and stamp in that folder (relative to the working directory), and ``--check`` fa
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import re
 import statistics
@@ -187,6 +188,31 @@ def learnt_table(folder: Path) -> str:
     return markdown_table(["row", *columns, "position", "image", "colour"], lines)
 
 
+def predictors_table(folder: Path) -> str:
+    """The league of predictors: mean tau over rows, and how far it is from alignment + uniformity's; the best first."""
+    with (folder / "league.csv").open(encoding="utf-8", newline="") as file:
+        standings = {(line["predictor"], line["performance"]): line for line in csv.DictReader(file)}
+    evaluations = [EVALUATIONS[level] for level in LEVELS]
+
+    def of(predictor: str) -> list[dict[str, str]]:
+        return [standings[predictor, name] for name in evaluations if (predictor, name) in standings]
+
+    def cell(predictor: str, evaluation: str) -> str:
+        line = standings.get((predictor, evaluation))
+        if line is None:
+            return ""
+        against = f" ({float(line['difference']):+.2f}, p {float(line['p_holm']):.2g})" if line["difference"] else ""
+        return f"{float(line['tau']):+.2f}{against}"
+
+    best_first = sorted(
+        {predictor for predictor, _ in standings},
+        key=lambda name: (statistics.fmean(float(line["tau"]) for line in of(name)), name),
+    )
+    return markdown_table(
+        ["predictor", *evaluations], [[name, *(cell(name, which) for which in evaluations)] for name in best_first]
+    )
+
+
 def environment_line(folder: Path) -> str:
     """The stamp in a sentence."""
     stamp = json.loads((folder / "environment.json").read_text())
@@ -204,6 +230,7 @@ TABLES: Mapping[str, Callable[[Path], str]] = {
     "tau": tau_table,
     "verdicts": verdicts_table,
     "learnt": learnt_table,
+    "predictors": predictors_table,
     "environment": environment_line,
 }
 
