@@ -1,4 +1,4 @@
-"""A row's figures as PNGs (150 dpi), one subject a module. Drawing takes most of a report's time: it is not repeated."""
+"""A row's figures as PNGs (150 dpi), one subject a module. Drawing takes most of a report's time: never done twice."""
 
 from __future__ import annotations
 
