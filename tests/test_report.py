@@ -424,7 +424,7 @@ def test_the_report_is_written_and_read_back(row: RowResult, probed: RowResult, 
         (None, "averages 63.47 - 28.04 = +35.43 points"),
     ]
     assert claims[0]["validity"]["of"] == 20 and claims[2]["paper"]["p"] is None
-    assert all(re.match(rb"\x89PNG", file.read_bytes()) for file in files[7:11])
+    assert all(re.match(rb"\x89PNG", file.read_bytes()) for file in files[8:12])
     assert write_report([row, other], files[0].parent) == files
 
 
