@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -146,11 +146,7 @@ class Hooks:
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Queue all that the selected tests will pull, so that every worker has something to do."""
-        self.session.selected = [
-            (row, claim_of(item, row))
-            for item in session.items
-            if isinstance(row := parameters_of(item).get("claim"), Row)
-        ]
+        self.session.selected = [(row, claim_of(item, row)) for item, row in claimed(session.items)]
         wanted = self.wanted(session.items)
         if not wanted:
             return
@@ -362,6 +358,12 @@ def parameters_of(item: pytest.Item) -> dict[str, Any]:
     """Parameters of a test by name; none of one that is not parametrised."""
     parameters: dict[str, Any] = item.callspec.params if hasattr(item, "callspec") else {}
     return parameters
+
+
+def claimed(items: Sequence[pytest.Item]) -> Iterator[tuple[pytest.Item, Row]]:
+    """Tests of claims, each with the row that its claim is about; other tests are passed over."""
+    rows = ((item, parameters_of(item).get("claim")) for item in items)
+    return ((item, row) for item, row in rows if isinstance(row, Row))  # none where no method is of the suite's scheme
 
 
 def claim_of(node: Any, row: Row) -> Claim:

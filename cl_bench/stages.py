@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 import pytest
 
 from cl_bench.claims import Claim, Judgement, Verdict
-from cl_bench.hooks import Hooks, parameters_of
+from cl_bench.hooks import Hooks, claimed, parameters_of
 from cl_bench.profile import Row
 from cl_bench.report.plan import time_text
 from cl_bench.sequential import Look, budget_seconds
@@ -188,8 +188,7 @@ class Stages:
         return not _is_case(item) or _case(item)[1].pretrain.seed < self.session.profile.first_seed + look.seeds
 
     def _claims(self, items: Sequence[pytest.Item]) -> dict[pytest.Item, Judged]:
-        rows = ((item, parameters_of(item).get("claim")) for item in items)
-        return {item: self._test_of(item, row) for item, row in rows if isinstance(row, Row)}
+        return {item: self._test_of(item, row) for item, row in claimed(items)}
 
     def _say(self, line: str) -> None:
         self.session.console().print(line, highlight=False, markup=False, soft_wrap=True)
