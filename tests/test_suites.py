@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 import pytest
-from helpers import trained
+from helpers import ROOT, trained
 from jobs import OUTCOMES, TAU_FALLS, TAU_RISES, Job, flat, outcomes
 
 from cl_bench.predictors.registry import Predictors
@@ -24,6 +24,13 @@ def assert_outcomes(result: pytest.RunResult, expected: Mapping[str, str]) -> No
     """Of each test whose name holds that."""
     for test, outcome in expected.items():
         assert re.search(rf"^{WORDS[outcome]} \S*{test}", result.stdout.str(), re.MULTILINE), (test, outcome)
+
+
+def test_a_suite_and_a_file_of_tests_never_share_a_name() -> None:
+    """Both would be imported by its bare name: in one process the second of a pair would not be found."""
+    suites = {path.name for path in (ROOT / "suites").glob("test_*.py")}
+    tests = {path.name for path in (ROOT / "tests").glob("test_*.py")}
+    assert suites and tests and not suites & tests
 
 
 # ---- learning
