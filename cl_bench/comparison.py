@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +34,7 @@ class Comparison:
         best: The reference's best of the n configurations minus the other's best of them, nan without a pair.
         best_low, best_high: Its ``1 - 2 alpha`` percentile bootstrap interval, nan below four pairs.
         p: One-sided p of "the mean difference is -margin or less"; 1 below four pairs.
+        p_against: Of "it is -margin or more".
         margin: By how many points the reference may fall behind and still count as no worse.
         left_out: Configurations without a pair: one side's runs are not all there, complete and finite.
     """
@@ -48,6 +50,7 @@ class Comparison:
     best_low: float
     best_high: float
     p: float
+    p_against: float
     margin: float
     left_out: tuple[str, ...]
 
@@ -56,17 +59,26 @@ class Comparison:
             return f"{value:+.2f} points" + ("" if math.isnan(low) else f" [{low:+.2f}, {high:+.2f}]")
 
         mean, best = bounded(self.mean, self.low, self.high), bounded(self.best, self.best_low, self.best_high)
-        side, p = ("<", 1 - self.p) if self.high < -self.margin else (">", self.p)
+        side, p = ("<", self.p_against) if self.high < -self.margin else (">", self.p)
         p_value = f"p(difference {side} {0 - self.margin:g}) = {p:.2g}"
         return f"{self.reference} - {self.other} = {mean} ({p_value}, n = {self.n} pairs); of the best {best}"
 
 
 @dataclass(frozen=True)
 class Contrast:
-    """Mean performance of ``n`` configurations and of ``n_random`` randomly initialised encoders, in percent.
+    """Mean performance of configurations and of randomly initialised encoders, in percent.
 
-    ``low`` and ``high`` bound their difference (percentage points) in the two-sided ``1 - 2 alpha`` Welch interval, nan
-    where undefined; a difference below ``margin`` counts as the level of random initialisation.
+    Attributes:
+        mean: Of the ``n`` configurations.
+        random_mean: Of the ``n_random`` randomly initialised encoders.
+        difference: The first minus the second, in percentage points.
+        low, high: Its two-sided ``1 - 2 alpha`` Welch interval, nan with fewer than two on a side.
+        p_below: One-sided p of "the difference is ``margin`` or more"; 1 with fewer than two on a side.
+        p_above: Of "it is ``margin`` or less".
+        n: Configurations.
+        n_random: Randomly initialised encoders.
+        margin: In percentage points: a difference below it counts as the level of random initialisation.
+        by_family: Mean of the configurations of each family.
     """
 
     mean: float
@@ -74,14 +86,21 @@ class Contrast:
     difference: float
     low: float
     high: float
+    p_below: float
+    p_above: float
     n: int
     n_random: int
     margin: float
+    by_family: Mapping[str, float] = field(default_factory=dict)
 
     def __str__(self) -> str:
+        side, p = (">", self.p_above) if self.p_above < self.p_below else ("<", self.p_below)
+        families = ", ".join(f"{family} {mean:.2f}" for family, mean in self.by_family.items())
         return (
             f"{self.mean:.2f} - {self.random_mean:.2f} (random) = {self.difference:+.2f} points "
-            f"[{self.low:+.2f}, {self.high:+.2f}], margin {self.margin:g}, n = {self.n} and {self.n_random}"
+            f"[{self.low:+.2f}, {self.high:+.2f}] (p(difference {side} {self.margin:g}) = {p:.2g}, n = {self.n} and "
+            f"{self.n_random}), margin {self.margin:g}"
+            + (f"; by family: {families}" if len(self.by_family) > 1 else "")
         )
 
 
@@ -117,23 +136,52 @@ def compare(
     ours, theirs = ({c.name: c for c in configurations(side, level)[0]} for side in sides)
     names = [name for name in ours if name in theirs and ours[name].seeds == theirs[name].seeds]
     pairs = np.array([(ours[n].performance, theirs[n].performance) for n in names], dtype=np.float64).reshape(-1, 2)
-    mean, low, high, p = _mean_difference((pairs[:, 0] - pairs[:, 1]).tolist(), alpha, margin)
+    found = _mean_difference(pairs[:, 0] - pairs[:, 1], alpha, margin)
     best, best_low, best_high = _difference_of_best(pairs, alpha)
     method, rival = (next((r.data if len(data) > 1 else r.method for r in side), "") for side in sides)
-    left_out = tuple(sorted({r.config for side in sides for r in side} - set(names)))
-    return Comparison(method, rival, level, len(names), mean, low, high, best, best_low, best_high, p, margin, left_out)
+    return Comparison(
+        reference=method,
+        other=rival,
+        level=level,
+        n=len(names),
+        mean=found.mean,
+        low=found.low,
+        high=found.high,
+        best=best,
+        best_low=best_low,
+        best_high=best_high,
+        p=found.p_above,
+        p_against=found.p_below,
+        margin=margin,
+        left_out=tuple(sorted({r.config for side in sides for r in side} - set(names))),
+    )
 
 
-def _mean_difference(differences: Sequence[float], alpha: float, margin: float) -> tuple[float, float, float, float]:
-    """Mean, its interval and the p of -margin or less."""
-    n = len(differences)
-    mean = statistics.fmean(differences) if n else math.nan
-    if n < FEWEST:
-        return mean, math.nan, math.nan, 1.0
-    error = statistics.stdev(differences) / math.sqrt(n)
-    half = float(stats.t.isf(alpha, n - 1)) * error
-    p = float(stats.t.sf((mean + margin) / error, n - 1)) if error else float(mean <= -margin)
-    return mean, mean - half, mean + half, p
+class _Mean(NamedTuple):
+    """A mean or a difference of means with its interval, and one-sided p of its being below and above a bound."""
+
+    mean: float
+    low: float
+    high: float
+    p_below: float
+    p_above: float
+
+
+def _mean_difference(differences: NDArray[np.float64], alpha: float, margin: float) -> _Mean:
+    """The mean of paired differences, and whether it is below or above -margin."""
+    mean = float(differences.mean()) if len(differences) else math.nan
+    if len(differences) < FEWEST:
+        return _Mean(mean, math.nan, math.nan, 1.0, 1.0)
+    if np.ptp(differences) == 0:
+        return _certain(mean, -margin)
+    tests = [stats.ttest_1samp(differences, -margin, alternative=side) for side in ("less", "greater")]
+    interval = stats.ttest_1samp(differences, 0.0).confidence_interval(1 - 2 * alpha)
+    return _Mean(mean, float(interval.low), float(interval.high), *(float(test.pvalue) for test in tests))
+
+
+def _certain(value: float, bound: float) -> _Mean:
+    """Of figures without any variance."""
+    return _Mean(value, value, value, float(value >= bound), float(value <= bound))
 
 
 def _difference_of_best(pairs: NDArray[np.float64], alpha: float) -> tuple[float, float, float]:
@@ -147,18 +195,43 @@ def _difference_of_best(pairs: NDArray[np.float64], alpha: float) -> tuple[float
     return best, float(low), float(high)
 
 
-def contrast(performance: Sequence[float], random: Sequence[float], alpha: float, margin: float) -> Contrast:
-    """Welch's interval of mean performance minus that of random initialisation: two one-sided tests at ``alpha``.
+def contrast(
+    performance: Mapping[str, Sequence[float]], random: Sequence[float], alpha: float, margin: float
+) -> Contrast:
+    """Compare mean performance with that of random initialisation by Welch's t: two one-sided tests at ``alpha``.
 
-    A group of one is taken as known (a one-sample t interval of the other); two groups without variance give the
-    difference itself. Where neither group has two values, or one is empty, the interval is nan.
+    Two groups without variance give the difference itself. With fewer than two on a side there is no interval.
+
+    Args:
+        performance: Of the configurations, by family, in percent.
+        random: Of the randomly initialised encoders.
+        alpha: One-sided level.
+        margin: What the difference is held against, in percentage points.
     """
-    mean, random_mean = (statistics.fmean(g) if g else math.nan for g in (performance, random))
-    spreads = [(statistics.variance(g) / len(g), len(g) - 1) for g in (performance, random) if len(g) > 1]
-    variance, difference = sum(v for v, _ in spreads), mean - random_mean
-    half = 0.0 if spreads else math.nan
-    if variance > 0:
-        degrees = variance**2 / sum(v**2 / df for v, df in spreads)
-        half = float(stats.t.isf(alpha, degrees)) * math.sqrt(variance)
-    low, high = difference - half, difference + half
-    return Contrast(mean, random_mean, difference, low, high, len(performance), len(random), margin)
+    scores = [score for of_family in performance.values() for score in of_family]
+    mean, random_mean = (statistics.fmean(g) if g else math.nan for g in (scores, random))
+    found = _Mean(mean - random_mean, math.nan, math.nan, 1.0, 1.0)
+    if min(len(scores), len(random)) > 1:
+        if len(set(scores)) == len(set(random)) == 1:
+            found = _certain(mean - random_mean, margin)
+        else:
+            at_margin = [score - margin for score in scores]
+            p_below, p_above = (
+                float(stats.ttest_ind(at_margin, random, equal_var=False, alternative=side).pvalue)
+                for side in ("less", "greater")
+            )
+            interval = stats.ttest_ind(scores, random, equal_var=False).confidence_interval(1 - 2 * alpha)
+            found = _Mean(found.mean, float(interval.low), float(interval.high), p_below, p_above)
+    return Contrast(
+        mean=mean,
+        random_mean=random_mean,
+        difference=found.mean,
+        low=found.low,
+        high=found.high,
+        p_below=found.p_below,
+        p_above=found.p_above,
+        n=len(scores),
+        n_random=len(random),
+        margin=margin,
+        by_family={family: statistics.fmean(of_family) for family, of_family in performance.items() if of_family},
+    )

@@ -44,6 +44,7 @@ class Correlation:
         between: Tau over pairs of two families; nan where there is one family.
         by_knob: Tau over pairs of one family that differ in one knob alone, by the knob: ``t``, ``a``, ``u``.
         effective_n: How many exchangeable configurations would show as much of ``within`` as these do.
+        placebo: One in twenty curves over the knobs, as smooth as the sum and knowing nothing, has a ``within`` below.
         p_negative, p_positive: One-sided p of ``within`` < 0, and > 0 (``association``).
         method: How p was had: ``exact``, ``permutation`` (there are ties), ``curves`` (the largest of the former and of
             curves drawn over the knobs), ``none`` (tau is undefined).
@@ -69,6 +70,7 @@ class Correlation:
     between: float = math.nan
     by_knob: Mapping[str, float] = field(default_factory=dict)
     effective_n: float = math.nan
+    placebo: float = math.nan
 
     def __str__(self) -> str:
         return _bounded(self.tau, self.low, self.high)
@@ -104,12 +106,14 @@ class Association(NamedTuple):
         p_negative, p_positive: One-sided p of tau < 0, of tau > 0.
         effective_n: How many exchangeable configurations have as narrow a spread of tau without any association.
         method: How p was had.
+        placebo: Tau that one in twenty of the curves drawn for x stays below; nan where no knob is known.
     """
 
     p_negative: float
     p_positive: float
     effective_n: float
     method: Method
+    placebo: float = math.nan
 
 
 def _bounded(tau: float, low: float, high: float) -> str:
@@ -152,6 +156,7 @@ def association(x: Array, y: Array, groups: Sequence[Group]) -> Association:
     s = observed.s[0]
     untied = observed.untied_x[0] == observed.untied_y[0] == len(pairs.first)
     found: list[tuple[float, float, float]] = []
+    placebo = math.nan
     if untied:
         values, chance = null_distribution([len(group.members) for group in groups])
         spread = math.sqrt(float((chance * values**2).sum())) / len(pairs.first)
@@ -164,9 +169,11 @@ def association(x: Array, y: Array, groups: Sequence[Group]) -> Association:
         drawn = counts(kept[None], redrawn(redraw, over, DRAWS, np.random.default_rng(_SEED)), pairs)
         as_low, as_high = ((1 + int(hits.sum())) / (1 + DRAWS) for hits in (drawn.s <= s, drawn.s >= s))
         found.append((as_low, as_high, float(np.nanstd(drawn.tau))))
+        placebo = float(np.nanquantile(drawn.tau, 0.05))  # the last way draws x
     negative, positive, spread = (max(column) for column in zip(*found, strict=True))
     method: Method = "curves" if known else "exact" if untied else "permutation"
-    return Association(min(1.0, negative), min(1.0, positive), min(float(len(x)), effective(spread)), method)
+    worth = min(float(len(x)), effective(spread))
+    return Association(min(1.0, negative), min(1.0, positive), worth, method, placebo if known else math.nan)
 
 
 def one_sided(x: Array, y: Array) -> tuple[float, float, Method]:
@@ -185,19 +192,37 @@ def correlate(records: Sequence[Record], level: Level, family: Family = "total",
         ValueError: If the records are of more than one row.
     """
     kept, left_out = configurations(records, level, family)
-    n, (x, y) = len(kept), _figures(kept)
+    n, (x, y) = len(kept), _sum_and_performance(kept)
     if n < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return Correlation(level, family, n, math.nan, math.nan, math.nan, 1.0, 1.0, "none", None, left_out)
     families = [c.family for c in kept]
     tau, inside = tau_b(x, y), tau_b(x, y, within(families))
-    less, greater, effective_n, method = association(x, y, families_of([c.name for c in kept], families))
+    found = association(x, y, families_of([c.name for c in kept], families))
 
     def interval(value: float) -> tuple[float, float]:
-        return fieller_interval(value, effective_n, _SIGNIFICANT) if n >= FEWEST else (math.nan, math.nan)
+        return fieller_interval(value, found.effective_n, _SIGNIFICANT) if n >= FEWEST else (math.nan, math.nan)
 
-    bounds = *interval(tau), less, greater, method, needed_for(inside, alpha), left_out, inside, *interval(inside)
-    across = tau_b(x, y, between(families))
-    return Correlation(level, family, n, tau, *bounds, across, _by_knob(kept, x, y), effective_n)
+    (low, high), (within_low, within_high) = interval(tau), interval(inside)
+    return Correlation(
+        level=level,
+        family=family,
+        n=n,
+        tau=tau,
+        low=low,
+        high=high,
+        p_negative=found.p_negative,
+        p_positive=found.p_positive,
+        method=found.method,
+        needed=needed_for(inside, alpha),
+        left_out=left_out,
+        within=inside,
+        within_low=within_low,
+        within_high=within_high,
+        between=tau_b(x, y, between(families)),
+        by_knob=_by_knob(kept, x, y),
+        effective_n=found.effective_n,
+        placebo=found.placebo,
+    )
 
 
 def tau_of(records: Sequence[Record], level: Level, family: Family = "total") -> float:
@@ -207,13 +232,19 @@ def tau_of(records: Sequence[Record], level: Level, family: Family = "total") ->
         ValueError: If the records are of more than one row.
     """
     kept, _ = configurations(records, level, family)
-    return tau_b(*_figures(kept)) if kept else math.nan
+    return tau_b(*_sum_and_performance(kept)) if kept else math.nan
 
 
-def _figures(kept: Sequence[Configuration]) -> tuple[Array, Array]:
-    """The normalised sum and performance of each configuration, (n,) both."""
+def figures_of(kept: Sequence[Configuration]) -> tuple[Array, Array, Array]:
+    """L_a, L_u and performance of each configuration, (n,) each."""
     points = np.array([(c.alignment, c.uniformity, c.performance) for c in kept], dtype=np.float64).reshape(-1, 3).T
-    return (normalised_sum(points[0], points[1]) if kept else points[0]), points[2]
+    return points[0], points[1], points[2]
+
+
+def _sum_and_performance(kept: Sequence[Configuration]) -> tuple[Array, Array]:
+    """The normalised sum and performance of each configuration, (n,) both."""
+    L_a, L_u, performance = figures_of(kept)
+    return (normalised_sum(L_a, L_u) if kept else L_a), performance
 
 
 def _by_knob(kept: Sequence[Configuration], x: Array, y: Array) -> dict[str, float]:

@@ -8,8 +8,9 @@ estimated but averaged over, each by how well it explains the curve.
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from itertools import product
 from typing import NamedTuple
@@ -42,6 +43,17 @@ class Group(NamedTuple):
 def knobs_of(config: str) -> dict[str, float]:
     """The knobs that a configuration's name tells: ``t``, or ``a`` and ``u`` (w_a, w_u); none of another name."""
     return {name: float(value) for name, value in _KNOB.findall(config)}
+
+
+def apart(knobs: Mapping[str, float]) -> float:
+    """How much an objective of those knobs pushes features apart rather than together, in [0, 1]; nan of none.
+
+    ``1 / (1 + t)`` of a temperature, ``w_u / (w_a + w_u)`` of two weights.
+    """
+    if "t" in knobs:
+        return 1 / (1 + knobs["t"])
+    both = knobs.get("a", 0.0) + knobs.get("u", 0.0)
+    return knobs.get("u", 0.0) / both if both else math.nan
 
 
 def families_of(names: Sequence[str], families: Sequence[str]) -> list[Group]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,13 @@ from cl_bench.claims import Claim
 from cl_bench.power import FEWEST
 from cl_bench.records import EVALUATIONS, Level
 from cl_bench.reseeding import DRAWS, Seeded, reseeded, taus
+
+_BAD: Mapping[str, Callable[[Any], Any]] = {
+    "tau_negative": np.positive,
+    "tau_not_negative": np.negative,
+    "no_correlation": np.abs,
+}
+"""How bad a tau is for a claim about it."""
 
 
 class NotComparable(ValueError):
@@ -123,7 +131,7 @@ def tau_check(row: str, claim: Claim, before: Seeded, now: Seeded, allowed: floa
 
     Args:
         row: Its name.
-        claim: ``tau_negative`` or ``tau_not_negative``.
+        claim: ``tau_negative``, ``tau_not_negative``, or ``no_correlation``, of which a tau farther from 0 is worse.
         before: As it was kept.
         now: As it is; the configurations that both have are compared.
         allowed: By how much tau may move.
@@ -134,15 +142,15 @@ def tau_check(row: str, claim: Claim, before: Seeded, now: Seeded, allowed: floa
     """
     compared = _compared(before, now)
     before, now = paired(row, before, now)
-    sign = 1 if claim.kind == "tau_negative" else -1
     observed = np.nan_to_num(taus(np.stack([before.means, now.means]), before.families))
     spreads = [side if len(side.seeds) > 1 else other for side, other in ((before, now), (now, before))]
     drawn = [
         np.nan_to_num(taus(reseeded(side, draws, spread=spread, stream=stream), side.families))
         for stream, (side, spread) in enumerate(zip((before, now), spreads, strict=True))
     ]
-    differences = np.sort(sign * (drawn[1] - drawn[0]))
-    worse = sign * float(observed[1] - observed[0])
+    bad = _BAD[claim.kind]
+    differences = np.sort(bad(drawn[1]) - bad(drawn[0]))
+    worse = float(bad(observed[1]) - bad(observed[0]))
     p = (1 + int(np.searchsorted(differences, allowed, "right"))) / (1 + draws) if worse > allowed else 1.0
     return Check(
         row=row,

@@ -147,6 +147,7 @@ class Hooks:
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Queue all that the selected tests will pull, so that every worker has something to do."""
         self.session.selected = [(row, claim_of(item, row)) for item, row in claimed(session.items)]
+        self._enough_untrained()
         wanted = self.wanted(session.items)
         if not wanted:
             return
@@ -154,6 +155,17 @@ class Hooks:
             self._plan(wanted, session.items)
         else:
             self.queue([spec for specs in wanted.values() for spec in specs])
+
+    def _enough_untrained(self) -> None:
+        """Refuse a claim about untrained encoders with one of them, before anything trains: it shows no spread."""
+        profile = self.session.profile if self.session.selected else None
+        if profile and profile.random_inits < 2:
+            about = next((f"{row.name}: {c.kind}" for row, c in self.session.selected if c.about_untrained), "")
+            if about:
+                raise pytest.UsageError(
+                    f"profile {profile.name}: random_inits = {profile.random_inits}, and {about} is held against the "
+                    "spread of untrained encoders; give 2 or more (--set random_inits=3)"
+                )
 
     def queue(self, specs: Sequence[RunSpec]) -> None:
         """Have these computed: data first, and with ``--rerun`` what is stored of them out of the way."""

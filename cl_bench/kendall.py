@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 Array = NDArray[np.float64]
 Labels = Sequence[str] | NDArray[np.intp]
@@ -122,6 +123,22 @@ def fieller_interval(tau: float, n: float, z: float) -> tuple[float, float]:
     most = 1 - 2 / (n * (n - 1))
     centre, half = math.atanh(max(-most, min(most, tau))), z * math.sqrt(0.437 / (n - 4))
     return min(tau, math.tanh(centre - half)), max(tau, math.tanh(centre + half))
+
+
+def equivalence(tau: float, n: float, bound: float) -> tuple[float, float]:
+    """One-sided p of ``|tau| >= bound``, and two-sided p of ``|tau| <= bound``, over n exchangeable configurations.
+
+    A small first one shows that there is no correlation to speak of (two one-sided tests), a small second one that
+    there is. Both are 1 with four configurations or fewer, and where tau is nan. By the approximation of
+    ``fieller_interval``.
+    """
+    if math.isnan(tau) or n <= 4:
+        return 1.0, 1.0
+    spread, most = math.sqrt(0.437 / (n - 4)), 1 - 2 / (n * (n - 1))
+    z, edge = math.atanh(max(-most, min(most, tau))), math.atanh(bound)
+    below, above = (float(stats.norm.cdf((side * z - edge) / spread)) for side in (1, -1))
+    beyond = float(stats.norm.sf((abs(z) - edge) / spread))
+    return max(below, above), min(1.0, 2 * beyond)
 
 
 def _where(pairs: Pairs, keep: NDArray[np.bool_]) -> Pairs:

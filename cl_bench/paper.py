@@ -15,9 +15,10 @@ from typing import Literal
 import numpy as np
 from scipy import stats
 
-from cl_bench.claims import Claim, Verdict
+from cl_bench.claims import NEGLIGIBLE, Claim, Verdict
 from cl_bench.comparison import REFERENCE
 from cl_bench.correlation import Correlation, Method, one_sided
+from cl_bench.kendall import equivalence
 from cl_bench.power import FEWEST, spread
 from cl_bench.records import EVALUATIONS, LEVELS, OTHER_LEVEL, Level
 
@@ -176,7 +177,7 @@ class Own:
 def own(claim: Claim, data: str, views: str, method: str, alpha: float = 0.05) -> Own | None:
     """What the paper's own numbers give a claim about a row; None where it prints none of such a row.
 
-    p is by Kendall's normal approximation without ties: the printed tau has two decimals, so that an exact p of it
+    p is by the normal approximation of tau without ties: the printed tau has two decimals, so that an exact p of it
     would claim more than is known. Where the printed numbers are means, their difference is told.
     """
     scheme = next((scheme for scheme, answers in METHODS.items() if answers == method), None)
@@ -185,8 +186,11 @@ def own(claim: Claim, data: str, views: str, method: str, alpha: float = 0.05) -
         return None
     score = row.score(claim.level)
     if claim.about_tau:
-        negative, positive = (float(stats.norm.cdf(side * score.tau / spread(score.models))) for side in (1, -1))
-        p, against = (negative, positive) if claim.kind == "tau_negative" else (positive, negative)
+        if claim.kind == "no_correlation":
+            p, against = equivalence(score.tau, score.models, NEGLIGIBLE)
+        else:
+            negative, positive = (float(stats.norm.cdf(side * score.tau / spread(score.models))) for side in (1, -1))
+            p, against = (negative, positive) if claim.kind == "tau_negative" else (positive, negative)
         verdict = Verdict.SUPPORTED if p < alpha else Verdict.REFUTED if against < alpha else Verdict.INCONCLUSIVE
         return Own(f"tau {score.tau:.2f}, n {score.models}", verdict, p)
     if claim.about_untrained:

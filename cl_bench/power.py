@@ -21,6 +21,16 @@ def needed_for(tau: float, alpha: float = 0.05) -> int | None:
     return math.ceil(effective(abs(tau) / float(stats.norm.isf(alpha) + stats.norm.ppf(POWER))) - 1e-9)
 
 
+def needed_for_none(bound: float, alpha: float = 0.05) -> int:
+    """Configurations that two one-sided tests need to show ``|tau| < bound`` with power .8, if tau is 0.
+
+    By the normal approximation of ``atanh(tau)`` (``cl_bench.kendall.fieller_interval``); either side is missed in half
+    of the rest.
+    """
+    z = float(stats.norm.isf(alpha) + stats.norm.ppf((1 + POWER) / 2))
+    return math.ceil(4 + 0.437 * (z / math.atanh(bound)) ** 2)
+
+
 def power(n: int, tau: float, alpha: float = 0.05) -> float:
     """Chance that n configurations show a true ``tau`` in its own direction, by ``needed_for``'s approximation."""
     return float(stats.norm.sf(stats.norm.isf(alpha) - abs(tau) / spread(n))) if n >= 2 else 0.0

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cl_bench.claims import Claim, IncompleteSweep, Judgement, Sweep, Verdict, judge
+from cl_bench.claims import Claim, IncompleteSweep, Judgement, Sweep, Verdict
 from cl_bench.gate import Finding
 from cl_bench.hooks import FINDING, JUDGEMENT, ROW, Hooks, NotSupported, claim_of, row_to_json
+from cl_bench.judging import holm, judge
 from cl_bench.profile import Row
 from cl_bench.sequential import Look, first_decided
 from cl_bench.session import Session
@@ -183,6 +184,7 @@ class ClaimTest:
     def check(self) -> None:
         """Pull the sweep and judge it: SUPPORTED passes, REFUTED fails, INCONCLUSIVE xfails or, if strict, fails.
 
+        A refutation that does not hold among all claims of the run xfails too (``_refuted_alone``).
         A claim that ``--baseline`` holds fails where its tau, or its row's mean performance, is surely worse than it
         was, and not for its verdict. An exploratory claim passes or xfails, whatever is found.
         """
@@ -208,6 +210,9 @@ class ClaimTest:
             pytest.xfail(judgement.sentence)
         if held and not strict:
             pytest.xfail(f"not surely worse than it was: {judgement.sentence}")
+        alone = "" if strict else self._refuted_alone(judgement)
+        if alone:
+            pytest.xfail(f"{alone}: {judgement.sentence}")
         raise NotSupported(judgement.sentence)
 
     def at(self, look: Look) -> Judgement:
@@ -216,7 +221,7 @@ class ClaimTest:
         Raises:
             IncompleteSweep: A record could not be computed; its notes say why.
         """
-        asked = self.node.nodeid, look
+        asked = self.row, self.claim, self.claim.against, look
         if asked not in self.session.judged:
             self.session.judged[asked] = self._judge(look)
         return self.session.judged[asked]
@@ -249,6 +254,31 @@ class ClaimTest:
                 error.add_note(failure)
             raise
         return judgement if look.of == 1 else replace(judgement, sentence=f"{judgement.sentence}; {look}")
+
+    def _refuted_alone(self, judgement: Judgement) -> str:
+        """Why a refutation does not fail the run; nothing where it does.
+
+        Of many claims whose contraries are all untrue some are refuted now and then. So a refutation has to hold among
+        all claims that the session judges, by Holm's procedure; with ``--until-conclusive``, which decides them at
+        different looks, by Bonferroni's, which waits for no other.
+        """
+        selected = [(row, claim) for row, claim in self.session.selected if not claim.exploratory]
+        count = len(selected)
+        if self.session.config.option.until_conclusive:
+            p = min(1.0, count * judgement.p_against)
+        else:
+            others = [self] + [replace(self, row=r, claim=c) for r, c in selected if (r, c) != (self.row, self.claim)]
+            p, count = holm([found for test in others if (found := test.found())], against=True)[0], len(others)
+        if p < judgement.alpha:
+            return ""
+        return f"refuted, but not among the {count} claims of this run (adjusted p = {p:.2g})"
+
+    def found(self) -> Judgement | None:
+        """The judgement of the sweep as it is; None where records are missing."""
+        try:
+            return self.at(self.session.looks_of(self.session.pulled_by(self.claim, self.row).rows)[-1])
+        except IncompleteSweep:
+            return None
 
     def _held_against_baseline(self, judgement: Judgement) -> bool:
         """Whether ``--baseline`` holds this claim; what is surely worse than there, or not to be compared, fails."""

@@ -18,6 +18,7 @@ Status = Literal["complete", "diverged", "failed"]
 RANDOM_INIT = "random_init"
 Family = Literal["align_uniform", "info_nce", "total"]
 FAMILIES: tuple[Family, Family, Family] = ("align_uniform", "info_nce", "total")
+NAMES: Mapping[Family, str] = {"align_uniform": "L_a & L_u", "info_nce": "InfoNCE", "total": "total"}
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,7 @@ class Session:
         self.selected: list[tuple[Row, Claim]] = []
         """The claims that this session judges, in order; known once tests are collected."""
         self.reached: dict[str, Look] = {}  # by row, where it has come further than the first
-        self.judged: dict[tuple[str, Look], Judgement] = {}  # by the claim's test, at each look
+        self.judged: dict[tuple[Row, Claim, str, Look], Judgement] = {}  # of a claim about a row, at each look
 
     @property
     def here(self) -> Path:

@@ -11,10 +11,11 @@ from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
-from helpers import asked, point, sweep, untrained
+from helpers import asked, disordered, point, sweep, untrained
 
-from cl_bench.claims import Claim, IncompleteSweep, Judgement, Verdict, holm, judge
+from cl_bench.claims import Claim, IncompleteSweep, Judgement, Verdict
 from cl_bench.comparison import Contrast
+from cl_bench.judging import holm, judge
 from cl_bench.records import Record
 
 LOW = untrained(-9.0, -9.1)  # below whatever these sweeps hold
@@ -112,6 +113,33 @@ def test_verdicts_on_the_random_level(performance: list[float], verdict: Verdict
     found = judge(LEVEL, asked(records), untrained(3.0, 3.1, 3.2), twin=LEARNT)
     assert found.verdict is verdict and found.correlation is None
     assert found.contrast is not None and found.contrast.n_random == 3 and "margin 1" in found.sentence
+
+
+def test_the_level_of_random_initialisation_is_told_by_family_and_has_a_p_either_way() -> None:
+    better = {"align_uniform": 3.0, "info_nce": 5.0}
+    records = [point(k, k, least + k / 10, family=family) for family, least in better.items() for k in range(4)]
+    found = judge(LEVEL, asked(records), untrained(3.0, 3.1, 3.2), twin=LEARNT)
+    assert found.contrast is not None
+    assert found.contrast.by_family == pytest.approx({"L_a & L_u": 3.15, "InfoNCE": 5.15})
+    assert "by family: L_a & L_u 3.15, InfoNCE 5.15" in found.sentence
+    assert found.p == found.contrast.p_below and found.p + found.p_against == pytest.approx(1)
+
+
+# ---- no correlation
+
+NONE = Claim("no_correlation", "dense")
+
+
+def test_no_correlation_is_supported_by_many_configurations_and_by_few_never() -> None:
+    many, few = ((n, disordered(n, n * (n - 1) // 4)) for n in (80, 12))
+    found = judge(NONE, asked(sweep(range(many[0]), many[1])), LOW)
+    assert found.verdict is Verdict.SUPPORTED and "p(|tau| < 0.3) = " in found.sentence
+    assert judge(UP, asked(sweep(range(many[0]), many[1])), LOW).verdict is Verdict.INCONCLUSIVE
+    found = judge(NONE, asked(sweep(range(few[0]), few[1])), LOW)
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert "were there none, 44 independent configurations would support it with power 0.8" in found.sentence
+    found = judge(NONE, asked(sweep(range(40), range(40))), LOW)
+    assert found.verdict is Verdict.REFUTED and "p(|tau| > 0.3) = " in found.sentence
 
 
 def test_no_random_initialisation_is_an_incomplete_sweep() -> None:
@@ -282,7 +310,9 @@ def test_judgements_survive_json() -> None:
         judge(DOWN, asked(records), LOW),
         judge(LEVEL, asked(records), untrained(1.0, 1.2)),
         judge(DOWN, asked(constant), LOW),
-        Judgement(LEVEL, "row", Verdict.INCONCLUSIVE, None, Contrast(1, 2, -1, math.nan, math.nan, 1, 1, 1.0), "s"),
+        Judgement(
+            LEVEL, "row", Verdict.INCONCLUSIVE, None, Contrast(1, 2, -1, math.nan, math.nan, 1, 1, 1, 1, 1.0), "s"
+        ),
         Judgement.incomplete(UP, IncompleteSweep("row", ["a", "b"])),
     ):
         text = found.to_json()
@@ -303,15 +333,13 @@ def test_an_unknown_claim_is_refused(kind: str, level: str) -> None:
 
 def test_holm_steps_down_and_keeps_the_order() -> None:
     def with_p(p: float) -> Judgement:
-        records = sweep(range(6), range(6))
-        found = judge(DOWN, asked(records), LOW)
-        assert found.correlation is not None
-        return replace(found, correlation=replace(found.correlation, p_negative=p))
+        return replace(judge(DOWN, asked(sweep(range(6), range(6))), LOW), p=p, p_against=1 - p)
 
     none = Judgement.incomplete(DOWN, IncompleteSweep("row", ["a"]))
     adjusted = holm([with_p(0.03), none, with_p(0.01), with_p(0.04)])
     assert math.isnan(adjusted[1])
     assert [adjusted[k] for k in (0, 2, 3)] == pytest.approx([0.06, 0.03, 0.06])
+    assert holm([with_p(0.99), with_p(0.98)], against=True) == pytest.approx([0.02, 0.02])
     assert holm([]) == []
 
 

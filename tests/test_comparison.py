@@ -23,8 +23,9 @@ from scipy import stats
 
 import cl_bench.comparison
 import cl_bench.report.figures
-from cl_bench.claims import Claim, IncompleteSweep, Judgement, Verdict, holm, judge
+from cl_bench.claims import Claim, IncompleteSweep, Judgement, Verdict
 from cl_bench.comparison import compare, contrast
+from cl_bench.judging import holm, judge
 from cl_bench.profile import Row, load_profile
 from cl_bench.records import Record
 from cl_bench.registry import Registry, spec_of
@@ -160,16 +161,23 @@ def test_other_data_or_views_are_refused() -> None:
 def test_the_contrast_is_welchs() -> None:
     rng = np.random.default_rng(8)
     a, b = rng.normal(5, 2, size=9).tolist(), rng.normal(3, 1, size=4).tolist()
-    found = contrast(a, b, 0.05, 1.0)
-    foreign = stats.ttest_ind(a, b, equal_var=False).confidence_interval(0.9)
-    assert (found.low, found.high) == pytest.approx((foreign.low, foreign.high))
-    one = contrast(a, b[:1], 0.05, 1.0)
-    foreign = stats.ttest_1samp(a, b[0]).confidence_interval(0.9)
-    assert (one.low, one.high) == pytest.approx((foreign.low - b[0], foreign.high - b[0]))
-    assert contrast(a, [3.0, 3.0], 0.05, 1.0).low == pytest.approx(contrast(a, [3.0], 0.05, 1.0).low)
-    still = contrast([4.0, 4.0], [3.0, 3.0], 0.05, 1.0)
-    assert (still.low, still.high) == (1.0, 1.0)
-    assert math.isnan(contrast([4.0], [3.0], 0.05, 1.0).low) and math.isnan(contrast([], [3.0], 0.05, 1.0).low)
+    found = contrast({"one": a[:4], "other": a[4:]}, b, 0.05, 1.0)
+    variances = np.var(a, ddof=1) / 9, np.var(b, ddof=1) / 4
+    error = math.sqrt(sum(variances))
+    degrees = sum(variances) ** 2 / (variances[0] ** 2 / 8 + variances[1] ** 2 / 3)
+    half = stats.t.isf(0.05, degrees) * error
+    difference = np.mean(a) - np.mean(b)
+    assert (found.low, found.high) == pytest.approx((difference - half, difference + half))
+    assert found.p_above == pytest.approx(stats.t.sf((difference - 1) / error, degrees))
+    assert found.p_below == pytest.approx(1 - found.p_above)
+    assert found.by_family == pytest.approx({"one": np.mean(a[:4]), "other": np.mean(a[4:])})
+    assert math.isfinite(contrast({"one": a}, [3.0, 3.1], 0.05, 1.0).low)
+    for margin, below, above in ((1.5, 0, 1), (0.5, 1, 0), (1.0, 1, 1)):
+        still = contrast({"one": [4.0, 4.0]}, [3.0, 3.0], 0.05, margin)
+        assert (still.low, still.high, still.p_below, still.p_above) == (1.0, 1.0, below, above)
+    for few, random in (([4.0], [3.0, 3.5]), ([], [3.0, 3.5]), ([4.0, 5.0], [3.0])):
+        none = contrast({"one": few}, random, 0.05, 1.0)
+        assert math.isnan(none.low) and (none.p_below, none.p_above) == (1, 1)
 
 
 # ---- the verdict

@@ -17,6 +17,7 @@ from cl_bench.kendall import (
     along,
     between,
     counts,
+    equivalence,
     fieller_interval,
     null_distribution,
     tau_b,
@@ -69,6 +70,22 @@ def test_the_null_distribution_is_that_of_all_orders(sizes: tuple[int, ...]) -> 
     values, chance = null_distribution(sizes)
     assert chance == pytest.approx(np.array([found.count(v) / len(found) for v in values]))
     assert chance.sum() == pytest.approx(1) and set(found) <= set(values.tolist())
+
+
+@pytest.mark.parametrize("n", [6, 20, 200])
+@pytest.mark.parametrize("tau", [-0.9, -0.4, -0.1, 0.0, 0.2, 0.7])
+@pytest.mark.parametrize("alpha", [0.05, 0.2])
+def test_no_correlation_is_what_an_interval_within_the_bounds_shows(n: float, tau: float, alpha: float) -> None:
+    p, against = equivalence(tau, n, 0.3)
+    low, high = fieller_interval(tau, n, stats.norm.isf(alpha))
+    assert (p < alpha) == (low > -0.3 and high < 0.3)
+    low, high = fieller_interval(tau, n, stats.norm.isf(alpha / 2))
+    assert (against < alpha) == (high < -0.3 or low > 0.3)
+    assert equivalence(-tau, n, 0.3) == pytest.approx((p, against))
+
+
+def test_of_four_configurations_nothing_is_shown_either_way() -> None:
+    assert equivalence(0.0, 4, 0.3) == equivalence(1.0, 3, 0.3) == equivalence(math.nan, 50, 0.3) == (1, 1)
 
 
 def test_fieller_s_interval() -> None:

@@ -11,7 +11,8 @@ import pytest
 from helpers import asked, point, record, untrained
 from scipy import stats
 
-from cl_bench.claims import Claim, Judgement, Verdict, judge
+from cl_bench.claims import Claim, Judgement, Verdict
+from cl_bench.judging import judge
 from cl_bench.league import SWAPS, _tau_of_mixed, columns, league, predicted
 from cl_bench.records import LEVELS, Better, Record
 

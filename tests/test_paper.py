@@ -162,6 +162,12 @@ def test_a_printed_tau_is_told_from_zero_by_the_normal_approximation(models: int
 # ---- what its own numbers give a claim
 
 
+def test_twelve_models_do_not_show_that_there_is_no_correlation() -> None:
+    """Of Table 3's +.03, n 12: the interval that two one-sided tests stand for reaches to .3 and beyond."""
+    found = own(Claim("no_correlation", "dense"), "multi_object", "disjoint", "dense_index")
+    assert found is not None and found.verdict is Verdict.INCONCLUSIVE and 0.05 < found.p < 0.5
+
+
 @pytest.mark.parametrize(
     ("kind", "level", "row", "verdict"),
     [

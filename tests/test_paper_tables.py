@@ -16,7 +16,8 @@ from helpers import asked, disordered, line_of, record, shown, untrained
 from scipy import stats
 
 from cl_bench import paper
-from cl_bench.claims import Claim, judge
+from cl_bench.claims import Claim
+from cl_bench.judging import judge
 from cl_bench.records import FAMILIES, LEVELS
 from cl_bench.report import RowResult, summary_table, write_report
 from cl_bench.report.latex import escape, paper_latex

@@ -46,7 +46,8 @@ ESCAPE = "\x1b"
     ("performance", "options", "expected", "verdict", "code"),
     [
         (TAU_FALLS, [], {"passed": 6}, Verdict.SUPPORTED, 0),
-        (TAU_RISES, [], {"passed": 4, "failed": 2}, Verdict.REFUTED, 1),
+        (TAU_RISES, [], {"passed": 4, "xfailed": 2}, Verdict.REFUTED, 0),  # each alone, but not both together
+        (TAU_RISES, ["--strict-claims"], {"passed": 4, "failed": 2}, Verdict.REFUTED, 1),
         (TAU_UNCLEAR, [], {"passed": 4, "xfailed": 2}, Verdict.INCONCLUSIVE, 0),
         (TAU_UNCLEAR, ["--strict-claims"], {"passed": 4, "failed": 2}, Verdict.INCONCLUSIVE, 1),
         (TAU_FALLS, ["--strict-claims"], {"passed": 6}, Verdict.SUPPORTED, 0),
@@ -370,7 +371,7 @@ def test_the_whole_job_ends_with_a_table_and_a_report(whole: Whole) -> None:
     with (job.report / "records.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 4 * 6
     claims = json.loads((job.report / "claims.json").read_text())
-    assert len(claims) == 16
+    assert len(claims) == 17
     against = [c for c in claims if c["claim"]["predictor"]]
     assert len(against) == 6 and all(c["prediction"]["n"] == 4 for c in against)
     with (job.report / "league.csv").open() as file:

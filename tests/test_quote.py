@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from helpers import PROBES, ROOT, asked, record
 
-from cl_bench.claims import Claim, judge
+from cl_bench.claims import Claim
+from cl_bench.judging import judge
 from cl_bench.records import LEVELS, RANDOM_INIT, Record
 from cl_bench.report import RowResult, write_report
 from cl_bench.report.quote import main, quoted
@@ -165,7 +166,7 @@ def test_a_table_that_differs_fails_the_check_until_it_is_written(
     [
         (
             "<!-- results/tiny: verdict -->\n<!-- end -->\n",
-            "no table 'verdict' of results/tiny: tables: claims, tau, verdicts, learnt",
+            "no table 'verdict' of results/tiny: tables: claims, tau, controls, verdicts, learnt",
         ),
         ("<!-- results/none: claims -->\n<!-- end -->\n", "page.md: .*No such file"),
     ],

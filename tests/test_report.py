@@ -15,8 +15,9 @@ import pytest
 from helpers import KINDS, PROBES, asked, line_of, record, shown, untrained
 from matplotlib.image import imread
 
-from cl_bench.claims import Claim, IncompleteSweep, Judgement, judge
+from cl_bench.claims import Claim, IncompleteSweep, Judgement
 from cl_bench.comparison import compare
+from cl_bench.judging import judge
 from cl_bench.records import LEVELS, Record
 from cl_bench.report import RowResult, summary_table, write_report
 from cl_bench.report.figures import alignment_uniformity_figure, row_figure
@@ -168,7 +169,7 @@ def test_an_exploratory_claim_is_marked(row: RowResult, width: int) -> None:
         assert lines[at + 1].strip() == "exploratory"
     flat = " ".join(text.split())
     assert "SUPPORTED (exploratory): better aligned" in flat
-    assert "2 judged, 2 of them exploratory and not counted on; of 0 on tau 0 supported" in flat
+    assert "2 judged, 2 of them exploratory and not counted on; of 0 tested 0 supported" in flat
 
 
 def test_every_claim_and_protocol_is_said(row: RowResult) -> None:
@@ -177,7 +178,7 @@ def test_every_claim_and_protocol_is_said(row: RowResult) -> None:
         assert judgement.sentence.removeprefix(f"{row.name}: ") in text
     for part in (row.detection_protocol, row.linear_protocol, "of another setting", "IoU .50 to .95"):
         assert part in text
-    assert "4 judged; of 2 on tau 2 supported by their own one-sided test, 2 after Holm's" in text
+    assert "4 judged; of 4 tested 2 supported by their own test, 2 after Holm's correction (single_object-" in text
     assert "20 of 20 runs complete" in text
 
 
@@ -266,8 +267,8 @@ def test_methods_are_compared_with_the_reference(row: RowResult, width: int) -> 
     assert "matching precision: 0.50 of the positives are correct (0.50 to 0.50 over 20 encoders)" in said
     assert "the share whose two cells overlap in the source image" in said
     assert all(line.split()[-1] != "SUPPORTED" for line in render(others[0], width=width).splitlines() if "sd" in line)
-    # The row has two on tau and two at the random level, and there are four comparisons.
-    assert "8 judged; of 6 on tau or against a reference 4 supported" in said
+    # The row has two on tau, which hold, and two at the random level, which do not; of four comparisons half do.
+    assert "8 judged; of 8 tested 4 supported by their own test" in said and "; 4 refuted by their own test" in said
     assert "dense_emd (detection against dense_index)" in said
 
 
@@ -417,7 +418,8 @@ def test_the_report_is_written_and_read_back(row: RowResult, probed: RowResult, 
     assert (lines[-1]["final_loss"], lines[-1]["position_only_loss"]) == ("", "")
     claims = json.loads(files[3].read_text())
     assert [c["verdict"] for c in claims] == [j.verdict.value for j in row.judgements]
-    assert claims[0]["p_holm"] >= claims[0]["correlation"]["p_negative"] and claims[2]["p_holm"] is None
+    assert claims[0]["p_holm"] >= claims[0]["correlation"]["p_negative"] and claims[2]["p_holm"] == 1
+    assert claims[2]["p_against_holm"] >= claims[2]["contrast"]["p_above"]
     assert [(c["paper"]["verdict"], c["paper"]["numbers"]) for c in claims[:3]] == [
         ("SUPPORTED", "tau -0.32, n 100"),
         ("SUPPORTED", "tau -0.12, n 100"),

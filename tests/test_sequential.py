@@ -12,9 +12,10 @@ from helpers import ROOT, asked, some, sweep, untrained
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cl_bench.claims import Claim, Judgement, Verdict, judge
+from cl_bench.claims import Claim, Judgement, Verdict
 from cl_bench.correlation import one_sided
 from cl_bench.errors import SpecError
+from cl_bench.judging import judge
 from cl_bench.sequential import Look, budget_seconds, first_decided, looks, spent
 
 

@@ -17,7 +17,7 @@ from helpers import ROOT, alive, children, plant, trained, until
 from jobs import Job, flat, outcomes
 
 from cl_bench import stages
-from cl_bench.claims import judge
+from cl_bench.judging import judge
 
 pytest_plugins = ["pytester"]
 pytestmark = pytest.mark.usefixtures("as_in_a_shell")

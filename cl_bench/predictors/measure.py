@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from cl_bench.curves import apart
 from cl_bench.data import Dataset
 from cl_bench.encoders import Encoder, cells, pooled
 from cl_bench.errors import PredictorError
@@ -27,8 +28,8 @@ class Found:
 def knob_of(objective: InfoNCE | AlignUniform) -> float:
     """How much an objective pushes features apart rather than together, as ``Seen.knob``."""
     if isinstance(objective, InfoNCE):
-        return 1 / (1 + objective.temperature)
-    return objective.w_u / (objective.w_a + objective.w_u)
+        return apart({"t": objective.temperature})
+    return apart({"a": objective.w_a, "u": objective.w_u})
 
 
 def seen_of(

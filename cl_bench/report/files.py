@@ -15,7 +15,7 @@ from typing import Any
 
 from rich.console import Console
 
-from cl_bench.claims import holm
+from cl_bench.judging import holm
 from cl_bench.report.comparison import comparison_lines
 from cl_bench.report.environment import environment
 from cl_bench.report.html import report_html
@@ -175,9 +175,12 @@ def _beside(line: PaperLine, letters: Mapping[str, str]) -> dict[str, Any]:
 
 def _claims(rows: Sequence[RowResult]) -> str:
     judged = [(row, j) for row in rows for j in row.judgements]
+    both = (holm([j for _, j in judged], against=against) for against in (False, True))
     claims = []
-    for (row, judgement), p in zip(judged, holm([j for _, j in judged]), strict=True):
+    for (row, judgement), *adjusted in zip(judged, *both, strict=True):
         own = row.papers_own(judgement.claim)
         paper = own and {**asdict(own), "p": None if own.verdict is None else own.p}
-        claims.append({**json.loads(judgement.to_json()), "p_holm": None if p != p else p, "paper": paper})
+        p, against = (None if p != p else p for p in adjusted)
+        held = {"p_holm": p, "p_against_holm": against}
+        claims.append({**json.loads(judgement.to_json()), **held, "paper": paper})
     return json.dumps(claims, indent=2) + "\n"

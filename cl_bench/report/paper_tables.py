@@ -19,8 +19,8 @@ from cl_bench.claims import Judgement
 from cl_bench.correlation import Correlation
 from cl_bench.paper import Agreement, Pair, PaperRow, agreement
 from cl_bench.power import FEWEST
-from cl_bench.records import EVALUATIONS, LEVELS, Level, configurations
-from cl_bench.report.row import NAMES, RowResult, number, verdicts
+from cl_bench.records import EVALUATIONS, LEVELS, NAMES, Level, configurations
+from cl_bench.report.row import RowResult, number, verdicts
 
 TITLE = "Beside the paper's Tables 1-3"
 SHORT: dict[Level, str] = {"instance": "linear", "dense": "detection"}

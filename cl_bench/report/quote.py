@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import math
 import re
 import statistics
 import sys
@@ -16,12 +17,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cl_bench.claims import Claim, Judgement, Sweep, judge
+from cl_bench.claims import Claim, Judgement, Sweep
 from cl_bench.comparison import Contrast
+from cl_bench.controls import controls
 from cl_bench.correlation import correlate, tau_of
-from cl_bench.records import EVALUATIONS, FAMILIES, LEVELS, RANDOM_INIT, Record, configurations
+from cl_bench.judging import judge
+from cl_bench.records import EVALUATIONS, FAMILIES, LEVELS, NAMES, RANDOM_INIT, Record, configurations
 from cl_bench.report.records_csv import read_records
-from cl_bench.report.row import NAMES
 
 _BLOCK = re.compile(r"(<!-- ([\w./-]+): (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -57,6 +59,28 @@ def claims_table(folder: Path) -> str:
     families = [NAMES[f] for f in FAMILIES[:2]]
     columns = ["row", "claim", "rests on", "within families", *families, "by seed", "verdict", "paper"]
     return markdown_table(columns, lines)
+
+
+def controls_table(folder: Path) -> str:
+    """What stands beside each tau: what must hold, and how far the figure moves; within families, as claims rest on."""
+
+    def two(value: float) -> str:
+        return "" if math.isnan(value) else f"{value:.2f}"
+
+    lines = []
+    for row, records in read_records(folder / "records.csv").items():
+        trained = _trained(records)
+        for level in LEVELS:
+            found, tau = controls(trained, level), correlate(trained, level)
+            seeds = f"[{found.seeds_low:.2f}, {found.seeds_high:.2f}]" if found.seeds_low == found.seeds_low else ""
+            negative = f"{found.negative:.0%}" if seeds else ""
+            without = f"{found.without_low:.2f} to {found.without_high:.2f}"
+            halves = f"{found.halves:.2f} (p {found.halves_p:.2g})"
+            sums = [two(tau.within), two(found.rank), two(found.z)]
+            alone = [two(found.knob), two(tau.placebo), without, seeds, negative, two(found.losses)]
+            lines.append([row, EVALUATIONS[level], halves, *sums, *alone])
+    columns = ["row", "evaluation", "halves", "tau within", "rank sum", "z sum", "knob alone", "placebo, 1 in 20 below"]
+    return markdown_table([*columns, "without one", "re-seeded", "below 0", "r(L_a, L_u)"], lines)
 
 
 def tau_table(folder: Path) -> str:
@@ -228,6 +252,7 @@ def environment_line(folder: Path) -> str:
 TABLES: Mapping[str, Callable[[Path], str]] = {
     "claims": claims_table,
     "tau": tau_table,
+    "controls": controls_table,
     "verdicts": verdicts_table,
     "learnt": learnt_table,
     "predictors": predictors_table,

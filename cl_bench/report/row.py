@@ -17,7 +17,6 @@ from cl_bench.paper import Own, PaperRow
 from cl_bench.records import FAMILIES, LEVELS, Better, Family, Level, Record
 
 Metric = Literal["coco_ap", "voc07_ap"]
-NAMES: dict[Family, str] = {"align_uniform": "L_a & L_u", "info_nce": "InfoNCE", "total": "total"}
 AP_UNITS: dict[Metric, str] = {"coco_ap": "AP, %", "voc07_ap": "VOC07 AP, %"}
 COLOURS = {Verdict.SUPPORTED: "green", Verdict.REFUTED: "red", Verdict.INCONCLUSIVE: "yellow"}
 

@@ -9,8 +9,8 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from cl_bench.records import Record
-from cl_bench.report.row import NAMES, RowResult
+from cl_bench.records import NAMES, Record
+from cl_bench.report.row import RowResult
 
 COLUMNS = {
     "position": "position_share",

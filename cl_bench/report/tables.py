@@ -13,13 +13,16 @@ from rich.table import Table
 from rich.text import Text
 
 from cl_bench import paper
-from cl_bench.claims import Judgement, Verdict, holm
+from cl_bench.claims import Judgement, Verdict
+from cl_bench.controls import Controls
+from cl_bench.correlation import Correlation
+from cl_bench.judging import holm
 from cl_bench.paper import PaperRow
-from cl_bench.records import EVALUATIONS, FAMILIES, LEVELS, RANDOM_INIT, Level, configurations
+from cl_bench.records import EVALUATIONS, FAMILIES, LEVELS, NAMES, RANDOM_INIT, Level, configurations
 from cl_bench.report.comparison import comparison_notes, comparison_table
 from cl_bench.report.league import league_notes, league_table
 from cl_bench.report.paper_tables import paper_notes, paper_tables
-from cl_bench.report.row import COLOURS, NAMES, Metric, RowResult, number, verdicts
+from cl_bench.report.row import COLOURS, Metric, RowResult, number, verdicts
 from cl_bench.report.shortcuts import shortcut_notes, shortcut_table
 from cl_bench.validity import AT_OPTIMUM, COLLAPSED, at_shortcut, collapsed, listed, place_sentence
 
@@ -64,6 +67,10 @@ def _row(row: RowResult) -> Iterator[RenderableType]:
         sentence = Text(f"- {judgement.sentence.removeprefix(f'{judgement.row}: ')}")
         sentence.highlight_words([judgement.verdict.value], style=f"bold {COLOURS[judgement.verdict]}")
         yield sentence
+        if judgement.controls is not None and judgement.correlation is not None:
+            yield Text(
+                f"  controls, within families: {_controls(judgement.controls, judgement.correlation)}", style="dim"
+            )
         own = row.papers_own(judgement.claim)
         if own is not None:
             yield Text(f"  {own}", style="dim")
@@ -71,6 +78,12 @@ def _row(row: RowResult) -> Iterator[RenderableType]:
             if claim == judgement.claim:
                 yield Text(f"  profile {row.profile} declares that this is known not to hold: {reason}", style="dim")
     yield Text()
+
+
+def _controls(found: Controls, correlation: Correlation) -> str:
+    placebo = correlation.placebo
+    told = "" if math.isnan(placebo) else f"; 1 in 20 curves that know nothing below {placebo:.2f}"
+    return f"{found}{told}"
 
 
 def _learnt(row: RowResult) -> Iterator[str]:
@@ -186,18 +199,19 @@ def _printed_notes(rows: Sequence[RowResult]) -> Iterator[str]:
 
 
 def _multiplicity(judgements: Sequence[Judgement]) -> str:
-    adjusted = zip(judgements, holm(judgements), strict=True)
-    tested = [(j, p) for j, p in adjusted if not math.isnan(p)]
     exploratory = sum(j.claim.exploratory for j in judgements)
     aside = f", {exploratory} of them exploratory and not counted on" if exploratory else ""
-    supported = [j for j, _ in tested if j.verdict is Verdict.SUPPORTED]
-    survive = [_short(j) for j, p in tested if j in supported and p < j.alpha]
-    about = "tau or against a reference" if any(j.claim.paired for j, _ in tested) else "tau"
-    return (
-        f"claims: {len(judgements)} judged{aside}; of {len(tested)} on {about} {len(supported)} supported by their own "
-        f"one-sided test, {len(survive)} after Holm's correction for testing {len(tested)}"
-        + (f": {', '.join(survive)}." if survive else ".")
-    )
+    tested = 0
+    told = []
+    for verdict, against in ((Verdict.SUPPORTED, False), (Verdict.REFUTED, True)):
+        adjusted = zip(judgements, holm(judgements, against=against), strict=True)
+        counted = [(j, p) for j, p in adjusted if not math.isnan(p)]
+        own = [(j, p) for j, p in counted if j.verdict is verdict]
+        survive = [_short(j) for j, p in own if p < j.alpha]
+        named = f" ({', '.join(survive)})" if survive else ""
+        tested = len(counted)
+        told.append(f"{len(own)} {verdict.lower()} by their own test, {len(survive)} after Holm's correction{named}")
+    return f"claims: {len(judgements)} judged{aside}; of {tested} tested {'; '.join(told)}."
 
 
 def _short(judgement: Judgement) -> str:
