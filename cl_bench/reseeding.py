@@ -89,9 +89,7 @@ class Seeded:
         return np.asarray((self.values - self.means[:, None]) * math.sqrt(S / (S - 1)))
 
 
-def reseeded(
-    seeded: Seeded, draws: int = DRAWS, *, jointly: bool = False, spread: Seeded | None = None, stream: int = 0
-) -> Array:
+def reseeded(seeded: Seeded, draws: int = DRAWS, *, spread: Seeded | None = None, stream: int = 0) -> Array:
     """(draws, 3, C) figures, averaged over seeds, that re-seeding a row could have given; the same at every call.
 
     A draw takes S of the seeds with replacement, an encoder's three figures together, and averages their deviations
@@ -101,8 +99,6 @@ def reseeded(
     Args:
         seeded: The row.
         draws: How many.
-        jointly: Whether a draw takes the same seeds for all configurations, which keeps what a seed does to all of them
-            alike, instead of drawing for each configuration anew.
         spread: The row whose seeds show the spread, with the same configurations; the row itself where left out.
         stream: Rows that are drawn independently of each other take different ones.
 
@@ -113,10 +109,7 @@ def reseeded(
     if source.names != seeded.names:
         raise ValueError(f"spread of other configurations: {source.names}, not {seeded.names}")
     deviations, (S, C) = source.deviations, source.values.shape[1:]
-    size = (draws, len(seeded.seeds), 1 if jointly else C)
-    taken = np.broadcast_to(
-        np.random.default_rng([_SEED, stream]).integers(S, size=size), (draws, len(seeded.seeds), C)
-    )
+    taken = np.random.default_rng([_SEED, stream]).integers(S, size=(draws, len(seeded.seeds), C))
     drawn = deviations[:, taken, np.arange(C)].mean(2)  # (3, draws, C)
     return np.asarray(seeded.means + drawn.transpose(1, 0, 2))
 

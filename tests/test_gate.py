@@ -15,6 +15,7 @@ from cl_bench.gate import Check, Finding, Held, NotComparable, findings, holm, p
 from cl_bench.reseeding import Seeded
 
 NEGATIVE, POSITIVE = Claim("tau_negative", "dense"), Claim("tau_not_negative", "dense")
+NEITHER = Claim("no_correlation", "dense")
 N = 20
 X = np.linspace(0, 1, N)
 
@@ -49,6 +50,10 @@ MIXED = np.random.default_rng(0).permutation(N).astype(float)
         (NEGATIVE, MIXED, FALLS, False),
         (POSITIVE, RISES, MIXED, True),
         (POSITIVE, MIXED, RISES, False),
+        (NEITHER, MIXED, RISES, True),
+        (NEITHER, MIXED, FALLS, True),
+        (NEITHER, FALLS, RISES, False),  # as far from 0 as before
+        (NEITHER, FALLS, MIXED, False),
     ],
 )
 def test_a_correlation_that_moved_against_its_claim_fails(
