@@ -1,3 +1,3 @@
 """The options and fixtures of the suites live in the plugin."""
 
-pytest_plugins = ["cl_bench.pytest_plugin"]
+pytest_plugins = ["cl_bench.plugin"]

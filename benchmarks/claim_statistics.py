@@ -6,7 +6,9 @@ association. Four one-sided tests at 5 % are asked whether tau is negative:
 - ``naive``: tau over all pairs, every order of configurations as likely (what a sample of them would justify);
 - ``within``: tau within families, every order within a family as likely;
 - ``shifts``: tau within families, y shifted and reflected along each knob (cyclically), so that it stays a curve;
-- ``curves``: ``cl_bench.correlation.association``, which claims rest on.
+- ``curves``: ``cl_bench.statistics.correlation.association``, which claims rest on.
+
+And whether ``no correlation`` (|tau| < .3 by two one-sided tests) is found, at 5 % too.
 
 Writes docs/claim_statistics.jsonl, one line a case, and docs/statistics.md's tables between its markers.
 """
@@ -25,16 +27,17 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-import cl_bench.correlation
-from cl_bench.correlation import association
-from cl_bench.curves import Group, families_of
-from cl_bench.kendall import counts, fieller_interval, tau_b, within
+import cl_bench.statistics.correlation
 from cl_bench.report.quote import markdown_table
+from cl_bench.spec.claim import NEGLIGIBLE
+from cl_bench.statistics.correlation import association
+from cl_bench.statistics.curves import Group, families_of
+from cl_bench.statistics.kendall import counts, equivalence, fieller_interval, tau_b, within
 
 Array = NDArray[np.float64]
 DOCS = Path(__file__).parent.parent / "docs"
 LOG = DOCS / "claim_statistics.jsonl"
-DRAWS = 499  # of the curves and of the shifts, a test; 4,999 in cl_bench.correlation
+DRAWS = 499  # of the curves and of the shifts, a test; 4,999 in cl_bench.statistics.correlation
 TEMPERATURES = [0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.8, 1, 1.5, 2, 3, 4, 5, 8, 10]
 PATH = [(1, 0.1), (1, 0.2), (1, 0.5), (1, 1), (0.5, 1), (0.2, 1), (0.1, 1), (0, 1)]
 GRIDS: Mapping[int, tuple[Sequence[float], Sequence[tuple[float, float]]]] = {
@@ -121,7 +124,7 @@ def shifted(groups: Sequence[Group], rng: np.random.Generator) -> NDArray[np.int
 def run(n: int, name: str, true_tau: float, repeats: int) -> dict[str, Any]:
     """How often each test rejects, how often the interval holds, and what the configurations are worth on average."""
     rng = np.random.default_rng([n, repeats, list(NULLS).index(name)])
-    rejected, held, worth = np.zeros(len(TESTS)), 0, []
+    rejected, held, none, worth = np.zeros(len(TESTS)), 0, 0, []
     draws = case(n, name, true_tau, rng)
     for _ in range(repeats):
         x, y, groups, families = next(draws)
@@ -132,8 +135,10 @@ def run(n: int, name: str, true_tau: float, repeats: int) -> dict[str, Any]:
         s = counts(x[None], y[shifted(groups, rng)], pairs).s
         p = np.array([naive, apart.p_negative, (s <= s[0]).mean(), found.p_negative])
         rejected += np.nan_to_num(p, nan=1.0) < 0.05
-        low, high = fieller_interval(tau_b(x, y, pairs), found.effective_n, 1.96)
+        tau = tau_b(x, y, pairs)
+        low, high = fieller_interval(tau, found.effective_n, 1.96)
         held += low <= true_tau <= high
+        none += equivalence(tau, found.effective_n, NEGLIGIBLE)[0] < 0.05
         worth.append(found.effective_n)
     return {
         "n": n,
@@ -141,6 +146,7 @@ def run(n: int, name: str, true_tau: float, repeats: int) -> dict[str, Any]:
         "tau": true_tau,
         "repeats": repeats,
         **{test: round(100 * float(share), 1) for test, share in zip(TESTS, rejected / repeats, strict=True)},
+        "none": round(100 * none / repeats, 1),
         "covered": round(100 * held / repeats, 1),
         "worth": round(float(np.nanmean(worth)), 1),
     }
@@ -148,8 +154,8 @@ def run(n: int, name: str, true_tau: float, repeats: int) -> dict[str, Any]:
 
 def table(lines: Sequence[Mapping[str, Any]]) -> str:
     """Lines in Markdown, one a case."""
-    rows = [[r["case"], str(r["n"]), *(f"{r[name]:.1f}" for name in (*TESTS, "covered", "worth"))] for r in lines]
-    return markdown_table(["case", "n", *TESTS, "interval holds", "worth"], rows)
+    rows = [[r["case"], str(r["n"]), *(f"{r[c]:.1f}" for c in (*TESTS, "none", "covered", "worth"))] for r in lines]
+    return markdown_table(["case", "n", *TESTS, "no correlation", "interval holds", "worth"], rows)
 
 
 def write_tables() -> None:
@@ -172,7 +178,7 @@ def main() -> None:
     parser.add_argument("--n", type=int, nargs="+", choices=list(GRIDS), default=list(GRIDS))
     parser.add_argument("--repeats", type=int, default=400)
     asked = parser.parse_args()
-    cl_bench.correlation.DRAWS = DRAWS
+    cl_bench.statistics.correlation.DRAWS = DRAWS
     for n in asked.n:
         cases = [(name, 0.0) for name in NULLS] + [(name, tau) for name in POWERED for tau in TRUE_TAUS]
         for name, tau in cases:

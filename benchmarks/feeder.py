@@ -30,13 +30,13 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 from torchvision import transforms
 
-from cl_bench import feeder
 from cl_bench.data import Dataset, Images, Ragged
 from cl_bench.data.dataset import take
-from cl_bench.feeder import pairs_of_views
-from cl_bench.registry import Registry, spec_of
+from cl_bench.data.views import cut, draw
+from cl_bench.methods.registry import Registry, spec_of
 from cl_bench.spec import AugmentSpec, EncoderSpec, InfoNCE, OptimiserSpec, PretrainSpec, ScenesSpec
-from cl_bench.views import cut, draw
+from cl_bench.train import view_batches as feeder
+from cl_bench.train.view_batches import pairs_of_views
 
 CPU = torch.device("cpu")
 CORES = 2

@@ -18,12 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from cl_bench.claims import Claim
-from cl_bench.gate import Finding, Held, findings, tau_check
-from cl_bench.kendall import counts, within
-from cl_bench.records import LEVELS, Level
+from cl_bench.claims.gate import Finding, Held, findings, tau_check
 from cl_bench.report.records_csv import read_records
-from cl_bench.reseeding import Seeded
+from cl_bench.spec.claim import Claim
+from cl_bench.spec.records import LEVELS, Level
+from cl_bench.statistics.kendall import counts, within
+from cl_bench.statistics.reseeding import Seeded
 
 ALPHA = 0.05
 Rows = dict[tuple[str, Level], Seeded]

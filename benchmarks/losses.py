@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
 from cl_bench import info_nce, uniformity
-from cl_bench.pairwise import BLOCK_ELEMENTS, MIN_ROWS
+from cl_bench.losses.pairwise import BLOCK_ELEMENTS, MIN_ROWS
 
 TEMPERATURE, T, CELLS, D = 0.2, 2.0, 49, 128
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

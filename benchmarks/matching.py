@@ -11,11 +11,11 @@ import torch
 from timing import machine, medians
 from torch import Tensor
 
+from cl_bench.data.views import Geometry, crop_boxes
 from cl_bench.encoders import build_encoder, unit_and_norm
-from cl_bench.registry import Registry
+from cl_bench.losses.types import DenseViews
+from cl_bench.methods.registry import Registry
 from cl_bench.spec import AugmentSpec
-from cl_bench.types import DenseViews
-from cl_bench.views import Geometry, crop_boxes
 
 B, GRID, C, D, SIZE, SHARE = 256, (7, 7), 512, 128, 64, 0.15
 

@@ -27,14 +27,14 @@ from typing import Any
 import torch
 
 from cl_bench.data import load
-from cl_bench.engines.local import LocalEngine
-from cl_bench.metrics import measure
-from cl_bench.pretrain import untrained
-from cl_bench.profile import Profile, Row, load_profile
-from cl_bench.records import LEVELS, Level, Record
-from cl_bench.registry import BUILT_IN, Registry, spec_of
+from cl_bench.evaluate.alignment_uniformity import measure
+from cl_bench.methods.registry import BUILT_IN, Registry, spec_of
+from cl_bench.run.local import LocalEngine
 from cl_bench.spec import RunSpec
+from cl_bench.spec.profile import Profile, Row, load_profile
+from cl_bench.spec.records import LEVELS, Level, Record
 from cl_bench.store import Store
+from cl_bench.train.pretrain import untrained
 
 
 def both(path: str) -> tuple[str, str]:

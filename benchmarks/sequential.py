@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from cl_bench.kendall import null_distribution
-from cl_bench.sequential import looks, spent
+from cl_bench.claims.sequential import looks, spent
+from cl_bench.statistics.kendall import null_distribution
 
 ALPHA, MOST = 0.05, 16
 Plan = Sequence[tuple[int, float]]

@@ -16,12 +16,12 @@ from timing import machine
 from torch import Tensor, nn
 
 from cl_bench.data import load
+from cl_bench.data.views import two_views
 from cl_bench.encoders import build_encoder
-from cl_bench.forward import forward
-from cl_bench.profile import Row, load_profile
-from cl_bench.registry import Registry, spec_of
+from cl_bench.methods.registry import Registry, spec_of
 from cl_bench.spec import PretrainSpec
-from cl_bench.views import two_views
+from cl_bench.spec.profile import Row, load_profile
+from cl_bench.train.forward import forward
 
 STEPS = 12
 SETTINGS = {

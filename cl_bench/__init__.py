@@ -9,24 +9,24 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cl_bench.losses import alignment, info_nce, uniformity
-    from cl_bench.method import Method, matching
+    from cl_bench.losses.terms import alignment, info_nce, uniformity
+    from cl_bench.losses.types import DenseViews, LossTerms, Match
+    from cl_bench.methods.method import Method, matching
     from cl_bench.predictors import Seen, predictor
-    from cl_bench.types import DenseViews, LossTerms, Match
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "alignment": "cl_bench.losses",
-    "info_nce": "cl_bench.losses",
-    "uniformity": "cl_bench.losses",
-    "Method": "cl_bench.method",
-    "matching": "cl_bench.method",
+    "alignment": "cl_bench.losses.terms",
+    "info_nce": "cl_bench.losses.terms",
+    "uniformity": "cl_bench.losses.terms",
+    "Method": "cl_bench.methods.method",
+    "matching": "cl_bench.methods.method",
     "Seen": "cl_bench.predictors",
     "predictor": "cl_bench.predictors",
-    "DenseViews": "cl_bench.types",
-    "LossTerms": "cl_bench.types",
-    "Match": "cl_bench.types",
+    "DenseViews": "cl_bench.losses.types",
+    "LossTerms": "cl_bench.losses.types",
+    "Match": "cl_bench.losses.types",
 }
 
 __all__ = [

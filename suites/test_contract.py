@@ -5,7 +5,7 @@
 
 import pytest
 
-from cl_bench.contract import CHECKS, devices
+from cl_bench.methods.contract import CHECKS, devices
 
 pytestmark = pytest.mark.contract
 

@@ -14,17 +14,17 @@ from pathlib import Path
 
 from helpers import dense_row, environment, tiny
 
-from cl_bench.engines.local import LocalEngine
-from cl_bench.records import Record
-from cl_bench.registry import BUILT_IN
+from cl_bench.methods.registry import BUILT_IN
+from cl_bench.run.local import LocalEngine
 from cl_bench.spec import RunSpec
+from cl_bench.spec.records import Record
 from cl_bench.store import Store
 
 SCRIPT = """
 import json, sys
 from pathlib import Path
-from cl_bench.engines.local import LocalEngine
-from cl_bench.progress import Display
+from cl_bench.run.local import LocalEngine
+from cl_bench.plugin.progress import Display
 from cl_bench.spec import RunSpec
 from cl_bench.store import Store
 

@@ -13,8 +13,8 @@ from helpers import children, until, workers
 from jobs import Job
 
 import cl_bench.report.figures
-from cl_bench.method import REGISTERED
-from cl_bench.registry import Registry
+from cl_bench.methods.method import REGISTERED
+from cl_bench.methods.registry import Registry
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -17,14 +17,14 @@ import torch
 from hypothesis import settings
 from rich.console import Console, RenderableType
 
-from cl_bench.claims import Sweep
+from cl_bench.claims.judgement import Sweep
 from cl_bench.data.dataset import Dataset, Ragged
 from cl_bench.data.scenes import draw_scenes
-from cl_bench.profile import PROFILES, Profile, Row, load_profile
-from cl_bench.records import LEVELS, RANDOM_INIT, Record
-from cl_bench.runner import AVERAGE_PRECISIONS, STAGES, _eval_name
-from cl_bench.similarities import BINS
+from cl_bench.evaluate.similarities import BINS
+from cl_bench.run.runner import AVERAGE_PRECISIONS, STAGES, _eval_name
 from cl_bench.spec import MethodSpec, RunSpec, ScenesSpec
+from cl_bench.spec.profile import PROFILES, Profile, Row, load_profile
+from cl_bench.spec.records import LEVELS, RANDOM_INIT, Record
 from cl_bench.store import Store
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -223,7 +223,7 @@ def workers(pids: Iterable[int]) -> set[int]:
     found = set()
     for pid in pids:
         with contextlib.suppress(OSError):  # it has just ended
-            if "cl_bench.engines.worker" in Path(f"/proc/{pid}/cmdline").read_text() and alive(pid):
+            if "cl_bench.run.worker" in Path(f"/proc/{pid}/cmdline").read_text() and alive(pid):
                 found.add(pid)
     return found
 

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from helpers import ROOT, alive, plant, tiny_profile, until
 
-from cl_bench.profile import Row, load_profile
-from cl_bench.registry import Registry, spec_of
+from cl_bench.methods.registry import Registry, spec_of
 from cl_bench.spec import RunSpec
+from cl_bench.spec.profile import Row, load_profile
 from cl_bench.store import Store
 
 OUTCOMES = Mapping[str, int]

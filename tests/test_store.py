@@ -349,7 +349,7 @@ def test_git_ignores_a_store_but_not_what_was_there(tmp_path: Path) -> None:
     assert not (tmp_path / "used" / ".gitignore").exists(), "git would now ignore the user's own files"
 
 
-@pytest.mark.parametrize("module", ["cl_bench.store", "cl_bench.spec", "cl_bench.records", "cl_bench.report.plan"])
+@pytest.mark.parametrize("module", ["cl_bench.store", "cl_bench.spec", "cl_bench.spec.records", "cl_bench.report.plan"])
 def test_the_store_needs_neither_torch_nor_pytest(module: str) -> None:
     code = f"import sys, {module}; sys.exit(', '.join({{'torch', 'pytest', '_pytest'}} & set(sys.modules)) or 0)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment())

@@ -18,11 +18,11 @@ from torch.nn.functional import interpolate, pad
 from torchvision.utils import draw_bounding_boxes, make_grid, save_image
 
 from cl_bench.data import Dataset, Places, load, prepare, verify
+from cl_bench.data.views import two_views
 from cl_bench.errors import SpecError
-from cl_bench.profile import Profile, load_profile
-from cl_bench.spec import AugmentSpec, DataSpec, FilesSpec, Views
+from cl_bench.spec import AugmentSpec, DataSpec, FilesSpec, ViewPolicy
+from cl_bench.spec.profile import Profile, load_profile
 from cl_bench.store import Store
-from cl_bench.views import two_views
 
 COLUMNS, ROWS, TILE = 12, 6, 96
 
@@ -51,7 +51,7 @@ def sheet(data: Dataset) -> Tensor:
     return grid
 
 
-def view_sheet(data: Dataset, augment: AugmentSpec, policy: Views) -> Tensor:
+def view_sheet(data: Dataset, augment: AugmentSpec, policy: ViewPolicy) -> Tensor:
     """(3, H, W) in [0, 1]: images, each followed by its two views."""
     first = [data.images[i] for i in range(min(COLUMNS // 3 * ROWS, len(data)))]
     images = torch.stack(first) if isinstance(data.images, Tensor) else first

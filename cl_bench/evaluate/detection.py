@@ -11,8 +11,8 @@ from typing import Protocol, cast
 import torch
 from torch import Tensor, nn
 
-from cl_bench.checkpoint import Checkpoint
 from cl_bench.data.dataset import Dataset, Images
+from cl_bench.data.views import resized
 from cl_bench.encoders import Encoder
 from cl_bench.errors import Diverged, SpecError
 from cl_bench.evaluate.average_precision import (
@@ -23,9 +23,9 @@ from cl_bench.evaluate.average_precision import (
     voc07_average_precision,
 )
 from cl_bench.evaluate.torchvision_detector import Channels, TorchvisionDetector
-from cl_bench.generators import random_state, seeded, set_random_state
 from cl_bench.spec import DetectionSpec
-from cl_bench.views import resized
+from cl_bench.train.checkpoint import Checkpoint
+from cl_bench.train.rng import random_state, seeded, set_random_state
 
 OnStep = Callable[[int, int], None]
 

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from cl_bench.data import Dataset, Images
 from cl_bench.data.dataset import take
+from cl_bench.data.views import random_view, resized
 from cl_bench.encoders import Encoder, pooled
 from cl_bench.errors import Diverged
 from cl_bench.spec import AugmentSpec, LinearSpec
-from cl_bench.views import random_view, resized
 
 BATCH = 256
 

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 
 import torch
 
-from cl_bench.curves import apart
 from cl_bench.data import Dataset
 from cl_bench.encoders import Encoder, cells, pooled
 from cl_bench.errors import PredictorError
-from cl_bench.metrics import held_out_maps, probed
+from cl_bench.evaluate.alignment_uniformity import held_out_maps, probed
 from cl_bench.predictors.predictor import Predictor, Seen
-from cl_bench.records import Level
 from cl_bench.spec import AlignUniform, InfoNCE, MeasureSpec, PretrainSpec
+from cl_bench.spec.records import Level
+from cl_bench.statistics.curves import apart
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def seen_of(
     losses: Sequence[float],
     device: torch.device,
 ) -> dict[Level, Seen]:
-    """What predictors see of an encoder, by level; arguments as ``cl_bench.metrics.measure``.
+    """What predictors see of an encoder, by level; arguments as ``cl_bench.evaluate.alignment_uniformity.measure``.
 
     Raises:
         Diverged: Features that are not finite.

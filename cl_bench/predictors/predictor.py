@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cl_bench.encoders import unit
 from cl_bench.errors import NameTakenError, PredictorError, first_line, line_in, nearest
-from cl_bench.records import LEVELS, Better, Level
+from cl_bench.spec.records import LEVELS, Better, Level
 
 Needs = Literal["labels", "losses"]
 Where = Level | Literal["encoder"]

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from cl_bench.errors import PredictorError
-from cl_bench.plugins import Kind, Plugins, source_of
+from cl_bench.methods.plugins import Kind, Plugins, source_of
 from cl_bench.predictors.predictor import REGISTERED, Predictor
 from cl_bench.spec import PredictorSpec
 

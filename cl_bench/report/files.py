@@ -15,12 +15,12 @@ from typing import Any
 
 from rich.console import Console
 
-from cl_bench.judging import holm
-from cl_bench.report.comparison import comparison_lines
+from cl_bench.claims.judge import holm
+from cl_bench.report.comparison_table import comparison_lines
 from cl_bench.report.environment import environment
 from cl_bench.report.html import report_html
 from cl_bench.report.latex import paper_latex
-from cl_bench.report.league import league_csv
+from cl_bench.report.league_table import league_csv
 from cl_bench.report.paper_tables import PaperLine, footnotes, paper_lines
 from cl_bench.report.records_csv import records_csv
 from cl_bench.report.row import RowResult

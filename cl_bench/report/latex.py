@@ -7,12 +7,12 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 
-from cl_bench import paper
-from cl_bench.correlation import Correlation
-from cl_bench.power import FEWEST
-from cl_bench.records import NAMES
+from cl_bench.claims import paper
 from cl_bench.report.paper_tables import SHORT, PaperLine, agreements, footnotes, order, paper_lines, paper_notes
 from cl_bench.report.row import RowResult
+from cl_bench.spec.records import NAMES
+from cl_bench.statistics.correlation import Correlation
+from cl_bench.statistics.power import FEWEST
 
 _ESCAPES = str.maketrans(
     {c: f"\\{c}" for c in "&%$#_{}"}

@@ -14,13 +14,13 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from cl_bench import paper
-from cl_bench.claims import Judgement
-from cl_bench.correlation import Correlation
-from cl_bench.paper import Agreement, Pair, PaperRow, agreement
-from cl_bench.power import FEWEST
-from cl_bench.records import EVALUATIONS, LEVELS, NAMES, Level, configurations
+from cl_bench.claims import paper
+from cl_bench.claims.judgement import Judgement
+from cl_bench.claims.paper import Agreement, Pair, PaperRow, agreement
 from cl_bench.report.row import RowResult, number, verdicts
+from cl_bench.spec.records import EVALUATIONS, LEVELS, NAMES, Level, configurations
+from cl_bench.statistics.correlation import Correlation
+from cl_bench.statistics.power import FEWEST
 
 TITLE = "Beside the paper's Tables 1-3"
 SHORT: dict[Level, str] = {"instance": "linear", "dense": "detection"}

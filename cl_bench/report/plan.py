@@ -11,10 +11,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from cl_bench.origins import Origin
-from cl_bench.power import power
-from cl_bench.records import RANDOM_INIT, Record
-from cl_bench.sequential import Look
+from cl_bench.claims.sequential import Look
+from cl_bench.spec.provenance import Origin
+from cl_bench.spec.records import RANDOM_INIT, Record
+from cl_bench.statistics.power import power
 
 TAUS = (-0.3, -0.5, -0.7)
 STAGES = {"pretrain": "pre-\ntraining", "measure": "L_a\nand L_u", "linear": "linear", "detection": "detec-\ntion"}

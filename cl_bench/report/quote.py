@@ -17,13 +17,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cl_bench.claims import Claim, Judgement, Sweep
-from cl_bench.comparison import Contrast
-from cl_bench.controls import controls
-from cl_bench.correlation import correlate, tau_of
-from cl_bench.judging import judge
-from cl_bench.records import EVALUATIONS, FAMILIES, LEVELS, NAMES, RANDOM_INIT, Record, configurations
+from cl_bench.claims.comparison import Contrast
+from cl_bench.claims.judge import judge
+from cl_bench.claims.judgement import (
+    Judgement,
+    Sweep,
+)
 from cl_bench.report.records_csv import read_records
+from cl_bench.spec.claim import Claim
+from cl_bench.spec.records import EVALUATIONS, FAMILIES, LEVELS, NAMES, RANDOM_INIT, Record, configurations
+from cl_bench.statistics.controls import controls
+from cl_bench.statistics.correlation import correlate, tau_of
 
 _BLOCK = re.compile(r"(<!-- ([\w./-]+): (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 

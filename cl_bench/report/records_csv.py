@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from cl_bench.records import LEVELS, Record
 from cl_bench.report.row import RowResult
+from cl_bench.spec.records import LEVELS, Record
 
 _PLAIN = ("key", "case", "method", "data", "views", "family", "config", "seed", "status", "detail")
 _BY_LEVEL = ("alignment", "uniformity", "performance")

@@ -10,11 +10,15 @@ from typing import Literal
 
 from rich.text import Text
 
-from cl_bench import paper
-from cl_bench.claims import Claim, Judgement, Verdict
-from cl_bench.correlation import Correlation, correlate
-from cl_bench.paper import Own, PaperRow
-from cl_bench.records import FAMILIES, LEVELS, Better, Family, Level, Record
+from cl_bench.claims import paper
+from cl_bench.claims.judgement import (
+    Judgement,
+    Verdict,
+)
+from cl_bench.claims.paper import Own, PaperRow
+from cl_bench.spec.claim import Claim
+from cl_bench.spec.records import FAMILIES, LEVELS, Better, Family, Level, Record
+from cl_bench.statistics.correlation import Correlation, correlate
 
 Metric = Literal["coco_ap", "voc07_ap"]
 AP_UNITS: dict[Metric, str] = {"coco_ap": "AP, %", "voc07_ap": "VOC07 AP, %"}

@@ -12,19 +12,19 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from cl_bench import paper
-from cl_bench.claims import Judgement, Verdict
-from cl_bench.controls import Controls
-from cl_bench.correlation import Correlation
-from cl_bench.judging import holm
-from cl_bench.paper import PaperRow
-from cl_bench.records import EVALUATIONS, FAMILIES, LEVELS, NAMES, RANDOM_INIT, Level, configurations
-from cl_bench.report.comparison import comparison_notes, comparison_table
-from cl_bench.report.league import league_notes, league_table
+from cl_bench.claims import paper
+from cl_bench.claims.judge import holm
+from cl_bench.claims.judgement import Judgement, Verdict
+from cl_bench.claims.paper import PaperRow
+from cl_bench.claims.validity import AT_OPTIMUM, COLLAPSED, at_shortcut, collapsed, listed, place_sentence
+from cl_bench.report.comparison_table import comparison_notes, comparison_table
+from cl_bench.report.league_table import league_notes, league_table
 from cl_bench.report.paper_tables import paper_notes, paper_tables
+from cl_bench.report.probes_table import shortcut_notes, shortcut_table
 from cl_bench.report.row import COLOURS, Metric, RowResult, number, verdicts
-from cl_bench.report.shortcuts import shortcut_notes, shortcut_table
-from cl_bench.validity import AT_OPTIMUM, COLLAPSED, at_shortcut, collapsed, listed, place_sentence
+from cl_bench.spec.records import EVALUATIONS, FAMILIES, LEVELS, NAMES, RANDOM_INIT, Level, configurations
+from cl_bench.statistics.controls import Controls
+from cl_bench.statistics.correlation import Correlation
 
 AP_NAMES: dict[Metric, str] = {"coco_ap": "COCO AP", "voc07_ap": "VOC07 11-point AP"}
 BEST = 10

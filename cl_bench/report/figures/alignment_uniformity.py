@@ -12,9 +12,9 @@ from matplotlib.lines import Line2D
 from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 
-from cl_bench.records import EVALUATIONS, LEVELS, Configuration, Level, configurations
 from cl_bench.report.figures.canvas import COLOURS, MARKERS, UNTRAINED, Target, canvas, empty, gridded, lay_out
 from cl_bench.report.row import RowResult
+from cl_bench.spec.records import EVALUATIONS, LEVELS, Configuration, Level, configurations
 
 LABELS = 20  # at most, a panel
 _OFFSETS = ((6, 4), (6, -10), (-6, 4), (-6, -10), (0, 8), (0, -14))  # of a label from its point, in points

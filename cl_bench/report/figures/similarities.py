@@ -12,9 +12,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from cl_bench.records import EVALUATIONS, Configuration, Record, configurations
 from cl_bench.report.figures.canvas import MARKERS, UNTRAINED, Target, canvas, empty, gridded
 from cl_bench.report.row import RowResult
+from cl_bench.spec.records import EVALUATIONS, Configuration, Record, configurations
 
 PAIRS: Mapping[str, tuple[str, dict[str, Any]]] = {
     "other_images": ("cells of other images", {"color": "0.72", "fill": True}),

@@ -11,9 +11,9 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.lines import Line2D
 
-from cl_bench.records import EVALUATIONS, Record
 from cl_bench.report.figures.canvas import COLOURS, MARKERS, Target, canvas, empty, gridded, lay_out
 from cl_bench.report.row import RowResult
+from cl_bench.spec.records import EVALUATIONS, Record
 
 PLACE_ALONE = "knows only the place: the least loss of features that are the same in every image"
 ROOM, FARTHEST = 16, 80  # from one name to the next, and of a name from its curve at most, in pixels

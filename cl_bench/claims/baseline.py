@@ -1,0 +1,304 @@
+"""Figures of a run kept in a file, with the verdicts they gave; ``gate`` holds later runs against them."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cl_bench.claims.judgement import (
+    Judgement,
+    Verdict,
+)
+from cl_bench.errors import SpecError
+from cl_bench.spec import RunSpec
+from cl_bench.spec.claim import Claim
+from cl_bench.spec.records import EVALUATIONS
+from cl_bench.statistics.reseeding import Seeded
+from cl_bench.store import digest, write_atomically
+
+FORMAT = 2
+_FIGURES = ("alignment", "uniformity", "performance")
+
+
+class OldFormat(SpecError):
+    """A file of an earlier format: what it holds cannot be compared with."""
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """What is kept of a claim about a row.
+
+    Attributes:
+        verdict, sentence: As the run judged it; shown, and compared with nothing.
+        setting: Of the run, as ``setting_of`` names it.
+        figures: Of the row at the claim's level.
+        untrained: Performance of the untrained encoders at that level by seed, percent.
+        reference: Name of the row that a paired claim compares with, and its figures.
+    """
+
+    verdict: Verdict
+    sentence: str
+    setting: str
+    figures: Seeded
+    untrained: Mapping[int, float]
+    reference: tuple[str, Seeded] | None = None
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Verdicts beside those of a baseline.
+
+    Attributes:
+        name: Of its file.
+        compared: How many the baseline holds too.
+        changed: Judgements whose verdict is another, each with the one before.
+        new: Those that the baseline does not hold.
+    """
+
+    name: str
+    compared: int
+    changed: tuple[tuple[Judgement, Verdict], ...]
+    new: tuple[Judgement, ...]
+
+    def __str__(self) -> str:
+        changed = [f"{_named(j)}: {before} -> {j.verdict}" for j, before in self.changed]
+        new = [f"{_named(j)}: {j.verdict}" for j in self.new]
+        told = [f"{self.compared} claim{'s' if self.compared != 1 else ''} compared"]
+        for what, claims in (("verdicts changed", changed), ("new", new)):
+            told.append(f"{len(claims)} {what}" + (f": {', '.join(claims)}" if claims else ""))
+        return f"since {self.name}: {'; '.join(told)}"
+
+
+def _named(judgement: Judgement) -> str:
+    claim = judgement.claim
+    exploratory = ", exploratory" if claim.exploratory else ""
+    return f"{judgement.row} ({EVALUATIONS[claim.level]}, {claim.kind}{exploratory})"
+
+
+class Baseline:
+    """What is kept, by row and claim.
+
+    Args:
+        path: The file, named in what is said of it.
+        kept: What it holds.
+    """
+
+    def __init__(self, path: Path, kept: Mapping[tuple[str, Claim], Kept] | None = None) -> None:
+        self.path = path
+        self._kept = dict(kept or {})
+
+    @classmethod
+    def load(cls, path: Path, renew: str = "pytest suites/ --save-baseline FILE") -> Baseline:
+        """Read a file that ``save`` wrote.
+
+        Args:
+            path: The file.
+            renew: The command that makes it anew, for one of an earlier format.
+
+        Raises:
+            OldFormat: It is of an earlier format.
+            SpecError: It is no such file; the message names the first thing that is wrong with it.
+            OSError: It cannot be read.
+        """
+        content = path.read_bytes()
+        try:
+            outer = json.loads(content)
+        except (ValueError, RecursionError):
+            outer = None
+        if not isinstance(outer, dict) or "format" not in outer:
+            raise SpecError(f"{path}: not a baseline, as --save-baseline writes it")
+        if outer["format"] == 1:
+            raise OldFormat(
+                f"{path}: a baseline of format 1, which holds verdicts and no figures; renew it with: {renew}"
+            )
+        if outer["format"] != FORMAT:
+            raise SpecError(f"{path}: a baseline of format {outer['format']!r}; this cl-bench reads {FORMAT}")
+        entries = outer.get("claims")
+        if not isinstance(entries, list):
+            raise SpecError(f"{path}: claims: a list is wanted, got {_short(entries)}")
+        kept: dict[tuple[str, Claim], Kept] = {}
+        for n, entry in enumerate(entries):
+            try:
+                row, claim, what = _entry(entry)
+            except _Wrong as wrong:
+                raise SpecError(f"{path}: claims[{n}]{wrong}") from None
+            if (row, claim) in kept:
+                raise SpecError(f"{path}: claims[{n}]: {row} ({claim.kind}, {claim.level}) stands there twice")
+            kept[row, claim] = what
+        return cls(path, kept)
+
+    def of(self, row: str, claim: Claim, setting: str) -> Kept | None:
+        """What is kept of a claim about a row; None where nothing is.
+
+        Raises:
+            SpecError: It was judged in another setting: the two are not to be compared.
+        """
+        kept = self._kept.get((row, claim))
+        if kept is not None and kept.setting != setting:
+            raise SpecError(
+                f"{row}: {self.path.name} holds this claim of another setting (profile, grid, data or thresholds); "
+                "keep a new one with --save-baseline"
+            )
+        return kept
+
+    def compare(self, judgements: Iterable[Judgement]) -> Changes:
+        """Which verdicts are others than here, or not here at all; of whole judgements only."""
+        whole = [j for j in judgements if not j.missing]
+        before = [(j, self._kept[j.row, j.claim].verdict) for j in whole if j in self]
+        changed = tuple((j, verdict) for j, verdict in before if verdict is not j.verdict)
+        return Changes(self.path.name, len(before), changed, tuple(j for j in whole if j not in self))
+
+    def renewed(self, judged: Iterable[tuple[str, Claim, Kept]]) -> Baseline:
+        """With these, each of a row and a claim, in the place of older ones."""
+        return Baseline(self.path, {**self._kept, **{(row, claim): kept for row, claim, kept in judged}})
+
+    @property
+    def one_seed(self) -> bool:
+        """Whether no row that it holds has a second seed."""
+        return all(len(kept.figures.seeds) < 2 for kept in self._kept.values())
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def __contains__(self, judgement: Judgement) -> bool:
+        return (judgement.row, judgement.claim) in self._kept
+
+    def save(self) -> None:
+        """Write the file, whole or not at all; sorted, a figure's seeds on a line, so that changes read well.
+
+        Raises:
+            OSError: It cannot be written.
+        """
+        claims = [
+            {
+                "row": row,
+                "claim": claim.kind,
+                "level": claim.level,
+                "verdict": str(kept.verdict),
+                "sentence": kept.sentence,
+                "setting": kept.setting,
+                "figures": _written(kept.figures),
+                "untrained": {str(seed): value for seed, value in sorted(kept.untrained.items())},
+                "reference": kept.reference and {"row": kept.reference[0], "figures": _written(kept.reference[1])},
+            }
+            for (row, claim), kept in sorted(self._kept.items(), key=lambda item: (item[0][0], str(item[0][1])))
+        ]
+        text = json.dumps({"format": FORMAT, "claims": claims}, indent=1)
+        # Lists of numbers alone: within a string there is no line break.
+        text = re.sub(r"\[\n[^\[\]{}\"]*\n\s*\]", lambda found: re.sub(r"\s+", " ", found[0]), text)
+        write_atomically(self.path, f"{text}\n".encode())
+
+
+def _written(seeded: Seeded) -> dict[str, Any]:
+    by_name = {
+        name: {"family": family, **dict(zip(_FIGURES, seeded.values[:, :, c].tolist(), strict=True))}
+        for c, (name, family) in enumerate(zip(seeded.names, seeded.families, strict=True))
+    }
+    return {"seeds": list(seeded.seeds), "configurations": by_name}
+
+
+# ---- reading, strictly
+
+
+class _Wrong(Exception):
+    """Where an entry is wrong, and how."""
+
+    def __init__(self, where: str, wanted: str, got: object) -> None:
+        super().__init__(f"{where}: {wanted} is wanted, got {_short(got)}")
+
+
+_KEYS = ("row", "claim", "level", "verdict", "sentence", "setting", "figures", "untrained", "reference")
+
+
+def _entry(entry: Any) -> tuple[str, Claim, Kept]:
+    table = _table(entry, "", _KEYS)
+    texts = {name: _text(table[name], f".{name}") for name in _KEYS[:6]}
+    try:
+        claim = Claim(texts["claim"], texts["level"])  # type: ignore[arg-type]
+    except ValueError as error:
+        raise _Wrong("", "a claim", str(error)) from None
+    if texts["verdict"] not in list(Verdict):
+        raise _Wrong(".verdict", " or ".join(Verdict), texts["verdict"])
+    untrained: dict[int, float] = {}
+    for seed, value in _table(table["untrained"], ".untrained").items():
+        if not re.fullmatch(r"\d+", seed):
+            raise _Wrong(".untrained", "a seed as key", seed)
+        untrained[int(seed)] = _number(value, f".untrained.{seed}")
+    reference = table["reference"]
+    if reference is not None:
+        told = _table(reference, ".reference", ("row", "figures"))
+        reference = (_text(told["row"], ".reference.row"), _figures(told["figures"], ".reference.figures"))
+    figures = _figures(table["figures"], ".figures")
+    verdict = Verdict(texts["verdict"])
+    return texts["row"], claim, Kept(verdict, texts["sentence"], texts["setting"], figures, untrained, reference)
+
+
+def _figures(told: Any, where: str) -> Seeded:
+    table = _table(told, where, ("seeds", "configurations"))
+    seeds = table["seeds"]
+    whole = isinstance(seeds, list) and all(type(s) is int and s >= 0 for s in seeds)
+    if not whole or seeds != sorted(set(seeds)):
+        raise _Wrong(f"{where}.seeds", "a rising list of whole numbers", seeds)
+    by_name = _table(table["configurations"], f"{where}.configurations")
+    if by_name and not seeds:
+        raise _Wrong(f"{where}.seeds", "a seed", seeds)
+    families: list[str] = []
+    values = np.zeros((len(_FIGURES), len(seeds), len(by_name)))
+    for c, (name, configuration) in enumerate(by_name.items()):
+        place = f"{where}.configurations.{name}"
+        columns = _table(configuration, place, ("family", *_FIGURES))
+        families.append(_text(columns["family"], f"{place}.family"))
+        for f, figure in enumerate(_FIGURES):
+            column = columns[figure]
+            if not isinstance(column, list) or len(column) != len(seeds):
+                raise _Wrong(f"{place}.{figure}", f"a list of {len(seeds)} numbers, one a seed,", column)
+            values[f, :, c] = [_number(value, f"{place}.{figure}") for value in column]
+    return Seeded(tuple(by_name), tuple(families), tuple(seeds), values)
+
+
+def _table(value: Any, where: str, keys: Sequence[str] = ()) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise _Wrong(where, "a table", value)
+    if keys and set(value) != set(keys):
+        raise _Wrong(where, f"a table of {', '.join(keys)}", list(value))
+    return value
+
+
+def _text(value: Any, where: str) -> str:
+    if not isinstance(value, str):
+        raise _Wrong(where, "text", value)
+    return value
+
+
+def _number(value: Any, where: str) -> float:
+    if type(value) not in (int, float) or not math.isfinite(value):
+        raise _Wrong(where, "a finite number", value)
+    return float(value)
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def setting_of(specs: Sequence[RunSpec], alpha: float, margin: float) -> str:
+    """A name for all that a verdict depends on but code and seeds: grid, data, recipes and thresholds.
+
+    A method's source and the version of the recipe are code: a baseline tells what a change to it does. How many seeds
+    there are, and which, is what runs may differ in: the comparison takes them for a random draw.
+    """
+
+    def described(spec: RunSpec) -> Any:
+        told = spec.model_dump(mode="json", exclude={"predictors"})
+        del told["pretrain"]["method"]["source"], told["pretrain"]["recipe"], told["pretrain"]["seed"]
+        return told
+
+    distinct = {digest(described(spec)): None for spec in specs}
+    return digest([list(distinct), alpha, margin])[:16]

@@ -1,0 +1,248 @@
+"""A run held against a kept one: is it worse by more than re-seeding explains, and by more than is allowed? Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from cl_bench.spec.claim import Claim
+from cl_bench.spec.records import EVALUATIONS, Level
+from cl_bench.statistics.power import FEWEST
+from cl_bench.statistics.reseeding import DRAWS, Seeded, reseeded, taus
+
+_BAD: Mapping[str, Callable[[Any], Any]] = {
+    "tau_negative": np.positive,
+    "tau_not_negative": np.negative,
+    "no_correlation": np.abs,
+}
+"""How bad a tau is for a claim about it."""
+
+
+class NotComparable(ValueError):
+    """Two sweeps that show nothing of each other; the message says why, in one line."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """A figure of a row before and now.
+
+    Attributes:
+        row: Its name.
+        what: The figure in words, as ``tau with detection``.
+        unit: Of the figure: nothing, or ``points``.
+        before, now: The figure over the configurations that both sides have.
+        worse: By how much it is worse now; negative where it is better.
+        allowed: By how much it may be, and the profile's name of that.
+        p: One-sided p of "worse by no more than is allowed"; 1 where what is observed is no more.
+        bound: The one-sided lower bound of ``worse`` at a level.
+        compared: How many configurations both sides have, and how many at least one of them has.
+    """
+
+    row: str
+    what: str
+    unit: str
+    before: float
+    now: float
+    worse: float
+    allowed: tuple[float, str]
+    p: float
+    bound: Callable[[float], float]
+    compared: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A check with what Holm's procedure makes of it: the ``level`` it was held to, and whether it ``failed``."""
+
+    check: Check
+    level: float
+    failed: bool
+
+    def __str__(self) -> str:
+        c, unit = self.check, self.check.unit and f" {self.check.unit}"
+        change = f"{'worse' if c.worse > 0 else 'better'} by {abs(c.worse):.2f}{unit}"
+        bound = min(c.bound(self.level), c.worse)
+        least = f", at least {bound:.2f} at one-sided level {self.level:.2g}" if math.isfinite(bound) else ""
+        over = "" if c.compared[0] == c.compared[1] else f" (over {c.compared[0]} of {c.compared[1]} configurations)"
+        rule = f"{'more than' if self.failed else 'allowed:'} {c.allowed[1]} = {c.allowed[0]:g}"
+        return f"{c.row}: {c.what} {c.before:.2f} before, {c.now:.2f} now{over}: {change}{least}; {rule}"
+
+
+@dataclass(frozen=True)
+class Held:
+    """A claim about a row, and the figures of the row at the claim's level before and now."""
+
+    row: str
+    claim: Claim
+    before: Seeded
+    now: Seeded
+
+
+def findings(
+    held: Sequence[Held], alpha: float = 0.05, max_tau_drop: float = 0.1, max_performance_drop: float = 1.0
+) -> list[list[Finding | NotComparable]]:
+    """What each claim has to tell: tau of its own, and mean performance at every level that its row is judged at.
+
+    An exploratory claim tells nothing, since it never fails: mean performance is told by the row's first claim that is
+    not exploratory. Where all figures are the same as before there is nothing to check. Holm's procedure is over all
+    checks.
+
+    Args:
+        held: The claims of a run, in order.
+        alpha: Chance that a run without any deterioration fails.
+        max_tau_drop: By how much a tau may move against its claim.
+        max_performance_drop: By how many points the mean performance of a row may fall.
+    """
+    checks: list[tuple[int, Check]] = []
+    told: list[list[Finding | NotComparable]] = [[] for _ in held]
+    tellers = {one.row: at for at, one in reversed([*enumerate(held)]) if not one.claim.exploratory}
+    done: set[tuple[str, Level]] = set()
+    for at, one in enumerate(held):
+        row, level = one.row, one.claim.level
+        first = (row, level) not in done
+        done.add((row, level))
+        if row not in tellers or one.before.same_as(one.now):
+            continue
+        try:
+            if one.claim.about_tau and not one.claim.exploratory:
+                checks.append((at, tau_check(row, one.claim, one.before, one.now, max_tau_drop)))
+            if first:
+                mean = performance_check(row, level, one.before, one.now, max_performance_drop)
+                checks.append((tellers[row], mean))
+        except NotComparable as error:
+            told[tellers[row]] += [error] if first else []
+    for (at, _), finding in zip(checks, holm([check for _, check in checks], alpha), strict=True):
+        told[at].append(finding)
+    return told
+
+
+def tau_check(row: str, claim: Claim, before: Seeded, now: Seeded, allowed: float = 0.1, draws: int = DRAWS) -> Check:
+    """Whether tau over pairs of one family moved against a claim about it.
+
+    The interval is a percentile bootstrap of the difference over re-seeding (``reseeded``): the configurations stay,
+    and each one's seeds are drawn anew on both sides, independently of the other configurations'. A side of one seed
+    takes its spread from the other. A tau that is undefined, because performance is the same everywhere, counts as 0.
+
+    Args:
+        row: Its name.
+        claim: ``tau_negative``, ``tau_not_negative``, or ``no_correlation``, of which a tau farther from 0 is worse.
+        before: As it was kept.
+        now: As it is; the configurations that both have are compared.
+        allowed: By how much tau may move.
+        draws: Of the bootstrap.
+
+    Raises:
+        NotComparable: As ``paired`` says.
+    """
+    compared = _compared(before, now)
+    before, now = paired(row, before, now)
+    observed = np.nan_to_num(taus(np.stack([before.means, now.means]), before.families))
+    spreads = [side if len(side.seeds) > 1 else other for side, other in ((before, now), (now, before))]
+    drawn = [
+        np.nan_to_num(taus(reseeded(side, draws, spread=spread, stream=stream), side.families))
+        for stream, (side, spread) in enumerate(zip((before, now), spreads, strict=True))
+    ]
+    bad = _BAD[claim.kind]
+    differences = np.sort(bad(drawn[1]) - bad(drawn[0]))
+    worse = float(bad(observed[1]) - bad(observed[0]))
+    p = (1 + int(np.searchsorted(differences, allowed, "right"))) / (1 + draws) if worse > allowed else 1.0
+    return Check(
+        row=row,
+        what=f"tau with {EVALUATIONS[claim.level]} ({claim.kind})",
+        unit="",
+        before=float(observed[0]),
+        now=float(observed[1]),
+        worse=worse,
+        allowed=(allowed, "max_tau_drop"),
+        p=p,
+        bound=lambda level: _quantile(differences, level),
+        compared=compared,
+    )
+
+
+def performance_check(row: str, level: Level, before: Seeded, now: Seeded, allowed: float = 1.0) -> Check:
+    """Whether performance, averaged over the configurations, fell by more points than are allowed.
+
+    A seed does much to all configurations alike, so a seed's mean over the configurations is one observation: Student's
+    two-sample t with pooled variance, whose degrees of freedom are the seeds of both sides less two.
+
+    Args:
+        row: Its name.
+        level: Of the performance.
+        before: As it was kept.
+        now: As it is; the configurations that both have are compared.
+        allowed: By how many points it may fall.
+
+    Raises:
+        NotComparable: As ``paired`` says.
+    """
+    compared = _compared(before, now)
+    before, now = paired(row, before, now)
+    old, new = (side.values[2].mean(-1) for side in (before, now))
+    worse, degrees = float(old.mean() - new.mean()), len(old) + len(new) - 2
+    squares = sum(float(((side - side.mean()) ** 2).sum()) for side in (old, new))
+    error = math.sqrt(squares / degrees * (1 / len(old) + 1 / len(new)))
+    p = 1.0
+    if worse > allowed:
+        p = float(stats.t.sf((worse - allowed) / error, degrees)) if error else 0.0
+    return Check(
+        row=row,
+        what=f"mean performance at {EVALUATIONS[level]}",
+        unit="points",
+        before=float(old.mean()),
+        now=float(new.mean()),
+        worse=worse,
+        allowed=(allowed, "max_performance_drop"),
+        p=p,
+        bound=lambda at: worse - float(stats.t.isf(at, degrees)) * error,
+        compared=compared,
+    )
+
+
+def paired(row: str, before: Seeded, now: Seeded) -> tuple[Seeded, Seeded]:
+    """Both sides with the configurations that both have.
+
+    Raises:
+        NotComparable: These are under four or under half of those before; or both sides have one seed.
+    """
+    names = [name for name in before.names if name in now.names]
+    if len(names) < FEWEST or 2 * len(names) < len(before.names):
+        raise NotComparable(
+            f"{row}: {len(names)} of the {len(before.names)} configurations of the baseline are complete in this run "
+            f"too; it takes half of them and {FEWEST} at least"
+        )
+    if len(before.seeds) < 2 and len(now.seeds) < 2:
+        raise NotComparable(f"{row}: one seed before and one now show no spread to hold a difference against")
+    return before.only(names), now.only(names)
+
+
+def holm(checks: Sequence[Check], alpha: float = 0.05) -> list[Finding]:
+    """Holm's step-down procedure over all checks of a run, in their order: at most ``alpha`` for any false alarm.
+
+    What does not fail is held to the level at which the procedure stopped.
+    """
+    findings: dict[int, Finding] = {}
+    level, failing = alpha, True
+    for rank, i in enumerate(sorted(range(len(checks)), key=lambda i: checks[i].p)):
+        level = alpha / (len(checks) - rank) if failing else level
+        failing = failing and checks[i].p <= level
+        findings[i] = Finding(checks[i], level, failing)
+    return [findings[i] for i in range(len(checks))]
+
+
+def _compared(before: Seeded, now: Seeded) -> tuple[int, int]:
+    """How many configurations both sides have, and how many one of them has."""
+    one, other = set(before.names), set(now.names)
+    return len(one & other), len(one | other)
+
+
+def _quantile(ordered: NDArray[np.float64], level: float) -> float:
+    """The bound that exceeds a value exactly where the p of that value is at most ``level``."""
+    k = math.floor(level * (1 + len(ordered)) + 1e-9)
+    return float(ordered[k - 1]) if k else -math.inf

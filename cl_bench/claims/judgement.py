@@ -1,0 +1,123 @@
+"""What was found of a claim. Plain values; ``judge`` is how one is had."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any
+
+from cl_bench.claims.comparison import Comparison, Contrast
+from cl_bench.claims.league import Prediction
+from cl_bench.claims.validity import Validity
+from cl_bench.spec.claim import Claim
+from cl_bench.spec.records import Level, Record
+from cl_bench.statistics.controls import Controls
+from cl_bench.statistics.correlation import Correlation
+
+
+class Verdict(StrEnum):
+    """What the records say of a claim; absence of evidence is never evidence, it is ``INCONCLUSIVE``."""
+
+    SUPPORTED = "SUPPORTED"
+    REFUTED = "REFUTED"
+    INCONCLUSIVE = "INCONCLUSIVE"
+
+
+class IncompleteSweep(Exception):
+    """Records that the claim's grid asks for are not there; ``row``, and ``missing``: the case ids."""
+
+    def __init__(self, row: str, missing: Sequence[str]) -> None:
+        super().__init__(row, tuple(missing))
+        self.row, self.missing = row, tuple(missing)
+
+    def __str__(self) -> str:
+        return f"{self.row}: {len(self.missing)} record(s) missing: {', '.join(self.missing)}"
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What there is of a row: its ``records``, and ``expected``, the case ids that its grid asks for."""
+
+    row: str
+    records: Sequence[Record]
+    expected: Sequence[str]
+
+    @property
+    def present(self) -> list[Record]:
+        """The records that were asked for; others take no part."""
+        wanted = set(self.expected)
+        return [r for r in self.records if r.case in wanted]
+
+    def missing(self, levels: Collection[Level]) -> list[str]:
+        """Cases without a record, or complete without having been measured at these levels."""
+        seen = {
+            r.case
+            for r in self.records
+            if r.status != "complete"
+            or all(level in c for c in (r.alignment, r.uniformity, r.performance) for level in levels)
+        }
+        return [case for case in self.expected if case not in seen]
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A claim about a row, its verdict and, in one ``sentence``, what that rests on.
+
+    ``correlation`` is the whole row's, None if the claim is not about tau; ``contrast`` belongs to ``at_random_level``
+    and ``above_random_level``, ``comparison`` to the paired claims, ``prediction`` to a predictor's; ``missing`` names
+    the cases without a record; ``alpha`` is the level; ``validity`` tells what the encoders learnt and ``controls`` how
+    far an order can be believed, None where nothing was judged or no order is claimed. ``p`` is the p of what is
+    claimed and ``p_against`` that of its contrary, nan where nothing was judged.
+    """
+
+    claim: Claim
+    row: str
+    verdict: Verdict
+    correlation: Correlation | None
+    contrast: Contrast | None
+    sentence: str
+    missing: tuple[str, ...] = ()
+    alpha: float = 0.05
+    comparison: Comparison | None = None
+    validity: Validity | None = None
+    prediction: Prediction | None = None
+    controls: Controls | None = None
+    p: float = math.nan
+    p_against: float = math.nan
+
+    @classmethod
+    def incomplete(cls, claim: Claim, error: IncompleteSweep) -> Judgement:
+        """What to show where ``judge`` raised: nothing is concluded, and what is missing is named."""
+        sentence = f"{error.row}: INCONCLUSIVE: {claim.text}; missing: {', '.join(error.missing)}"
+        return cls(claim, error.row, Verdict.INCONCLUSIVE, None, None, sentence, error.missing)
+
+    def to_json(self) -> str:
+        """As strict JSON: a nan becomes null."""
+        return json.dumps(json.loads(json.dumps(asdict(self)), parse_constant=lambda name: None))
+
+    @classmethod
+    def from_json(cls, text: str) -> Judgement:
+        """The inverse of ``to_json``."""
+
+        def restore(data: dict[str, Any]) -> dict[str, Any]:
+            optional = ("needed", *_PARTS)
+            values = {k: math.nan if v is None and k not in optional else v for k, v in data.items()}
+            return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+
+        data = json.loads(text, object_hook=restore)
+        for name, kind in {"claim": Claim, **_PARTS}.items():
+            data[name] = data[name] and kind(**data[name])
+        return cls(**{**data, "verdict": Verdict(data["verdict"])})
+
+
+_PARTS: Mapping[str, type] = {
+    "correlation": Correlation,
+    "contrast": Contrast,
+    "comparison": Comparison,
+    "validity": Validity,
+    "prediction": Prediction,
+    "controls": Controls,
+}

@@ -1,0 +1,325 @@
+"""Two augmented views of a batch and their geometry: whole batches at once, every parameter drawn per image.
+
+Parameters come from a CPU generator before a pixel is looked at, so that a seed gives the same views on every device.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from cl_bench.data.colour import Colours, colour, draw_colours, moved
+from cl_bench.spec import AugmentSpec, ViewPolicy
+
+BLOCK = 2**21
+"""Numbers a CPU works on at a time: few enough to stay in its cache, enough to be worth their calls."""
+
+# glibc hands what is freed back to the system, and every block pays for the same pages anew, until it has seen
+# something of nearly 32 MiB freed; then it keeps twice as much. No page of this one is ever touched.
+torch.empty(31 * 2**20, dtype=torch.uint8)
+
+CUT = (0.3, 0.7)
+"""Where ``disjoint`` views cut the image in two, as a share of its side (ours: the paper's rule is not printed)."""
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where a view lies in its source image.
+
+    Attributes:
+        boxes: (B, 4) crop (x1, y1, x2, y2) in source pixels, whole numbers; x2 and y2 exclusive.
+        flips: (B,) bool, mirrored left to right.
+        height: Of the source images, in pixels; (B,) where they differ.
+        width: Of the source images, in pixels; (B,) where they differ.
+    """
+
+    boxes: Tensor
+    flips: Tensor
+    height: int | Tensor
+    width: int | Tensor
+
+    def __getitem__(self, rows: slice) -> Geometry:
+        height, width = (side[rows] if isinstance(side, Tensor) else side for side in (self.height, self.width))
+        return Geometry(self.boxes[rows], self.flips[rows], height, width)
+
+    def cells(self, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Cell centres (B, P, 2) and cell sizes (B, 2) in source coordinates [0, 1], for a (H, W) grid of cells."""
+        H, W = grid
+        sides = (self.width, self.height)
+        unit = torch.stack([torch.as_tensor(s, dtype=torch.float32, device=self.boxes.device) for s in sides], -1)
+        corner, extent = self.boxes[:, :2] / unit, (self.boxes[:, 2:] - self.boxes[:, :2]) / unit
+        v, u = torch.meshgrid(
+            (torch.arange(H, device=unit.device) + 0.5) / H,
+            (torch.arange(W, device=unit.device) + 0.5) / W,
+            indexing="ij",
+        )
+        u, v = u.flatten(), v.flatten()
+        u = torch.where(self.flips[:, None], 1 - u, u)
+        inside = torch.stack([u, v.expand_as(u)], dim=-1)
+        return corner[:, None] + inside * extent[:, None], extent / torch.tensor([W, H], device=unit.device)
+
+
+@dataclass(frozen=True)
+class Draws:
+    """What is drawn for one view of B images, on the CPU.
+
+    Attributes:
+        boxes: (B, 4) int64 crop (x1, y1, x2, y2) in source pixels, x2 and y2 exclusive.
+        flips: (B,) bool, mirrored left to right.
+        colours: Of the view's pixels.
+    """
+
+    boxes: Tensor
+    flips: Tensor
+    colours: Colours
+
+
+def two_views(
+    images: Tensor | Sequence[Tensor],
+    augment: AugmentSpec,
+    policy: ViewPolicy,
+    generator: torch.Generator,
+    device: torch.device | None = None,
+) -> tuple[tuple[Tensor, Geometry], tuple[Tensor, Geometry]]:
+    """Two augmented views of each image.
+
+    Args:
+        images: (B, 3, H, W) uint8; or B of (3, h_i, w_i) uint8 on the CPU, of which only the crops are read, and moved
+            once they are resized.
+        augment: Sizes, probabilities and strengths.
+        policy: ``overlapping``: two RandomResizedCrops of the image. ``disjoint``: two that share no pixel.
+        generator: CPU generator; advances by the same amount whatever the device and the sizes of the images.
+        device: Of the views; the images' where it is left out.
+
+    Returns:
+        For each view (B, 3, size, size) float32, normalised by mean and std, and its geometry.
+
+    Raises:
+        ValueError: An image of one pixel, which has no two disjoint crops.
+    """
+    device = device or images[0].device
+    images, height, width = _placed(images, device)
+    views = []
+    for draws in draw(len(images), height, width, augment, policy, generator):
+        place = Geometry(moved(draws.boxes.float(), device), moved(draws.flips, device), height, width)
+        views.append((show(images, draws, augment, device), place))
+    return views[0], views[1]
+
+
+def random_view(
+    images: Tensor | Sequence[Tensor], augment: AugmentSpec, generator: torch.Generator, device: torch.device
+) -> Tensor:
+    """(B, 3, size, size): one augmented view of each image, the first of ``two_views``."""
+    images, height, width = _placed(images, device)
+    first, _ = draw(len(images), height, width, augment, "overlapping", generator)
+    return show(images, first, augment, device)
+
+
+def _placed(
+    images: Tensor | Sequence[Tensor], device: torch.device
+) -> tuple[Tensor | Sequence[Tensor], int | Tensor, int | Tensor]:
+    """Images of one size where they are worked on, others where they are; their height and width."""
+    if isinstance(images, Tensor):
+        return moved(images, device), images.shape[-2], images.shape[-1]
+    height, width = torch.tensor([image.shape[1:] for image in images]).unbind(1)
+    return list(images), height, width
+
+
+def draw(
+    n: int,
+    height: int | Tensor,
+    width: int | Tensor,
+    augment: AugmentSpec,
+    policy: ViewPolicy,
+    generator: torch.Generator,
+) -> tuple[Draws, Draws]:
+    """All that is random about two views of n images; ``height`` and ``width`` are the images', (n,) if they differ."""
+    first, second = (
+        Draws(boxes, torch.rand(n, generator=generator) < augment.flip, draw_colours(n, augment, generator))
+        for boxes in crop_boxes(n, height, width, augment, policy, generator)
+    )
+    return first, second
+
+
+def show(images: Tensor | Sequence[Tensor], draws: Draws, augment: AugmentSpec, device: torch.device) -> Tensor:
+    """The pixels of one view on ``device``, as ``two_views`` gives them; uniform images are there already."""
+    n, size = len(images), augment.size
+    boxes, flips = moved(draws.boxes, device), moved(draws.flips, device)
+
+    def shown(rows: Tensor) -> Tensor:
+        of = moved(rows, device)
+        if isinstance(images, Tensor):
+            pixels = images.index_select(0, of).float().div_(255)
+            pixels = resized_crop(pixels, boxes.index_select(0, of), flips.index_select(0, of), size)
+        else:
+            crops = cut([images[i] for i in rows.tolist()], draws.boxes[rows], draws.flips[rows], size)
+            pixels = moved(crops, device)
+        return colour(pixels, draws.colours[rows], augment)
+
+    largest = max(size * size, images.shape[-2] * images.shape[-1] if isinstance(images, Tensor) else 0)
+    most = max(1, BLOCK // (3 * largest)) if device.type == "cpu" else n
+    if n <= most:
+        return shown(torch.arange(n))
+    out = torch.empty(n, 3, size, size)
+    # Images with the same to come side by side, and few at a time: then nothing has to be moved in between.
+    alike = draws.colours.alike()
+
+    def work(part: slice) -> None:
+        rows = alike[part]
+        for i, view in zip(rows.tolist(), shown(rows), strict=True):
+            out[i] = view  # one by one: with all indices at once it takes many times longer
+
+    spread(work, n, most)
+    return out
+
+
+def cut(images: Sequence[Tensor], boxes: Tensor, flips: Tensor, size: int) -> Tensor:
+    """Crop each image to its own box, resize, bilinear and antialiased, and mirror; rounded to uint8 as PIL does.
+
+    Args:
+        images: B of (3, h_i, w_i) uint8 on the CPU, possibly of a memory map; nothing outside the box is read.
+        boxes: (B, 4) int64 (x1, y1, x2, y2).
+        flips: (B,) bool, mirror left to right.
+        size: Side of the output.
+
+    Returns:
+        (B, 3, size, size) uint8.
+    """
+    out = torch.empty(len(images), 3, size, size, dtype=torch.uint8)
+
+    def work(rows: slice) -> None:
+        for image, (x1, y1, x2, y2), flip, view in zip(
+            images[rows], boxes[rows].tolist(), flips[rows].tolist(), out[rows], strict=True
+        ):
+            crop = interpolate(image[None, :, y1:y2, x1:x2], (size, size), mode="bilinear", antialias=True)[0]
+            view.copy_(crop.flip(-1) if flip else crop)
+
+    spread(work, len(images), 16)
+    return out
+
+
+def spread(work: Callable[[slice], None], n: int, most: int) -> None:
+    """Work on n images, ``most`` at a time, in as many threads as torch may use, each with its share of the images."""
+    threads = torch.get_num_threads()
+    rounds = math.ceil(n / (most * threads))
+    step = math.ceil(n / (rounds * threads))
+    parts = [slice(start, start + step) for start in range(0, n, step)]
+    if min(threads, len(parts)) == 1:
+        for part in parts:
+            work(part)
+        return
+    try:
+        with ThreadPoolExecutor(min(threads, len(parts)), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            for _ in pool.map(work, parts):
+                pass
+    finally:
+        torch.set_num_threads(threads)  # a thread that sets it does so for itself, and for threads that come later
+
+
+def crop_boxes(
+    n: int,
+    height: int | Tensor,
+    width: int | Tensor,
+    augment: AugmentSpec,
+    policy: ViewPolicy,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor]:
+    """Crops for two views of n images: two (n, 4) int64 of (x1, y1, x2, y2) in pixels, x2 and y2 exclusive."""
+    whole = torch.zeros(n, 4, dtype=torch.int64)
+    whole[:, 2], whole[:, 3] = width, height
+    regions = (whole, whole) if policy == "overlapping" else _two_sides(whole, generator)
+    return _random_crop(regions[0], augment, generator), _random_crop(regions[1], augment, generator)
+
+
+def _two_sides(whole: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Cut each image in two along a random axis at a random place; which side is whose is random too."""
+    width, height = whole[:, 2:].unbind(1)
+    if bool((width * height < 2).any()):
+        raise ValueError("disjoint views need images of two pixels at least, got one of 1 x 1")
+    draws = torch.rand(3, len(whole), generator=generator)
+    vertical = torch.where(torch.minimum(width, height) > 1, draws[0] < 0.5, width > 1)
+    length = torch.where(vertical, width, height)
+    cut = ((CUT[0] + draws[1] * (CUT[1] - CUT[0])) * length).round().long()
+    cut = torch.minimum(cut.clamp_min(1), length - 1)
+    first, second = whole.clone(), whole.clone()
+    first[:, 2] = torch.where(vertical, cut, width)
+    first[:, 3] = torch.where(vertical, height, cut)
+    second[:, 0] = torch.where(vertical, cut, 0)
+    second[:, 1] = torch.where(vertical, 0, cut)
+    swap = (draws[2] < 0.5)[:, None]
+    return torch.where(swap, second, first), torch.where(swap, first, second)
+
+
+def _random_crop(region: Tensor, augment: AugmentSpec, generator: torch.Generator) -> Tensor:
+    """RandomResizedCrop's boxes inside each region (n, 4), with torchvision's ten tries and its fallback."""
+    n, tries = len(region), 10
+    width, height = (region[:, 2:] - region[:, :2]).unbind(1)
+    draws = torch.rand(4, n, tries, generator=generator, dtype=torch.float64)
+    low, high = augment.scale
+    area = (low + draws[0] * (high - low)) * (width * height)[:, None]
+    low, high = torch.tensor(augment.ratio, dtype=torch.float64).log().tolist()
+    ratio = (low + draws[1] * (high - low)).exp()
+    w, h = (area * ratio).sqrt().round().long(), (area / ratio).sqrt().round().long()
+    fits = (w > 0) & (w <= width[:, None]) & (h > 0) & (h <= height[:, None])
+    pick = fits.int().argmax(1, keepdim=True)  # the first try that fits
+    found = fits.any(1)
+    # None fits: the largest centred crop whose ratio is allowed.
+    most_w = torch.minimum(width, (height * augment.ratio[1]).round().long()).clamp_min(1)
+    most_h = torch.minimum(height, (width / augment.ratio[0]).round().long()).clamp_min(1)
+    w, h = torch.where(found, w.gather(1, pick)[:, 0], most_w), torch.where(found, h.gather(1, pick)[:, 0], most_h)
+    x = torch.where(found, (draws[2, :, 0] * (width - w + 1)).long(), (width - w) // 2)
+    y = torch.where(found, (draws[3, :, 0] * (height - h + 1)).long(), (height - h) // 2)
+    corner = region[:, :2] + torch.stack([x, y], 1)
+    return torch.cat([corner, corner + torch.stack([w, h], 1)], 1)
+
+
+def resized_crop(images: Tensor, boxes: Tensor, flips: Tensor, size: int) -> Tensor:
+    """Crop each image to its own box and resize, bilinear and antialiased: two matrix products a batch.
+
+    Args:
+        images: (B, C, H, W) float.
+        boxes: (B, 4) int64 (x1, y1, x2, y2); nothing outside the box is read.
+        flips: (B,) bool, mirror left to right.
+        size: Side of the output.
+
+    Returns:
+        (B, C, size, size), as torchvision's ``resized_crop(antialias=True)`` image by image.
+    """
+    H, W = images.shape[-2:]
+    rows = _resampling(boxes[:, 1], boxes[:, 3], H, size, torch.zeros_like(flips))
+    columns = _resampling(boxes[:, 0], boxes[:, 2], W, size, flips)
+    # The second product for the three channels at once: as many rows, a third of the matrices.
+    out: Tensor = (rows[:, None] @ images).flatten(1, 2) @ columns.mT
+    return out.view(len(images), -1, size, size)
+
+
+def resized(image: Tensor, short: int | None, longest: int | None = None) -> Tensor:
+    """(3, h, w) uint8, bilinear and antialiased, with that short side; None: as it is.
+
+    The short side is less where the long one would exceed ``longest``.
+    """
+    if short is None:
+        return image
+    h, w = image.shape[-2:]
+    scale = min(short / min(h, w), (longest or math.inf) / max(h, w))
+    size = int(h * scale + 0.5), int(w * scale + 0.5)
+    return interpolate(image[None], size, mode="bilinear", antialias=True)[0]
+
+
+def _resampling(start: Tensor, stop: Tensor, length: int, size: int, mirror: Tensor) -> Tensor:
+    """(B, size, length) weights of source pixels in output pixels: a triangle as wide as the larger of the two."""
+    step = ((stop - start) / size)[:, None]
+    out = torch.arange(size, device=start.device).expand(len(start), size)
+    out = torch.where(mirror[:, None], size - 1 - out, out)
+    centre = start[:, None] + (out + 0.5) * step
+    pixel = torch.arange(length, device=start.device) + 0.5
+    distance = (pixel - centre[..., None]).abs_().div_(step.clamp_min(1)[..., None])
+    inside = (pixel > start[:, None]) & (pixel < stop[:, None])
+    weights = distance.neg_().add_(1).clamp_min_(0).mul_(inside.float()[:, None])
+    return weights.div_(weights.sum(-1, keepdim=True))

@@ -1,1 +1,0 @@
-"""Who computes the records that are missing."""

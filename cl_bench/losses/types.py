@@ -1,0 +1,222 @@
+"""The tensors that travel between views, matching and losses.
+
+Letters used throughout: B images of a batch, P cells of a feature map (1 at instance level), C backbone channels,
+D projection dimensions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+TOUCHING = 1e-6
+"""Cells overlap by more than this, in [0, 1] of the image's side, or they only touch.
+
+Float32 centres and sizes are off by less than 5e-7 together, while whole-pixel crops of an image ``n`` pixels wide, in
+``W`` cells, overlap by 1 / (n W) at least: 3e-5 for 4,000 pixels in 8 cells.
+"""
+
+
+@dataclass(frozen=True)
+class LossTerms:
+    """A contrastive loss, taken apart (Eq. 3 of the paper).
+
+    Attributes:
+        alignment: Scalar; what pulls positives together.
+        distribution: Scalar; what spreads features apart.
+    """
+
+    alignment: Tensor
+    distribution: Tensor
+
+    @property
+    def total(self) -> Tensor:
+        """The loss itself: the sum of its terms."""
+        return self.alignment + self.distribution
+
+
+@dataclass(frozen=True)
+class DenseViews:
+    """Two augmented views of a batch, as a matching strategy sees them.
+
+    Attributes:
+        z1: (B, P, D) unit-norm projections of view 1; ``z2`` of view 2.
+        h1: (B, P, C) unit-norm backbone features of view 1, detached; ``h2`` of view 2.
+        norm1: (B, P) lengths of the backbone features before they were made unit-norm, detached; ``norm2`` of view 2.
+        xy1: (B, P, 2) cell centres (x, y) in source-image coordinates [0, 1], flips respected; ``xy2`` likewise.
+        size1: (B, 2) width and height of a cell in source-image coordinates; ``size2`` likewise.
+        grid: (H, W) with H * W = P; cell p lies in row p // W, column p % W.
+    """
+
+    z1: Tensor
+    z2: Tensor
+    h1: Tensor
+    h2: Tensor
+    norm1: Tensor
+    norm2: Tensor
+    xy1: Tensor
+    xy2: Tensor
+    size1: Tensor
+    size2: Tensor
+    grid: tuple[int, int]
+
+    def swapped(self) -> DenseViews:
+        """The same batch with view 2 as the anchors' view."""
+        return DenseViews(
+            z1=self.z2,
+            z2=self.z1,
+            h1=self.h2,
+            h2=self.h1,
+            norm1=self.norm2,
+            norm2=self.norm1,
+            xy1=self.xy2,
+            xy2=self.xy1,
+            size1=self.size2,
+            size2=self.size1,
+            grid=self.grid,
+        )
+
+    def cosine(self, of: Literal["backbone", "projection"] = "backbone") -> Tensor:
+        """(B, P, P) cosines of view 1's features (rows) and view 2's, detached, in at least float32.
+
+        ``of``: backbone features, ``h1`` and ``h2``, or projections, ``z1`` and ``z2``.
+        """
+        first, second = (self.h1, self.h2) if of == "backbone" else (self.z1, self.z2)
+        first, second = first.detach(), second.detach()
+        if first.dtype != torch.float64:
+            first, second = first.float(), second.float()
+        with torch.autocast(first.device.type, enabled=False):  # in half precision near neighbours tie
+            return first @ second.mT
+
+    def distance(self) -> Tensor:
+        """(B, P, P) distances of view 1's cell centres (rows) and view 2's, in source-image coordinates."""
+        # Not by way of a matrix product, which would leave a cell about 1e-4 from itself.
+        return torch.cdist(self.xy1, self.xy2, compute_mode="donot_use_mm_for_euclid_dist")
+
+    def near(self, threshold: float) -> Tensor:
+        """(B, P, P) bool: cells whose centres lie less than ``threshold`` diagonals of the larger view's cell apart."""
+        diagonal = torch.maximum(self.size1.norm(dim=-1), self.size2.norm(dim=-1))
+        return self.distance() < threshold * diagonal[:, None, None]
+
+
+@dataclass(frozen=True)
+class Match:
+    """Which cells of view 2 are the positives of each cell of view 1. Carries no gradient.
+
+    Give either ``weights`` or ``index`` (with an optional ``valid``).
+
+    Attributes:
+        weights: (B, P, P) non-negative; row p sums to 1 over the cells of view 2, or is all 0 (cell p has no positive
+            and takes no part in the loss).
+        index: (B, P) int64, the one positive of each cell.
+        valid: (B, P) bool, which cells have a positive at all; all of them when left out.
+
+    Raises:
+        ValueError: Neither or both forms given, a wrong shape or dtype, a gradient, an index out of range, weights that
+            are negative, not finite, or in a row that sums to neither 1 nor 0.
+    """
+
+    weights: Tensor | None = None
+    index: Tensor | None = None
+    valid: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if (self.weights is None) == (self.index is None):
+            raise ValueError("Match takes either weights= (B, P, P) or index= (B, P), not both and not neither")
+        if self.weights is not None:
+            self._check_weights(self.weights)
+        if self.index is not None:
+            self._check_index(self.index)
+
+    def _check_weights(self, w: Tensor) -> None:
+        if self.valid is not None:
+            raise ValueError(
+                "Match: valid= belongs to index=; with weights= a cell without positive has a row of zeros"
+            )
+        if w.ndim != 3 or w.shape[1] != w.shape[2]:
+            raise ValueError(f"Match: weights must be (B, P, P), got {tuple(w.shape)}")
+        if not w.is_floating_point():
+            raise ValueError(f"Match: weights must be floating point, got {w.dtype}")
+        if w.requires_grad:
+            raise ValueError(
+                f"Match: weights {tuple(w.shape)} carry a gradient; matching is detached (use views.h1 and views.h2)"
+            )
+        if not bool(torch.isfinite(w).all()) or bool((w < 0).any()):
+            raise ValueError(f"Match: weights {tuple(w.shape)} must be finite and non-negative")
+        rows = w.sum(-1, dtype=torch.float32 if w.dtype != torch.float64 else None)
+        tolerance = 1e-2 if w.dtype in (torch.float16, torch.bfloat16) else 1e-4
+        bad = ((rows - 1).abs() > tolerance) & (rows != 0)
+        if bool(bad.any()):
+            b, p = bad.nonzero()[0].tolist()
+            raise ValueError(f"Match: each row of weights must sum to 1 or 0; row [{b}, {p}] sums to {rows[b, p]:.4g}")
+
+    def _check_index(self, index: Tensor) -> None:
+        if index.ndim != 2 or index.dtype != torch.int64:
+            raise ValueError(f"Match: index must be (B, P) int64, got {tuple(index.shape)} {index.dtype}")
+        P = index.shape[1]
+        if index.numel() and not (int(index.min()) >= 0 and int(index.max()) < P):
+            raise ValueError(f"Match: index must lie in [0, {P - 1}], got {int(index.min())} to {int(index.max())}")
+        if self.valid is not None and (self.valid.shape != index.shape or self.valid.dtype != torch.bool):
+            raise ValueError(
+                f"Match: valid must be {tuple(index.shape)} bool, got {tuple(self.valid.shape)} {self.valid.dtype}"
+            )
+
+    @classmethod
+    def identity(cls, views: DenseViews) -> Match:
+        """Cell p of one view is the positive of cell p of the other."""
+        B, P = views.z1.shape[:2]
+        return cls(index=torch.arange(P, device=views.z1.device).expand(B, P))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(B, P)."""
+        form = self.weights if self.weights is not None else self.index
+        assert form is not None
+        return form.shape[0], form.shape[1]
+
+    @property
+    def anchors(self) -> Tensor:
+        """(B, P) bool: the cells that have a positive."""
+        if self.weights is not None:
+            return self.weights.sum(-1) > 0
+        assert self.index is not None
+        return self.valid if self.valid is not None else torch.ones_like(self.index, dtype=torch.bool)
+
+    def dense(self, dtype: torch.dtype) -> Tensor:
+        """The weights as (B, P, P), whatever the form."""
+        if self.weights is not None:
+            return self.weights.to(dtype)
+        assert self.index is not None
+        w = torch.zeros(*self.index.shape, self.index.shape[1], dtype=dtype, device=self.index.device)
+        return w.scatter_(-1, self.index.unsqueeze(-1), self.anchors.unsqueeze(-1).to(dtype))
+
+    def reversed(self) -> Match:
+        """The same correspondence seen from view 2: weights transposed, each row scaled to sum to 1 again."""
+        w = self.dense(torch.float32 if self.weights is None else self.weights.dtype).mT
+        rows = w.sum(-1, keepdim=True)
+        return Match(weights=w / torch.where(rows > 0, rows, 1.0))
+
+
+@torch.no_grad()
+def correct_positives(match: Match, views: DenseViews) -> tuple[float, float]:
+    """How many positives of view 1's cells show a place that the cell itself shows, and how many there are.
+
+    Their ratio is the matching precision. A cell is a rectangle of the source image (its receptive field is larger),
+    and a positive is correct if the two rectangles overlap, however little. Positives count by their weights: each
+    anchor counts as one, and a cell without positive not at all.
+
+    Args:
+        match: From view 1 to view 2.
+        views: (B, P) cells a view; only their geometry is looked at.
+
+    Returns:
+        The correct ones and all of them; (0, 0) where no cell has a positive.
+    """
+    weights = match.dense(torch.float64)
+    apart = (views.xy1[:, :, None] - views.xy2[:, None, :]).abs()
+    reach = ((views.size1 + views.size2) / 2)[:, None, None]
+    overlap = (apart < reach - TOUCHING).all(-1)
+    return float((weights * overlap).sum()), float(weights.sum())

@@ -1,0 +1,1 @@
+"""What a method is, finding methods, and the contract that each must hold."""

@@ -1,0 +1,403 @@
+"""What pytest does at each turn of a session over the suites: what it refuses, collects, queues and shows."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Generator, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from cl_bench.claims.comparison import REFERENCE
+from cl_bench.claims.judgement import Judgement
+from cl_bench.claims.sequential import Look
+from cl_bench.errors import PluginError, first_line
+from cl_bench.plugin.regression import kept_of
+from cl_bench.plugin.session import Session, or_usage_error
+from cl_bench.report import RowResult, looks_table, origins_table, plan_table, summary_table, write_report
+from cl_bench.report.plan import encoder_seconds, missing
+from cl_bench.run.local import usable_devices
+from cl_bench.run.runner import lacking, load_record
+from cl_bench.spec import MethodSpec, RunSpec, ScenesSpec
+from cl_bench.spec.claim import Claim
+from cl_bench.spec.profile import Row, load_profile
+from cl_bench.spec.provenance import origins
+from cl_bench.spec.records import LEVELS, RANDOM_INIT, Record
+
+if TYPE_CHECKING:
+    from _pytest.outcomes import Failed
+    from _pytest.terminal import TerminalReporter
+
+    Known = list[tuple[RunSpec, str, Record | None]]  # of a row: each spec, its configuration, what the store holds
+else:
+    Failed = pytest.fail.Exception
+
+NO_PAIR = {
+    "no_worse_than": f"pair: {REFERENCE} and another dense one",
+    "keeps_up": "pair: a dense method and an instance one",
+}
+# What tests tell the summary, also from pytest-xdist workers.
+ROW, JUDGEMENT, FINDING = "cl_bench.row", "cl_bench.judgement", "cl_bench.finding"
+
+
+class NotSupported(Failed):
+    """A judged claim that is not supported: all that a declared known failure may raise."""
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(sentence, pytrace=False)
+
+
+class Hooks:
+    """The hooks of one pytest session, and what its tests told."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.config = session.config
+        self._rows: dict[str, Row] = {}
+        self._judgements: dict[str, dict[Claim, Judgement]] = {}
+        self._timings: dict[str, dict[str, float]] = {}
+        self._findings: dict[str, None] = {}
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionstart(self) -> None:
+        """Refuse what makes no sense before anything is collected and, under pytest-xdist, before its workers start."""
+        option = self.config.option
+        if getattr(option, "numprocesses", None):
+            if option.plan:
+                raise pytest.UsageError("--plan runs nothing: leave out -n")
+            if option.rerun != "missing":
+                raise pytest.UsageError(
+                    "--rerun puts results away in one process: leave out -n (--jobs has many compute)"
+                )
+        if option.budget is not None and not option.until_conclusive:
+            raise pytest.UsageError(f"--budget {option.budget} is what --until-conclusive may take: give both")
+        if option.download or option.data_root is not None:
+            _ = self.session.data
+        if option.set or option.seeds is not None or option.profile != "smoke" or option.detector is not None:
+            _ = self.session.profile
+        if option.detector is not None:
+            from cl_bench.evaluate.detection import check_detector
+
+            or_usage_error(lambda: check_detector(option.detector))
+        if option.method:
+            _ = self.session.methods
+        if option.jobs is not None or option.device != "auto" or option.engine != "local":
+            _ = self.session.workers
+        if option.store != ".cl_bench":
+            _ = self.session.store
+        if option.predictor:
+            _ = self.session.named_predictors
+        _ = self.session.baseline, self.session.to_save
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_pyfunc_call(self, pyfuncitem: pytest.Function) -> Generator[None, object, object]:
+        """What is wrong with a plugin is one line, with its place in the plugin: no traceback through cl-bench."""
+        try:
+            return (yield)
+        except PluginError as error:
+            if pyfuncitem.get_closest_marker("contract") is None:
+                raise
+            message = str(error)
+        pytest.fail(message, pytrace=False)
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """The contract comes first: it takes seconds, and tells why what follows would fail."""
+        items.sort(key=lambda item: item.get_closest_marker("contract") is None)
+
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        """One case a model, one claim a row; the contract once a method."""
+        if metafunc.definition.get_closest_marker("contract") is not None and "method" in metafunc.fixturenames:
+            metafunc.parametrize("method", self.session.methods, ids=str, indirect=True)
+        if metafunc.definition.get_closest_marker("contract") is not None and "predictor" in metafunc.fixturenames:
+            named = self.session.named_predictors
+            skip = pytest.mark.skip(reason="--predictor names none")
+            parameters: list[Any] = [*named] if named else [pytest.param(None, marks=skip)]
+            ids = [predictor.name for predictor in named] or ["none"]
+            metafunc.parametrize("predictor", parameters, ids=ids, indirect=True)
+        if metafunc.definition.get_closest_marker("sweep") is None:
+            return
+        rows = self.session.rows(metafunc.definition)
+        if "case" in metafunc.fixturenames:
+            last = self.session.looks[-1]  # cases of later looks than the first are held back (stages.py)
+            cases = [pytest.param((row, s), id=s.case) for row in rows for s in self.session.sweep(row, last)]
+            metafunc.parametrize("case", cases, indirect=True)
+        if "claim" in metafunc.fixturenames:
+            metafunc.parametrize("claim", self._claims(metafunc.definition, rows), indirect=True)
+
+    def _claims(self, definition: Any, rows: Sequence[Row]) -> list[Any]:
+        """A parameter a row that a claim is about; a skipped one, with the reason, where there is none."""
+        claims, kind = [], ""
+        for row in rows:
+            about = claim_of(definition, row)
+            kind = about.kind
+            if about.paired and self.session.reference_of(about, row) is None:
+                continue
+            reason = None if about.exploratory else self.session.profile.known_failures(row).get(about)
+            marks = [pytest.mark.xfail(strict=True, reason=reason, raises=NotSupported)] if reason else []
+            claims.append(pytest.param(row, id=str(row.method), marks=marks))
+        if claims:
+            return claims
+        asked = definition.get_closest_marker("sweep").kwargs
+        reason = self.session.profile.lacks(asked.get("scenes", ""))
+        lacks = NO_PAIR.get(kind, f"{' or '.join(asked.get('schemes', LEVELS))} method")
+        skip = pytest.mark.skip(reason=reason or f"--method names no {lacks}")
+        return [pytest.param(None, id="no row", marks=skip)]
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Queue all that the selected tests will pull, so that every worker has something to do."""
+        self.session.selected = [(row, claim_of(item, row)) for item, row in claimed(session.items)]
+        self._enough_untrained()
+        wanted = self.wanted(session.items)
+        if not wanted:
+            return
+        if self.config.option.plan:
+            self._plan(wanted, session.items)
+        else:
+            self.queue([spec for specs in wanted.values() for spec in specs])
+
+    def _enough_untrained(self) -> None:
+        """Refuse a claim about untrained encoders with one of them, before anything trains: it shows no spread."""
+        profile = self.session.profile if self.session.selected else None
+        if profile and profile.random_inits < 2:
+            about = next((f"{row.name}: {c.kind}" for row, c in self.session.selected if c.about_untrained), "")
+            if about:
+                raise pytest.UsageError(
+                    f"profile {profile.name}: random_inits = {profile.random_inits}, and {about} is held against the "
+                    "spread of untrained encoders; give 2 or more (--set random_inits=3)"
+                )
+
+    def queue(self, specs: Sequence[RunSpec]) -> None:
+        """Have these computed: data first, and with ``--rerun`` what is stored of them out of the way."""
+        self._put_away(specs)
+        store = self.session.store
+        self._prepare([s for s in specs if load_record(s, store) is None or lacking(s, store)])
+        self.session.submit(specs)
+
+    def _put_away(self, specs: Sequence[RunSpec]) -> None:
+        """With ``--rerun`` what is stored of these runs, or of those of them that diverged, is moved out of the way."""
+        rerun, store = self.config.option.rerun, self.session.store
+        if rerun == "missing":
+            return
+        stored = {spec.pretrain.key: record for spec in specs if (record := load_record(spec, store)) is not None}
+        keys = [key for key, record in stored.items() if rerun == "all" or record.status != "complete"]
+        away = or_usage_error(lambda: [key for key in keys if store.run(key).put_away()], f"--rerun {rerun}")
+        busy = f"; {len(keys) - len(away)} are being computed by another process" if len(away) < len(keys) else ""
+        self.session.console().print(f"--rerun {rerun}: {len(away)} put away{busy}", highlight=False, markup=False)
+
+    def _plan(self, wanted: dict[str, list[RunSpec]], items: Sequence[pytest.Item]) -> None:
+        """Show what would run, how long it takes, what data is missing and where the profile's values are from."""
+        console, looks = self.session.console(), self.session.looks
+        state = self._state(wanted)
+        # Of several looks the power is the last one's alone, which the others add to.
+        console.print(plan_table(state, looks[-1].alpha, self.session.engine.jobs, self._estimates(state)))
+        if len(looks) > 1:
+            costs = [self.cost(self.wanted(items, look)) for look in looks]
+            console.print(looks_table([(look, *cost) for look, cost in zip(looks, costs, strict=True)]))
+        for line in dict.fromkeys(self.session.data.missing.values()):
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(origins_table(or_usage_error(lambda: origins(self.config.option.profile, self.session.settings))))
+
+    def _state(self, wanted: dict[str, list[RunSpec]]) -> dict[str, Known]:
+        """Of each row its specs and what the store holds of them."""
+        return {
+            name: [(s, s.pretrain.objective.config, load_record(s, self.session.store)) for s in specs]
+            for name, specs in wanted.items()
+        }
+
+    def _estimates(self, state: dict[str, Known]) -> dict[str, dict[str, float]]:
+        """Seconds an encoder by stage of the rows of which nothing is stored; each row is timed once."""
+        for row, cases in state.items():
+            if row not in self._timings and not any(record is not None for _, _, record in cases):
+                self._timings[row] = self._timed(row, cases[0][0])
+        return {row: stages for row, stages in self._timings.items() if row in state and stages}
+
+    def cost(self, wanted: dict[str, list[RunSpec]]) -> tuple[int, float]:
+        """How many encoders are to be computed and how many seconds that takes; nan where a row could not be timed."""
+        state = self._state(wanted)
+        absent = {row: len(missing(cases)) for row, cases in state.items() if missing(cases)}
+        seconds = encoder_seconds(state, self._estimates(state)) if absent else {}
+        jobs = self.session.workers[2]
+        return sum(absent.values()), sum(seconds.get(row, math.nan) * n for row, n in absent.items()) / jobs
+
+    def _timed(self, row: str, spec: RunSpec) -> dict[str, float]:
+        """Seconds an encoder of a row takes here, by stage."""
+        import torch
+
+        from cl_bench.run.estimate import estimate
+
+        name = "auto" if self.config.option.engine == "ray" else self.config.option.device
+        device, method = torch.device(usable_devices(name)[0]), None
+        console = self.session.console()
+        console.print(f"timing a few steps of {row} on {device} ...", highlight=False, markup=False)
+        if device.type == "cpu":
+            torch.set_num_threads(1)  # as a worker has
+        if spec.pretrain.method.name != RANDOM_INIT:
+            method = self.session.registry.resolve(str(spec.pretrain.method))
+        try:
+            return estimate(spec, method, device)
+        except (ValueError, RuntimeError) as error:  # a plan that cannot time one row is one all the same
+            console.print(f"{row} could not be timed: {first_line(error)}", highlight=False, markup=False)
+            return {}
+
+    def _prepare(self, specs: Sequence[RunSpec]) -> None:
+        """Find and decode the data of what is to be computed, before any of it is."""
+        data = {d for spec in specs for d in spec.data_sets if not isinstance(d, ScenesSpec)}
+        if data:
+            with self.session.display.bar(self.session.console()) as on_step:
+                or_usage_error(lambda: self.session.data.prepare(data, on_step))
+
+    def wanted(self, items: Sequence[pytest.Item], look: Look | None = None) -> dict[str, list[RunSpec]]:
+        """Specs by row; those of claims by that look, or by the last that their rows have come to."""
+        wanted: dict[str, dict[RunSpec, None]] = {}
+        for item in items:
+            parameters = parameters_of(item)
+            if item.get_closest_marker("sweep") is None:
+                continue
+            if isinstance(parameters.get("case"), tuple):  # not so where no method is of the suite's scheme
+                row, spec = parameters["case"]
+                wanted.setdefault(row.name, {})[spec] = None
+            if isinstance(parameters.get("claim"), Row):
+                row = parameters["claim"]
+                for pulled in self.session.pulled_by(claim_of(item, row), row).rows:
+                    wanted.setdefault(pulled.name, {}).update(dict.fromkeys(self.session.sweep(pulled, look)))
+                wanted.setdefault("random_init", {}).update(dict.fromkeys(self.session.profile.random_init()))
+        return {name: list(specs) for name, specs in wanted.items()}
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self) -> bool | None:
+        """With ``--plan`` nothing runs."""
+        return True if self.config.option.plan else None
+
+    def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
+        """A model's line says more than a dot would."""
+        if report.when == "call" and report.passed and [k for k, _ in report.user_properties] == [ROW]:
+            return ("passed", "", "PASSED") if not hasattr(report, "wasxfail") else None
+        return None
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Note which rows were tested and what was judged."""
+        for key, told in report.user_properties:
+            if key == ROW:
+                row = _row_from_json(str(told))
+                self._rows[row.name] = row
+            elif key == JUDGEMENT:
+                self.note(Judgement.from_json(str(told)))
+            elif key == FINDING:
+                self._findings[str(told)] = None
+
+    def note(self, judgement: Judgement) -> None:
+        """Show this judgement of the claim in the summary, unless another one follows."""
+        self._judgements.setdefault(judgement.row, {})[judgement.claim] = judgement
+
+    def pytest_terminal_summary(self, terminalreporter: TerminalReporter) -> None:
+        """The table, and where the report is."""
+        if not self._rows:
+            return
+        named = [str(method) for method in self.session.methods]
+        order = sorted(self._rows.values(), key=lambda row: (row.order, named.index(str(row.method))))
+        results = [self._result(row) for row in order]
+        terminalreporter.section("cl-bench")
+        self.session.console().print(summary_table(results))
+        directory = Path(self.config.option.report or self.session.store.root / "report")
+        try:
+            written = write_report(results, self.session.here / directory, self.session.command, self.session.commit)
+        except (OSError, ValueError) as error:
+            terminalreporter.write_line(
+                f"report: {error}; the records in {self.session.store.root} are whole", red=True
+            )
+        else:
+            named = [path.name for path in written if path.suffix != ".png"]
+            figures = len(written) - len(named)
+            told = [*named, f"{figures} figure{'s' if figures != 1 else ''}"]
+            terminalreporter.write_line(f"report: {written[0].parent} ({', '.join(told)})")
+        self._show_baseline(terminalreporter)
+
+    def _show_baseline(self, terminalreporter: TerminalReporter) -> None:
+        """What changed since ``--baseline``, and what ``--save-baseline`` keeps."""
+        judged = [j for of_row in self._judgements.values() for j in of_row.values() if not j.claim.about_predictor]
+        old, new = self.session.baseline, self.session.to_save
+        if old is not None:
+            terminalreporter.write_line(str(old.compare(judged)))
+            for finding in self._findings:
+                terminalreporter.write_line(finding)
+        if new is not None:
+            whole = [j for j in judged if not j.missing]
+            try:
+                renewed = new.renewed((j.row, j.claim, kept_of(self.session, j, self._rows[j.row])) for j in whole)
+                renewed.save()
+            except OSError as error:
+                terminalreporter.write_line(f"baseline: {error}; nothing is kept of this run", red=True)
+            else:
+                terminalreporter.write_line(f"baseline: {new.path} ({len(renewed)} claims)")
+
+    def _result(self, row: Row) -> RowResult:
+        profile = self.session.profile
+        sweep, data = self.session.sweep(row), profile.data_of(row)[0]
+
+        def stored(specs: Sequence[RunSpec]) -> tuple[Record, ...]:
+            return tuple(r for r in (load_record(s, self.session.store) for s in specs) if r is not None)
+
+        return RowResult(
+            name=row.name,
+            title=f"{row.method}: {data.label.replace('_', '-')} data, {row.views} views",
+            method=str(row.method),
+            scheme=row.method.level,
+            data=data.label,
+            dataset=data.name,
+            views=row.views,
+            records=stored(sweep),
+            random_init=stored(profile.random_init()),
+            judgements=tuple(self._judgements.get(row.name, {}).values()),
+            expected=len(sweep),
+            profile=profile.name,
+            detection_metric=profile.detection.metric,
+            departs=not profile.follows(load_profile("paper"), row.data),
+            detection_protocol=profile.detection.sentence,
+            linear_protocol=profile.linear.sentence,
+            known=tuple(profile.known_failures(row).items()),
+            alpha=profile.claims.alpha,
+            margin=profile.claims.margin,
+            better=profile.better,
+        )
+
+    def pytest_unconfigure(self) -> None:
+        """Stop the workers, however the session ends."""
+        self.session.close()
+
+
+def parameters_of(item: pytest.Item) -> dict[str, Any]:
+    """Parameters of a test by name; none of one that is not parametrised."""
+    parameters: dict[str, Any] = item.callspec.params if hasattr(item, "callspec") else {}
+    return parameters
+
+
+def claimed(items: Sequence[pytest.Item]) -> Iterator[tuple[pytest.Item, Row]]:
+    """Tests of claims, each with the row that its claim is about; other tests are passed over."""
+    rows = ((item, parameters_of(item).get("claim")) for item in items)
+    return ((item, row) for item, row in rows if isinstance(row, Row))  # none where no method is of the suite's scheme
+
+
+def claim_of(node: Any, row: Row) -> Claim:
+    """What a test's ``claim`` marker says of a row; ``exploratory`` is True or the schemes of which the claim is."""
+    marker = node.get_closest_marker("claim")
+    if marker is None:
+        raise pytest.UsageError(
+            f"{node.nodeid}: a test with the claim fixture needs @pytest.mark.claim(kind, level=...)"
+        )
+    given = marker.kwargs.get("exploratory", ())
+    schemes = LEVELS if given is True else given
+    if not set(schemes) <= set(LEVELS):
+        raise pytest.UsageError(f"{node.nodeid}: exploratory takes True or schemes of {LEVELS}, got {given!r}")
+    return Claim(*marker.args, **{**marker.kwargs, "exploratory": row.method.level in schemes})
+
+
+def row_to_json(row: Row) -> str:
+    """A row as a test report can carry it."""
+    return json.dumps({**row._asdict(), "method": row.method.model_dump(mode="json")})
+
+
+def _row_from_json(text: str) -> Row:
+    told = json.loads(text)
+    return Row(**{**told, "method": MethodSpec.model_validate(told["method"])})

@@ -1,0 +1,405 @@
+"""One pytest session over the suites: what its options ask for, and how it pulls records."""
+
+from __future__ import annotations
+
+import io
+import math
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import pytest
+from rich.console import Console
+
+from cl_bench.claims.baseline import Baseline, OldFormat, setting_of
+from cl_bench.claims.comparison import REFERENCE
+from cl_bench.claims.gate import Finding
+from cl_bench.claims.judgement import Judgement
+from cl_bench.claims.sequential import Look, looks
+from cl_bench.errors import PluginError, SpecError
+from cl_bench.plugin.progress import Display
+from cl_bench.plugin.regression import findings_of
+from cl_bench.run.local import ComputationError, LocalEngine, default_jobs, usable_devices
+from cl_bench.spec import DataSpec, MethodSpec, RunSpec, ScenesSpec
+from cl_bench.spec.claim import Claim
+from cl_bench.spec.profile import Profile, Row, load_profile
+from cl_bench.spec.records import LEVELS, Record
+from cl_bench.store import Store
+
+if TYPE_CHECKING:
+    from _pytest.terminal import TerminalReporter
+
+    from cl_bench.data.finder import Finder
+    from cl_bench.methods.registry import Registry
+    from cl_bench.predictors import Predictor
+    from cl_bench.predictors.registry import Predictors
+
+PLAIN_WIDTH = 110  # columns of the summary where there is no terminal to ask
+T = TypeVar("T")
+
+
+class Pulled(NamedTuple):
+    """The rows whose records a claim takes.
+
+    Attributes:
+        row: The one it is about.
+        reference: The one that a paired claim compares it with.
+        twin: Of a row of disjoint views the same with overlapping ones, which must have learnt.
+    """
+
+    row: Row
+    reference: Row | None
+    twin: Row | None
+
+    @property
+    def rows(self) -> list[Row]:
+        """Those that there are."""
+        return [row for row in self if row is not None]
+
+
+class Session:
+    """One pytest session: profile, methods, store and engine, made when the first suite asks for them."""
+
+    NAME = "cl_bench_session"
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+        self.selected: list[tuple[Row, Claim]] = []
+        """The claims that this session judges, in order; known once tests are collected."""
+        self.reached: dict[str, Look] = {}  # by row, where it has come further than the first
+        self.judged: dict[tuple[Row, Claim, str, Look], Judgement] = {}  # of a claim about a row, at each look
+
+    @property
+    def here(self) -> Path:
+        """Where pytest was called: what the paths on its command line begin at."""
+        return self.config.invocation_params.dir
+
+    @property
+    def command(self) -> str:
+        """What was typed."""
+        return shlex.join(["pytest", *map(str, self.config.invocation_params.args)])
+
+    @property
+    def commit(self) -> str:
+        """Of cl-bench's own checkout, marked where files differ from it; nothing where it is none."""
+        git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+        try:
+            return subprocess.run(git, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        except (OSError, subprocess.SubprocessError):
+            return ""
+
+    # ---- what to run
+
+    @cached_property
+    def profile(self) -> Profile:
+        """The validated profile."""
+        profile = or_usage_error(lambda: load_profile(self.config.option.profile, self.settings))
+        return profile.with_data(self._found).with_predictors([self.predictors.spec_of(p) for p in self.measured])
+
+    @property
+    def settings(self) -> list[str]:
+        """What the command line changes in the profile, as ``--set`` says it."""
+        option = self.config.option
+        seeds = [] if option.seeds is None else _seeds(option.seeds)
+        detector = [] if option.detector is None else [f"detection.detector={option.detector}"]
+        return [*option.set, *seeds, *detector]
+
+    def _found(self, spec: DataSpec) -> DataSpec:
+        return spec if isinstance(spec, ScenesSpec) else self.data.found(spec)
+
+    @cached_property
+    def data(self) -> Finder:
+        """Where data sets are, and which are missing."""
+        from cl_bench.data import Places
+        from cl_bench.data.finder import Finder
+
+        option = self.config.option
+        if option.download and option.data_root is None:
+            raise pytest.UsageError("--download needs --data-root DIR, where to put what it gets")
+        root = None if option.data_root is None else self.here / option.data_root
+        if root is not None and not (root.is_dir() or (option.download and not root.exists())):
+            raise pytest.UsageError(f"--data-root {root}: {'not a folder' if root.exists() else 'no such folder'}")
+        return Finder(Places.of(self.store.root, root), fetch=option.download and not self.is_worker)
+
+    @property
+    def is_worker(self) -> bool:
+        """Whether this is a worker of pytest-xdist."""
+        return hasattr(self.config, "workerinput")
+
+    @cached_property
+    def methods(self) -> list[MethodSpec]:
+        """What ``--method`` names."""
+        from cl_bench.methods.registry import spec_of
+        from cl_bench.methods.synthetic import try_options
+
+        def named() -> list[MethodSpec]:
+            names = self.config.option.method or ["dense_index"]
+            found = [method for name in names for method in self.registry.select(name, self.here)]
+            for method in found:
+                try_options(method)
+            return list(dict.fromkeys(map(spec_of, found)))
+
+        return or_usage_error(named)
+
+    @cached_property
+    def registry(self) -> Registry:
+        """Every method there is: built in, of this project, of installed packages; and the files of ``--method``."""
+        from cl_bench.methods.registry import BUILT_IN, Registry
+
+        return Registry([BUILT_IN, self.config.rootpath / "methods"])
+
+    @cached_property
+    def predictors(self) -> Predictors:
+        """Every predictor there is: built in, of installed packages; and the files of ``--predictor``."""
+        from cl_bench.predictors.registry import Predictors
+
+        return Predictors()
+
+    @cached_property
+    def named_predictors(self) -> list[Predictor]:
+        """What ``--predictor`` names."""
+        from cl_bench.predictors.contract import try_on
+
+        def named() -> list[Predictor]:
+            found = [p for name in self.config.option.predictor for p in self.predictors.select(name, self.here)]
+            for predictor in found:
+                try_on(predictor)
+            return found
+
+        return or_usage_error(named)
+
+    @property
+    def measured(self) -> list[Predictor]:
+        """The built-in predictors, and those that ``--predictor`` names."""
+        named = self.named_predictors  # by now the registry knows their files
+        return list(dict.fromkeys([*self.predictors.built_in, *named]))
+
+    def list_predictors(self) -> None:
+        """Print every predictor there is, and those of the files that ``--predictor`` names."""
+        from cl_bench.methods.catalogue import predictors_table
+
+        _ = self.named_predictors
+        console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH)
+        console.print(predictors_table(self.predictors, self.here))
+
+    def list_methods(self) -> None:
+        """Print every method there is, and those of the files that ``--method`` names."""
+        from cl_bench.methods.catalogue import entries, methods_table
+
+        if self.config.option.method:
+            _ = self.methods
+        console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH)
+        found = or_usage_error(lambda: entries(self.registry))
+        console.print(methods_table(found, self.registry.broken, self.here))
+
+    def rows(self, item: Any) -> list[Row]:
+        """The rows a test is about, one a method whose scheme its suite covers."""
+        asked = {"schemes": LEVELS, "scenes": "", **item.get_closest_marker("sweep").kwargs}
+        if self.profile.lacks(asked["scenes"]):
+            return []
+        where = asked["data"], asked["views"], asked["scenes"]
+        return [Row(m, *where) for m in self.methods if m.level in asked["schemes"]]
+
+    def reference_of(self, claim: Claim, row: Row) -> Row | None:
+        """The row that a paired claim compares a row with; None where ``--method`` names no other to compare with."""
+        if claim.kind == "falls_behind":
+            return row._replace(scenes=claim.against) if claim.against else row._replace(data="single_object")
+        if claim.kind == "keeps_up":
+            others = [m for m in self.methods if m.level != row.method.level]
+            others.sort(key=lambda m: m.name != REFERENCE)
+        else:
+            others = [m for m in self.methods if claim.paired and m.name == REFERENCE and m != row.method]
+        return row._replace(method=others[0]) if others else None
+
+    def pulled_by(self, claim: Claim, row: Row) -> Pulled:
+        """The rows whose records a claim takes."""
+        twin = row._replace(views="overlapping", scenes="") if row.views == "disjoint" else None
+        return Pulled(row, self.reference_of(claim, row), twin)
+
+    @cached_property
+    def looks(self) -> tuple[Look, ...]:
+        """When claims are judged: once, or with ``--until-conclusive`` again and again."""
+        profile = self.profile
+        if not self.config.option.until_conclusive:
+            return (Look(1, 1, profile.seeds, profile.claims.alpha),)
+        return or_usage_error(lambda: looks(profile.seeds, profile.max_seeds, profile.claims.alpha))
+
+    def looks_of(self, rows: Sequence[Row]) -> tuple[Look, ...]:
+        """Those that all of some rows have come to, the first at least."""
+        return self.looks[: min(self.reached.get(row.name, self.looks[0]).number for row in rows)]
+
+    def sweep(self, row: Row, look: Look | None = None) -> tuple[RunSpec, ...]:
+        """Every encoder of a row by that look, or by the last that it has come to."""
+        return self.profile.with_seeds((look or self.looks_of([row])[-1]).seeds).sweep(row)
+
+    @cached_property
+    def baseline(self) -> Baseline | None:
+        """What ``--baseline`` names, to hold this run against."""
+        given = self.config.option.baseline
+        if given is None:
+            return None
+        path, renew = self.here / given, _renewing(self.config.invocation_params.args, given)
+        baseline = or_usage_error(lambda: Baseline.load(path, renew), f"--baseline {path}")
+        if baseline.one_seed and self.profile.seeds == 1:
+            raise pytest.UsageError(
+                f"--baseline {path}: it has one seed a configuration, as this run has, and two seeds show no "
+                "spread to hold a difference against; give --seeds 2 or more, or keep a baseline of several seeds"
+            )
+        return baseline
+
+    @cached_property
+    def to_save(self) -> Baseline | None:
+        """What ``--save-baseline`` names, with what it holds so far."""
+        given = self.config.option.save_baseline
+        if given is None:
+            return None
+        path = self.here / given
+        if not path.parent.is_dir():
+            raise pytest.UsageError(f"--save-baseline {path}: there is no folder {path.parent}")
+
+        def held() -> Baseline:
+            try:
+                return Baseline.load(path) if path.exists() else Baseline(path)
+            except OldFormat:  # this is the command that renews it
+                return Baseline(path)
+
+        return or_usage_error(held, f"--save-baseline {path}")
+
+    def setting(self, claim: Claim, row: Row) -> str:
+        """The name of all that the verdict on a claim depends on but the code."""
+        rows = self.pulled_by(claim, row).rows
+        specs = [spec for look in self.looks for pulled in rows for spec in self.sweep(pulled, look)]
+        settings = self.profile.claims
+        return setting_of([*specs, *self.profile.random_init()], settings.alpha, settings.margin)
+
+    @cached_property
+    def findings(self) -> dict[tuple[Row, Claim], list[str | Finding]]:
+        """What the run shows against ``--baseline``, by the claim whose test tells it."""
+        return {} if self.baseline is None else findings_of(self, self.baseline)
+
+    # ---- pulling records
+
+    @cached_property
+    def store(self) -> Store:
+        """Where results are kept."""
+        given = self.config.option.store
+        path = (self.config.rootpath if given == ".cl_bench" else self.here) / given
+        return or_usage_error(lambda: Store(path), f"--store {path}")
+
+    @cached_property
+    def engine(self) -> LocalEngine:
+        """Who computes what is missing."""
+        kind, devices, jobs = self.workers
+        _ = self.methods  # by now the registry knows the files that --method names
+        return kind(self.store, self.registry.plugins, devices, jobs, self.display, self.data.places.root)
+
+    @cached_property
+    def workers(self) -> tuple[type[LocalEngine], list[str], int]:
+        """The engine that ``--engine`` names, the devices of its workers and how many of these there are."""
+        option = self.config.option
+        if option.jobs is not None and option.jobs < 1:
+            raise pytest.UsageError(f"--jobs must be at least 1, got {option.jobs}")
+        if option.engine == "ray":
+            from cl_bench.run.ray import RayEngine, joined
+
+            devices, count = or_usage_error(lambda: joined(option.device))
+            return RayEngine, devices, option.jobs or (1 if self.is_worker else count)
+        devices = or_usage_error(lambda: usable_devices(option.device))
+        return LocalEngine, devices, option.jobs or default_jobs(devices)
+
+    @cached_property
+    def display(self) -> Display:
+        """What a person sees meanwhile."""
+        return Display()
+
+    def pull(self, specs: Sequence[RunSpec]) -> tuple[list[Record | None], list[str]]:
+        """The records of some specs, computed if they must be; None where that failed, and a line for each failure."""
+        self.wait(specs)
+        records: list[Record | None] = []
+        failures = []
+        for spec in specs:
+            try:
+                records.append(self.engine.record(spec))
+            except ComputationError as error:
+                records.append(None)
+                failures.append(str(error))
+        return records, failures
+
+    def wait(self, specs: Sequence[RunSpec], until: float = math.inf) -> bool:
+        """Until the outcome of each spec is known, or the monotonic clock shows ``until``; returns whether it is."""
+        self.submit(specs)
+        if all(self.engine.has(spec) for spec in specs):
+            return True
+        capture = self.config.pluginmanager.getplugin("capturemanager")
+        with capture.global_and_fixture_disabled(), self.display.waiting(self.console()) as refresh:
+
+            def meanwhile() -> None:
+                refresh()
+                if time.monotonic() > until:
+                    raise TimeoutError
+
+            try:
+                self.engine.wait(specs, meanwhile)
+            except TimeoutError:
+                return False
+        return True
+
+    def submit(self, specs: Sequence[RunSpec]) -> None:
+        """Queue what is missing."""
+        self.display.total += self.engine.submit(specs)
+
+    def console(self) -> Console:
+        """Where pytest writes; silent in pytest-xdist workers, which have no terminal."""
+        reporter: TerminalReporter | None = self.config.pluginmanager.getplugin("terminalreporter")
+        if reporter is None or self.is_worker:
+            return Console(quiet=True)
+        if reporter._tw.width_of_current_line:  # ensure_newline() would have pytest write the file's name again
+            reporter._tw.line()
+        file = reporter._tw._file
+        if isinstance(file, io.TextIOWrapper) and not file.encoding.lower().startswith("utf"):
+            file.reconfigure(errors="replace")
+        return Console(file=file, width=None if file.isatty() else PLAIN_WIDTH)
+
+    def close(self) -> None:
+        """Stop the workers, if there are any."""
+        if "engine" in self.__dict__:
+            self.engine.close()
+
+
+def _seeds(text: str) -> list[str]:
+    """What ``--seeds N`` or ``--seeds FIRST:END`` sets in a profile."""
+    first, colon, end = text.rpartition(":")
+    try:
+        begin, stop = int(first) if colon else 0, int(end)
+    except ValueError:
+        begin, stop = 0, 0
+    if not 0 <= begin < stop:
+        raise pytest.UsageError(f"--seeds takes a number N (seeds 0 to N - 1) or FIRST:END, as 3:8, got {text!r}")
+    return [f"seeds={stop - begin}", f"first_seed={begin}"]
+
+
+def _renewing(typed: Sequence[object], path: str) -> str:
+    """A command as typed, that keeps a new baseline instead of reading one."""
+    words, last = ["pytest"], ""
+    for word in map(str, typed):
+        name, _, value = word.partition("=")
+        options = ("--baseline", "--save-baseline")
+        if not (name in options and (value or word in options)) and last not in options:
+            words.append(word)
+        last = word
+    return shlex.join([*words, "--save-baseline", path])
+
+
+def or_usage_error(make: Callable[[], T], what: str = "") -> T:
+    """What an option asks for; one that makes no sense ends the session before anything trains (exit status 4)."""
+    try:
+        return make()
+    except (SpecError, PluginError) as error:
+        raise pytest.UsageError(str(error)) from None
+    except OSError as error:
+        raise pytest.UsageError(f"{what}: {error.strerror or error}") from None

@@ -1,0 +1,151 @@
+"""Dense methods against each other, where they share data and views."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from rich.console import RenderableType
+from rich.rule import Rule
+from rich.table import Table
+from rich.text import Text
+
+from cl_bench.claims.comparison import REFERENCE, Comparison, compare
+from cl_bench.claims.judgement import Verdict
+from cl_bench.report.row import COLOURS, RowResult, number
+from cl_bench.spec.claim import Claim
+from cl_bench.spec.records import EVALUATIONS, LEVELS, Level, configurations
+
+
+@dataclass(frozen=True)
+class ComparisonLine:
+    """A method at a level, beside the reference.
+
+    Attributes:
+        row: The method's row.
+        level: ``instance`` or ``dense``.
+        reference: The reference's row; it is ``row`` itself in the reference's own line.
+        comparison: The reference minus the method; None in the reference's own line.
+        verdict: On the claim that the reference is no worse, where that was tested.
+    """
+
+    row: RowResult
+    level: Level
+    reference: RowResult
+    comparison: Comparison | None
+    verdict: Verdict | None
+
+    @property
+    def performance(self) -> list[float]:
+        """Of the method's configurations, in percent."""
+        return [c.performance for c in configurations(self.row.records, self.level)[0]]
+
+
+def comparison_lines(rows: Sequence[RowResult]) -> list[ComparisonLine]:
+    """The lines of the table: by data and views, by level, and the reference first.
+
+    The reference is ``dense_index``, or the first method of those rows where it did not take part.
+    """
+    groups: dict[tuple[str, str], dict[str, RowResult]] = {}
+    for row in rows:
+        if row.scheme == "dense":
+            groups.setdefault((row.data, row.views), {}).setdefault(row.method, row)
+    lines = []
+    for group in groups.values():
+        reference = group.get(REFERENCE) or next(iter(group.values()))
+        others = [row for row in group.values() if row is not reference]
+        for level in LEVELS if others else ():
+            lines.append(ComparisonLine(reference, level, reference, None, None))
+            lines += [_line(row, level, reference) for row in others]
+    return lines
+
+
+def _line(row: RowResult, level: Level, reference: RowResult) -> ComparisonLine:
+    """What was judged, if it was; else the same computed here, without a verdict."""
+    judged = next((j for j in row.judgements if j.claim == Claim("no_worse_than", level)), None)
+    if judged is not None and judged.comparison is not None:
+        return ComparisonLine(row, level, reference, judged.comparison, judged.verdict)
+    found = compare(reference.records, row.records, level, row.alpha, row.margin)
+    return ComparisonLine(row, level, reference, found, None if judged is None else judged.verdict)
+
+
+def comparison_table(rows: Sequence[RowResult]) -> Iterator[RenderableType]:
+    """A block for each data and views with more than one dense method; needs 80 columns and no colour."""
+    for (data, views), block in groupby(comparison_lines(rows), lambda line: (line.row.data, line.row.views)):
+        title = f"Matching strategies: {data.replace('_', '-')} data, {views} views"
+        yield Rule(Text(title, style="bold"), align="left", style="dim")
+        for level, lines in groupby(block, lambda line: line.level):
+            of_level = list(lines)
+            measured = any(line.performance for line in of_level)
+            unit = of_level[0].row.unit(level) if measured else "not measured"
+            yield Text(f"{EVALUATIONS[level].capitalize()} ({unit})", style="underline")
+            if measured:
+                yield _level(of_level)
+                yield from _left_out(of_level)
+        yield Text()
+
+
+def _level(lines: Sequence[ComparisonLine]) -> Table:
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")
+    table.add_column("method", width=15, overflow="fold")
+    widths = {"models": 6, "best": 5, "mean": 5, "preci-\nsion": 6}
+    for name, width in widths.items():
+        table.add_column(name, width=width, justify="right", no_wrap=True)
+    level = f"{100 * (1 - 2 * lines[0].row.alpha):g} % intervals"
+    table.add_column(f"reference - method\n[{level}]", width=25, no_wrap=True)
+    table.add_column("verdict", width=12, no_wrap=True)
+    for line in lines:
+        performance, precision = line.performance, line.row.matching_precision
+        verdict = line.verdict
+        table.add_row(
+            Text(line.row.method),
+            str(len(performance)),
+            *((number(max(performance)), number(statistics.fmean(performance))) if performance else ("-", "-")),
+            f"{statistics.fmean(precision):.2f}" if precision else "-",
+            _differences(line.comparison),
+            Text(verdict.value, style=f"bold {COLOURS[verdict]}") if verdict else "",
+            style="bold" if line.comparison is None else "",
+        )
+    return table
+
+
+def _differences(found: Comparison | None) -> str:
+    if found is None:
+        return "the reference"
+    if not found.n:
+        return "no pair"
+    mean = _interval(found.mean, found.low, found.high)
+    return f"mean {mean}\nbest {_interval(found.best, found.best_low, found.best_high)}"
+
+
+def _interval(value: float, low: float, high: float) -> str:
+    return f"{_signed(value)} [{_signed(low)}, {_signed(high)}]" if not math.isnan(low) else _signed(value)
+
+
+def _signed(value: float) -> str:
+    """Five characters at most: fewer decimals for larger numbers."""
+    return f"{value:+.2f}" if abs(value) < 9.995 else f"{value:+.1f}" if abs(value) < 99.95 else f"{value:+.0f}"
+
+
+def _left_out(lines: Sequence[ComparisonLine]) -> Iterator[Text]:
+    for line in lines:
+        if line.comparison is not None and line.comparison.left_out:
+            pairs = f"{line.comparison.n} pairs, left out: {', '.join(line.comparison.left_out)}"
+            yield Text(f"{line.row.method}: {pairs}", style="red")
+
+
+def comparison_notes(rows: Sequence[RowResult]) -> Iterator[str]:
+    """What is paired, what is averaged and which interval is given; nothing where nothing is compared."""
+    lines = comparison_lines(rows)
+    for alpha, margin in dict.fromkeys((line.row.alpha, line.row.margin) for line in lines):
+        yield (
+            "reference - method: points of performance, paired by configuration of the objective: the same seeds, "
+            "averaged first, on the same data and views. mean: of the paired differences, with a "
+            f"{100 * (1 - 2 * alpha):g} % paired t interval over configurations. best: of the paired configurations "
+            "each method's own best, with a percentile bootstrap over pairs (rough, being of a maximum). To the left, "
+            "models, best and mean are of all that is usable of the method. verdict: on average the reference is no "
+            f"worse; supported where the interval of the mean lies above -{margin:g}."
+        )

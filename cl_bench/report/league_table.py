@@ -1,0 +1,108 @@
+"""The league of predictors, as people read it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterator, Sequence
+
+from rich.console import RenderableType
+from rich.rule import Rule
+from rich.table import Table
+from rich.text import Text
+
+from cl_bench.claims.league import Standing, league, reference
+from cl_bench.report.row import RowResult
+from cl_bench.spec.records import EVALUATIONS, LEVELS, Better
+
+_FIXED = ("performance", "predictor", "rows", "tau", "difference", "p", "p_holm")
+SHOWN = 12
+"""Predictors in the terminal's table: the best by the mean of both columns, and the reference whatever its place."""
+
+
+def standings(rows: Sequence[RowResult]) -> list[Standing]:
+    """The league of a run; empty where no encoder of it has a predictor."""
+    if not any(record.predictors for row in rows for record in row.records):
+        return []
+    better: dict[str, Better] = {name: direction for row in rows for name, direction in row.better.items()}
+    return league({row.name: row.records for row in rows}, better)
+
+
+def league_csv(rows: Sequence[RowResult]) -> str:
+    """One line a predictor and performance; its tau in each row; a cell is empty where there is nothing to tell."""
+    names = [f"tau.{row.name}" for row in rows]
+    out = io.StringIO()
+    writer = csv.DictWriter(out, (*_FIXED, *names), lineterminator="\n")
+    writer.writeheader()
+    for one in standings(rows):
+        values = {"tau": one.tau, "difference": one.difference, "p": one.p, "p_holm": one.p_holm}
+        about = {"performance": EVALUATIONS[one.level], "predictor": one.predictor, "rows": len(one.taus)}
+        told = {name: "" if math.isnan(value) else value for name, value in values.items()}
+        writer.writerow({**about, **told, **{f"tau.{row}": tau for row, tau in one.taus.items()}})
+    return out.getvalue()
+
+
+def league_table(rows: Sequence[RowResult]) -> Iterator[RenderableType]:
+    """A line a predictor, the best first; nothing where none was measured. Needs 80 columns and no colour."""
+    found = standings(rows)
+    if found:
+        yield Rule(Text("Predictors of performance", style="bold"), align="left", style="dim")
+        yield _table(found)
+    yield from (Text(line, style="red") for line in _failures(rows))
+    if found:
+        yield Text()
+
+
+def _table(found: Sequence[Standing]) -> Table:
+    by_name: dict[str, dict[str, Standing]] = {}
+    for one in found:
+        by_name.setdefault(one.predictor, {})[one.level] = one
+    ordered = sorted(by_name, key=lambda name: sum(one.tau for one in by_name[name].values()) / len(by_name[name]))
+    ours = [reference(level) for level in LEVELS]
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")
+    table.add_column("predictor", width=26, no_wrap=True, vertical="bottom")
+    for level in LEVELS:
+        table.add_column(f"{EVALUATIONS[level]}\ntau  difference (p)", width=26, no_wrap=True, justify="right")
+    for place, name in enumerate(ordered):
+        if place < SHOWN or name in ours:
+            cells = (_cell(by_name[name].get(level)) for level in LEVELS)
+            table.add_row(name, *cells, style="bold" if name in ours else "")
+    if len(ordered) > SHOWN:
+        table.add_row(Text(f"... {len(ordered)} in all: league.csv", style="dim"))
+    return table
+
+
+def _cell(one: Standing | None) -> str:
+    if one is None:
+        return "-"
+    if math.isnan(one.difference):
+        return f"{one.tau:+.2f}" + " " * 14
+    return f"{one.tau:+.2f}  {one.difference:+.2f} ({_p(one.p_holm):>5})"
+
+
+def _p(value: float) -> str:
+    return f"{value:.3f}".removeprefix("0") if value < 0.9995 else "1"
+
+
+def _failures(rows: Sequence[RowResult]) -> Iterator[str]:
+    """A line for each way in which a predictor failed, and how often it did."""
+    counts: dict[str, int] = {}
+    for row in rows:
+        for record in row.records:
+            for why in record.failed_predictors.values():
+                counts[why] = counts.get(why, 0) + 1
+    for why, count in counts.items():
+        yield f"without: {why} (of {count} encoder{'s' if count != 1 else ''})"
+
+
+def league_notes(rows: Sequence[RowResult]) -> Iterator[str]:
+    """What the columns are; nothing where no predictor was measured."""
+    if any(record.predictors for row in rows for record in row.records):
+        yield (
+            "predictors: tau-b with performance over configurations, the mean over this run's rows; a predictor is "
+            "turned so that below 0 it predicts. difference: its tau minus that of minmax(L_a) + minmax(L_u) at the "
+            "performance's level (sum_minmax, bold); below 0 it predicts better. In brackets p of no difference, by a "
+            "permutation test that swaps the two predictors' ranks by configuration, after Holm's correction for all "
+            "predictors of that performance."
+        )

@@ -1,0 +1,165 @@
+"""How long an encoder takes here: a handful of steps on images of noise, timed and multiplied."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from cl_bench.data.dataset import Dataset, Ragged
+from cl_bench.encoders import build_encoder
+from cl_bench.evaluate.alignment_uniformity import measure
+from cl_bench.evaluate.detection import evaluate_detection
+from cl_bench.evaluate.linear import evaluate_linear
+from cl_bench.methods.method import Method
+from cl_bench.spec import (
+    DataSpec,
+    DetectionSpec,
+    EncoderSpec,
+    FilesSpec,
+    LinearSpec,
+    PretrainSpec,
+    RunSpec,
+    ScenesSpec,
+)
+from cl_bench.train.pretrain import pretrain, untrained
+
+STEPS = 3
+"""Timed steps of a training: one before them warms up, and one after them is logged, which few are in earnest."""
+FEW = 8
+"""Images a batch at most on a CPU, which may have hours to go on each batch of a GPU's profile."""
+SIZES = {"stl10": (96, 96), "coco": (480, 640), "voc": (375, 500)}
+"""Height and width of a usual image of each data set, in pixels."""
+BOXES = 3  # objects an image of noise
+TESTS = 8  # images of noise in which objects are searched
+COLOURS = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)  # mean and standard deviation of the pixels; any take the same time
+
+
+def estimate(spec: RunSpec, method: Method | None, device: torch.device) -> dict[str, float]:
+    """Seconds of each stage of one encoder on a device, by the names of ``Record.seconds``.
+
+    Batches are the profile's on a GPU, and of few images on a CPU, where time goes by the image. The losses of a batch
+    grow with its square, so that a CPU's figure for them is low.
+
+    Args:
+        spec: What would be computed.
+        method: Its method; None for an untrained encoder.
+        device: Where.
+
+    Raises:
+        RuntimeError: As torch raised it, out of memory for one.
+    """
+    pre = spec.pretrain
+    encoder = untrained(pre).to(device).eval()
+    out = {"pretrain": _pretrain(pre, method, device) if method is not None else 0.0}
+    held_out = _noise(spec.measure.data, 2 * FEW)
+    took = _seconds(lambda: measure(encoder, held_out, spec.measure, pre.augment, pre.views, device), device)
+    out["measure"] = took * spec.measure.data.count / len(held_out)
+    of, at = pre.encoder, device
+    return {**out, "linear": _linear(spec.linear, of, at), "detection": _detection(spec.detection, of, at)}
+
+
+def _pretrain(spec: PretrainSpec, method: Method, device: torch.device) -> float:
+    plan = spec.optimiser
+    batch = plan.batch if device.type == "cuda" else min(plan.batch, FEW)
+    chunk = plan.chunk and min(plan.chunk, batch)
+    few = plan.model_copy(update={"batch": batch, "epochs": 1, "chunk": chunk, "log_every": STEPS + 2})
+    noise = _noise(spec.data, batch * (STEPS + 2))
+    clock = _Clock(device)
+    pretrain(spec.model_copy(update={"optimiser": few}), method, noise, device, clock)
+    steps = plan.epochs * (spec.data.count // plan.batch)
+    return clock.step * steps * plan.batch / batch
+
+
+@lru_cache(maxsize=8)
+def _linear(spec: LinearSpec, of: EncoderSpec, device: torch.device) -> float:
+    """Seconds; the same for every row."""
+    encoder = build_encoder(of.name, of.padding).to(device).eval()
+    train, test = _noise(spec.train, spec.batch), _noise(spec.test, FEW)
+    clock = _Clock(device)
+    few = spec.model_copy(update={"epochs": STEPS + 2})
+    whole = _seconds(lambda: evaluate_linear(encoder, train, test, few, *COLOURS, device, clock), device)
+    once = whole - clock.step * few.epochs  # features that are computed once, of both sets
+    per_image = once / (len(test) + (len(train) if spec.protocol == "cached" else 0))
+    images = spec.test.count + (spec.train.count if spec.protocol == "cached" else 0)
+    return clock.step * spec.epochs * spec.train.count / len(train) + max(0.0, per_image) * images
+
+
+@lru_cache(maxsize=8)
+def _detection(spec: DetectionSpec, of: EncoderSpec, device: torch.device) -> float:
+    """Seconds; the same for every row."""
+    encoder = build_encoder(of.name, of.padding).to(device).eval()
+    batch = spec.batch if device.type == "cuda" else 1
+    few = spec.model_copy(update={"batch": batch, "iterations": STEPS + 2, "precise_norm": 0})
+    train, test = _noise(spec.train, max(batch, 4)), _noise(spec.test, TESTS)
+    clock = _Clock(device)
+    evaluate_detection(encoder, train, test, few, *COLOURS, device, clock)
+    per_test_image = clock.since_the_last / len(test)
+    # Batch norm's statistics take forward passes only, a third of a step.
+    steps = spec.iterations + spec.precise_norm / 3
+    return clock.step * steps * spec.batch / batch + per_test_image * spec.test.count
+
+
+class _Clock:
+    """Times the steps of a training, after each of which it is called, but for the first and the last."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._at: list[float] = []
+
+    def __call__(self, done: int, total: int) -> None:
+        self._at.append(_now(self._device))
+
+    @property
+    def step(self) -> float:
+        """Seconds of a step."""
+        return (self._at[-2] - self._at[0]) / (len(self._at) - 2)
+
+    @property
+    def since_the_last(self) -> float:
+        """Seconds from the last step to now."""
+        return _now(self._device) - self._at[-1]
+
+
+def _seconds(work: Callable[[], object], device: torch.device) -> float:
+    begun = _now(device)
+    work()
+    return _now(device) - begun
+
+
+def _now(device: torch.device) -> float:
+    """The time when all that was asked of the device is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+class _Same(Ragged):
+    """One image, as often as it is asked for."""
+
+    def __init__(self, image: Tensor, count: int) -> None:
+        super().__init__(image.permute(1, 2, 0).flatten(), torch.tensor([image.shape[1:]] * count))
+        self._image = image
+
+    def __getitem__(self, index: int) -> Tensor:  # type: ignore[override]  # no slices
+        return self._image
+
+
+def _noise(spec: DataSpec, count: int) -> Dataset:
+    """So many images of noise as the data set has them, with labels or boxes."""
+    draws = torch.Generator().manual_seed(0)
+    height, width = (spec.size, spec.size) if isinstance(spec, ScenesSpec) else SIZES[spec.name]
+    if isinstance(spec, FilesSpec) and spec.short_side and spec.short_side < min(height, width):
+        height, width = (round(side * spec.short_side / min(height, width)) for side in (height, width))
+    image = torch.randint(256, (3, height, width), generator=draws, dtype=torch.uint8)
+    images = image.expand(count, -1, -1, -1) if isinstance(spec, ScenesSpec) else _Same(image, count)
+    classes = tuple(map(str, range({"coco": 80, "voc": 20}.get(spec.name, 10))))
+    if spec.kind == "single_object":
+        return Dataset(images, classes, labels=torch.arange(count) % len(classes))
+    corners = torch.rand(count, BOXES, 2, 2, generator=draws).sort(2).values * torch.tensor([width, height])
+    boxes = torch.cat([corners[:, :, 0], corners[:, :, 1] + 1], 2)
+    labels = torch.randint(len(classes), (count, BOXES), generator=draws)
+    return Dataset(images, classes, boxes=tuple(boxes), box_labels=tuple(labels))

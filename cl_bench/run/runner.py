@@ -1,0 +1,390 @@
+"""record(spec): each stage is a memoised function of its spec, kept in the store."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from cl_bench.errors import Diverged, MethodError, OutOfMemory
+from cl_bench.run.stored import EVALUATIONS, PREDICTORS, Detected, Evaluation, evaluation_complaint, status_complaint
+from cl_bench.spec import PredictorSpec, RunSpec
+from cl_bench.spec.records import RANDOM_INIT, Level, Record
+from cl_bench.store import Run, Store
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import torch
+
+    from cl_bench.data import Places
+    from cl_bench.encoders import Encoder
+    from cl_bench.methods.registry import Registry
+    from cl_bench.predictors.registry import Predictors
+
+OnStep = Callable[[str, int, int], None]
+"""Called with (stage, steps done, steps in all)."""
+
+STAGES = tuple(EVALUATIONS)
+AVERAGE_PRECISIONS = sorted(Detected.model_fields.keys() - Evaluation.model_fields.keys() - {"halves"})
+KEEPS = {"measure": "", "linear": "-2", "detection": "-2", PREDICTORS: ""}
+"""Part of an evaluation's name; it changes where an evaluation keeps more than it did, and older ones stay unread."""
+
+
+def load_record(spec: RunSpec, store: Store) -> Record | None:
+    """What the store knows of an encoder; None unless every stage is there."""
+    run = store.run(spec.pretrain.key)
+    status = _read_status(run)
+    if status is None:
+        return None
+    evals: dict[str, dict[str, Any]] = {}
+    if status["status"] == "complete":
+        for stage in STAGES:
+            found = _read_evaluation(spec, run, stage, status["encoder_sha256"])
+            if found is None:
+                return None
+            evals[stage] = found
+    troubles = [status["detail"], *(f"{stage}: {e['diverged']}" for stage, e in evals.items() if "diverged" in e)]
+    detail = "; ".join(t for t in troubles if t)
+    whole = status["status"] == "complete" and not detail
+    pretrain = spec.pretrain
+    measured = evals.get("measure", {})
+    shares = {
+        "matching_precision": status.get("matching_precision"),
+        "similarity_overlap": measured.get("similarity_overlap"),
+    }
+    optimum = status.get("position_only_loss")
+    predicted = _predictions(spec, run, status["encoder_sha256"]) if whole else {}
+    aps = {name: evals["detection"][name] for name in AVERAGE_PRECISIONS} if whole else {}
+    halves: dict[Level, list[float]] = {}
+    if whole:
+        halves = {"instance": evals["linear"]["halves"], "dense": evals["detection"]["halves"][spec.detection.metric]}
+    return Record(
+        key=pretrain.key,
+        case=spec.case,
+        method=str(pretrain.method),
+        data=pretrain.data.label,
+        views=pretrain.views,
+        family=pretrain.objective.family,
+        config=pretrain.objective.config,
+        seed=pretrain.seed,
+        status="complete" if whole else "diverged",
+        detail=detail,
+        alignment=measured.get("alignment", {}),
+        uniformity=measured.get("uniformity", {}),
+        performance={"instance": evals["linear"]["accuracy"], "dense": aps[spec.detection.metric]} if whole else {},
+        halves={level: (both[0], both[1]) for level, both in halves.items() if len(both) == 2},
+        extra={**aps, **{name: v for name, v in shares.items() if v is not None}} if whole else {},
+        probes=measured.get("probes", {}),
+        similarities={kind: tuple(bins) for kind, bins in measured.get("similarities", {}).items()},
+        predictors={name: value for found in predicted.values() for name, value in found["values"].items()},
+        failed_predictors={name: found["failed"] for name, found in predicted.items() if found["failed"]},
+        losses=_losses(run, status),
+        position_only_loss=math.nan if optimum is None else optimum,
+        decomposition_error=status["decomposition_error"],
+        seconds={"pretrain": status["seconds"], **{stage: e["seconds"] for stage, e in evals.items()}},
+        provenance=status["provenance"],
+    )
+
+
+def lacking(spec: RunSpec, store: Store) -> list[PredictorSpec]:
+    """The predictors of a spec that are not computed yet and can be: the encoder is kept and did not diverge."""
+    run = store.run(spec.pretrain.key)
+    status = _read_status(run) if spec.predictors else None
+    if status is None or status["status"] != "complete" or not (run.path / "encoder.safetensors").exists():
+        return []
+    found = _predictions(spec, run, status["encoder_sha256"])
+    return [predictor for predictor in spec.predictors if predictor.name not in found]
+
+
+def compute(
+    spec: RunSpec,
+    store: Store,
+    registry: Registry,
+    device: torch.device,
+    on_step: OnStep | None = None,
+    places: Places | None = None,
+    predictors: Predictors | None = None,
+) -> bool:
+    """Compute what the store lacks of a run; ``places`` is where data sets other than the embedded one lie.
+
+    Of the spec's predictors those are computed that ``predictors`` holds with that source: built-in ones if None.
+
+    Returns:
+        False, having done nothing, when another process is at work on this run.
+
+    Raises:
+        MethodError: The plugin failed; nothing is stored, so that the next run tries again.
+        OSError: The store cannot be written; what it held before is whole.
+        OutOfMemory: A stage needs more than there is; of this stage nothing is stored.
+    """
+    from cl_bench.run.numerics import settled
+
+    run = store.run(spec.pretrain.key)
+    with run.locked() as mine:
+        if not mine:
+            return False
+        with _output_to(run):
+            with _room_for("pre-training", spec), settled(device):
+                encoder, sha256 = _pretrained(spec, run, registry, device, on_step, places)
+            if encoder is not None:
+                for stage in STAGES:
+                    if _read_evaluation(spec, run, stage, sha256) is None:
+                        with _room_for(stage, spec), settled(device):  # not as a plugin's loss left it
+                            _evaluate(stage, spec, run, encoder, sha256, device, on_step, places)
+                with _room_for(PREDICTORS, spec), settled(device):
+                    _predict(spec, run, encoder, sha256, device, places, predictors)
+        return True
+
+
+def _pretrained(
+    spec: RunSpec, run: Run, registry: Registry, device: torch.device, on_step: OnStep | None, places: Places | None
+) -> tuple[Encoder | None, str]:
+    """The pre-trained encoder, from the store or trained now, and the sha256 of its file; None when it diverged."""
+    import safetensors.torch
+    import torch
+
+    from cl_bench.data import load
+    from cl_bench.methods.registry import spec_of
+    from cl_bench.run.numerics import provenance
+    from cl_bench.train.checkpoint import Checkpoint
+    from cl_bench.train.pretrain import pretrain, untrained
+
+    status = _read_status(run)
+    if status is not None:
+        if status["status"] == "diverged":
+            return None, ""
+        content = run.read_bytes("encoder.safetensors", status["encoder_sha256"])
+        if content is not None:
+            encoder = untrained(spec.pretrain)
+            encoder.load_state_dict(safetensors.torch.load(content))
+            encoder.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            return encoder.eval(), status["encoder_sha256"]
+        # Without its encoder the run is as good as not trained; what was evaluated on the same weights stands.
+    method = None
+    if spec.pretrain.objective.family != RANDOM_INIT:
+        options = ",".join(f"{k}={v}" for k, v in spec.pretrain.method.options)
+        method = registry.resolve(f"{spec.pretrain.method.name}:{options}")
+        if spec_of(method) != spec.pretrain.method:
+            raise MethodError(f"method {method.name!r} ({method.origin}) was edited since this run began; run it again")
+    run.write("spec", spec.pretrain.model_dump(mode="json"))
+    begun = datetime.now(UTC).isoformat(timespec="seconds")
+    report = partial(on_step, "pre-training") if on_step else None
+    checkpoint = Checkpoint(run, device)
+    try:
+        done = pretrain(spec.pretrain, method, load(spec.pretrain.data, places), device, report, checkpoint)
+    except Diverged as error:
+        outcome = {"status": "diverged", "detail": f"pre-training: {error}", "decomposition_error": 0.0}
+        found = {"begun": begun, **provenance(device)}
+        run.write("status", {**outcome, "seconds": checkpoint.seconds, "provenance": found})
+        checkpoint.clear()
+        return None, ""
+    weights = {k: v.detach().cpu().contiguous() for k, v in done.encoder.state_dict().items()}
+    digest = run.write_bytes("encoder.safetensors", safetensors.torch.save(weights))
+    history = "".join(json.dumps(entry) + "\n" for entry in done.history).encode()
+    history_digest = run.write_bytes("history.jsonl", history)
+    run.write(
+        "status",
+        {
+            "status": "complete",
+            "detail": "",
+            "decomposition_error": done.decomposition_error,
+            "matching_precision": _defined(done.matching_precision),
+            "position_only_loss": _defined(done.position_only_loss),
+            "encoder_sha256": digest,
+            "history_sha256": history_digest,
+            "seconds": checkpoint.seconds,
+            "provenance": {"begun": begun, **provenance(device)},  # as a plugin left the switches
+        },
+    )
+    checkpoint.clear()
+    return done.encoder, digest
+
+
+def _evaluate(
+    stage: str,
+    spec: RunSpec,
+    run: Run,
+    encoder: Encoder,
+    sha256: str,
+    device: torch.device,
+    on_step: OnStep | None,
+    places: Places | None,
+) -> None:
+    """Run one evaluation of the encoder of that sha256 and store it; one that diverges is stored as such."""
+    from cl_bench.data import load
+    from cl_bench.evaluate.alignment_uniformity import measure
+    from cl_bench.evaluate.detection import evaluate_detection
+    from cl_bench.evaluate.linear import evaluate_linear
+    from cl_bench.run.numerics import provenance
+    from cl_bench.train.checkpoint import Checkpoint
+
+    augment = spec.pretrain.augment
+    report = partial(on_step, stage) if on_step else None
+    checkpoint = Checkpoint(run, device, _eval_name(spec, stage), sha256)
+    result: dict[str, Any]
+    try:
+        if stage == "measure":
+            held_out = load(spec.measure.data, places)
+            result = dict(measure(encoder, held_out, spec.measure, augment, spec.pretrain.views, device))
+        elif stage == "linear":
+            train, test = load(spec.linear.train, places), load(spec.linear.test, places)
+            colours = augment.mean, augment.std
+            result = dict(evaluate_linear(encoder, train, test, spec.linear, *colours, device, report))
+        else:
+            train, test = load(spec.detection.train, places), load(spec.detection.test, places)
+            plan, colours = spec.detection, (augment.mean, augment.std)
+            result = dict(evaluate_detection(encoder, train, test, plan, *colours, device, report, checkpoint))
+    except Diverged as error:
+        result = {"diverged": str(error)}
+    found = {"encoder_sha256": sha256, "seconds": checkpoint.seconds, "provenance": provenance(device)}
+    run.write(_eval_name(spec, stage), {**result, **found})
+    checkpoint.clear()
+
+
+def _predict(
+    spec: RunSpec,
+    run: Run,
+    encoder: Encoder,
+    sha256: str,
+    device: torch.device,
+    places: Places | None,
+    known: Predictors | None,
+) -> None:
+    """Compute those predictors of the encoder of that sha256 that are missing, beside those that are there."""
+    from cl_bench.data import load
+    from cl_bench.predictors.measure import Found, found_by, seen_of
+    from cl_bench.predictors.registry import Predictors
+    from cl_bench.run.numerics import provenance
+    from cl_bench.train.checkpoint import Checkpoint
+
+    there = _predictions(spec, run, sha256)
+    missing = [predictor for predictor in spec.predictors if predictor.name not in there]
+    if not missing:
+        return
+    known = known or Predictors((), ())
+    mine = [known.named(p.name) for p in missing if p.name in known.names and known.spec_of(known.named(p.name)) == p]
+    if not mine:
+        return
+    clock = Checkpoint(run, device)
+    status = _read_status(run)
+    losses = [loss for _, loss in _losses(run, status)] if status else []
+    try:
+        levels = seen_of(encoder, load(spec.measure.data, places), spec.measure, spec.pretrain, losses, device)
+        said = found_by(mine, levels)
+    except Diverged as error:
+        said = {predictor.name: Found(failed=str(error)) for predictor in mine}
+    sources = {predictor.name: predictor.source for predictor in spec.predictors}
+    found = {name: {"source": sources[name], **asdict(what)} for name, what in said.items()}
+    before = _read_evaluation(spec, run, PREDICTORS, sha256)
+    kept, seconds = (before["found"], before["seconds"]) if before else ({}, 0.0)
+    told = {"encoder_sha256": sha256, "seconds": seconds + clock.seconds, "provenance": provenance(device)}
+    run.write(_eval_name(spec, PREDICTORS), {"found": {**kept, **found}, **told})
+
+
+def _predictions(spec: RunSpec, run: Run, encoder_sha256: str) -> dict[str, dict[str, Any]]:
+    """What is known of a spec's predictors, by name: of their present sources, that is."""
+    stored = _read_evaluation(spec, run, PREDICTORS, encoder_sha256) if spec.predictors else None
+    asked = {predictor.name: predictor.source for predictor in spec.predictors}
+    found = stored["found"] if stored else {}
+    return {name: what for name, what in found.items() if asked.get(name) == what["source"]}
+
+
+def _read_status(run: Run) -> dict[str, Any] | None:
+    return run.read("status", status_complaint)
+
+
+def _read_evaluation(spec: RunSpec, run: Run, stage: str, encoder_sha256: str) -> dict[str, Any] | None:
+    return run.read(_eval_name(spec, stage), partial(evaluation_complaint, stage, encoder_sha256))
+
+
+def _losses(run: Run, status: dict[str, Any]) -> tuple[tuple[int, float], ...]:
+    """``Record.losses``; none where the history is lost, for which nobody trains again."""
+    history = run.read_bytes("history.jsonl", status.get("history_sha256", "")) or b""
+    return tuple((entry["step"], entry["loss"]) for entry in map(json.loads, history.splitlines()))
+
+
+def _defined(value: float) -> float | None:
+    """None for nan, which is no JSON."""
+    return None if math.isnan(value) else value
+
+
+def _eval_name(spec: RunSpec, stage: str) -> str:
+    """Where an evaluation lies. L_a and L_u depend on the run's own views, which its directory already stands for."""
+    of = spec.measure if stage == PREDICTORS else getattr(spec, stage)  # which look at the same images
+    return f"evals/{stage}-{of.key[:16]}{KEEPS[stage]}"
+
+
+@contextmanager
+def _room_for(stage: str, spec: RunSpec) -> Iterator[None]:
+    """Say what to try where memory is out."""
+    from cl_bench.methods.method import NO_MEMORY
+
+    try:
+        yield
+    except (RuntimeError, *NO_MEMORY) as error:
+        if isinstance(error, NO_MEMORY) or "DefaultCPUAllocator" in str(error):
+            notes = getattr(error, "__notes__", [])
+            said = f"in {notes[0]} with {_fewer(spec)}" if notes else f"with {_smaller(stage, spec)}"
+            raise OutOfMemory(f"{stage}: out of memory {said}") from None
+        raise
+
+
+def _fewer(spec: RunSpec) -> str:
+    """What a plugin has before it at a time: the batch, whether or not it goes through the encoder whole."""
+    batch, table = spec.pretrain.optimiser.batch, f"{spec.pretrain.data.kind}.optimiser"
+    advice = f"--set {table}.batch={batch // 2} (for the whole row: fewer negatives are another objective)"
+    return f"a batch of {batch} images; try {advice if batch > 3 else '--device cpu'}"
+
+
+def _smaller(stage: str, spec: RunSpec) -> str:
+    """What a stage has in memory at a time, and the setting that halves it."""
+    if stage == "pre-training":
+        batch = spec.pretrain.optimiser.batch
+        tried = spec.pretrain.optimiser.chunk or batch
+        half = max((n for n in range(2, tried // 2 + 1) if batch % n == 0), default=0)
+        kept = "loss and gradients stay the whole batch's, batch norm's statistics become the chunk's"
+        table = f"{spec.pretrain.data.kind}.optimiser"
+        what, advice = f"{tried} images of a batch of {batch}", half and f"--set {table}.chunk={half} ({kept})"
+    elif stage == "linear":
+        half = spec.linear.batch // 2
+        what, advice = f"a batch of {spec.linear.batch}", half and f"--set linear.batch={half}"
+    elif stage == "detection":
+        plan, half = spec.detection, spec.detection.batch // 2
+        advice = half and (
+            f"--set detection.batch={half} --set detection.lr={plan.lr * half / plan.batch:g} --set "
+            f"detection.iterations={plan.iterations * plan.batch // half} (for the whole row: it is another recipe)"
+        )
+        what = f"a batch of {plan.batch}"
+    else:
+        what, advice = f"the features of {spec.measure.data.count:,} images", ""
+    return f"{what}; try {advice or '--device cpu'}"
+
+
+@contextmanager
+def _output_to(run: Run) -> Iterator[None]:
+    """Whatever is printed meanwhile, also by compiled code, goes to the run's ``output.txt``."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = os.dup(1), os.dup(2)
+    target = os.open(run.path / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    try:
+        os.dup2(target, 1)
+        os.dup2(target, 2)
+        yield
+    finally:
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:
+            for fd, old in zip((1, 2), kept, strict=True):
+                os.dup2(old, fd)
+                os.close(old)
+            os.close(target)

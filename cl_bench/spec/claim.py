@@ -1,0 +1,91 @@
+"""What can be claimed of a row of encoders."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from cl_bench.spec.records import EVALUATIONS, LEVELS, Level
+
+Kind = Literal[
+    "tau_negative",
+    "tau_not_negative",
+    "no_correlation",
+    "at_random_level",
+    "above_random_level",
+    "no_worse_than",
+    "keeps_up",
+    "falls_behind",
+    "predictor_against",
+]
+NEGLIGIBLE = 0.3
+"""How far from 0 a tau may be and still count as no correlation (ours)."""
+_TEXTS: Mapping[Kind, str] = {
+    "tau_negative": "better aligned and more uniform features go with better {} (tau < 0)",
+    "tau_not_negative": "better aligned and more uniform features no longer go with better {} (tau > 0)",
+    "no_correlation": f"alignment and uniformity tell next to nothing of {{}} (|tau| < {NEGLIGIBLE:g})",
+    "at_random_level": "on average {} falls to the level of random initialisation or below",
+    "above_random_level": "on average {} is better than with random initialisation",
+    "no_worse_than": "on average the reference does no worse at {}",
+    "keeps_up": "on average it does no worse at {} than the other scheme",
+    "falls_behind": "on average it does worse at {} than the same method on single-object data",
+    "predictor_against": "what the predictor counts as better is worse at {} (tau > 0)",
+}
+PAIRED = ("no_worse_than", "keeps_up", "falls_behind")
+TWIN = "its twin of overlapping views"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What is said of a row; ``level`` is ``instance`` (linear evaluation) or ``dense`` (detection).
+
+    An ``exploratory`` claim is one that the paper does not make: judged and shown, but never failing. ``against`` names
+    the scenes, among a profile's ``scenes``, that ``falls_behind`` compares with instead of single-object data.
+    ``predictor``: the one that ``predictor_against`` is about, as ``rankme@dense``.
+
+    Raises:
+        ValueError: If the kind or the level is not one of those named here, or a predictor is missing.
+    """
+
+    kind: Kind
+    level: Level
+    exploratory: bool = field(default=False, compare=False)
+    against: str = field(default="", compare=False)
+    predictor: str = ""
+
+    def __post_init__(self) -> None:
+        if self.kind not in _TEXTS or self.level not in LEVELS:
+            raise ValueError(f"claim {self.kind!r} at level {self.level!r}: kinds {list(_TEXTS)}, levels {LEVELS}")
+        if self.about_predictor != bool(self.predictor):
+            raise ValueError(f"claim {self.kind!r}: predictor= goes with 'predictor_against', got {self.predictor!r}")
+
+    @property
+    def text(self) -> str:
+        """The claim as a person would say it."""
+        told = _TEXTS[self.kind].format(EVALUATIONS[self.level]).replace("the predictor", self.predictor)
+        return (
+            told.replace("single-object data", f"scenes with {self.against.replace('_', ' ')}")
+            if self.against
+            else told
+        )
+
+    @property
+    def about_tau(self) -> bool:
+        """Whether it is decided by a correlation."""
+        return self.kind in ("tau_negative", "tau_not_negative", "no_correlation")
+
+    @property
+    def paired(self) -> bool:
+        """Whether it is decided by a comparison with another row, configuration by configuration."""
+        return self.kind in PAIRED
+
+    @property
+    def about_predictor(self) -> bool:
+        """Whether it is decided by the correlation of a predictor of the league."""
+        return self.kind == "predictor_against"
+
+    @property
+    def about_untrained(self) -> bool:
+        """Whether it is decided by a comparison with untrained encoders."""
+        return not (self.about_tau or self.paired or self.about_predictor)

@@ -1,0 +1,161 @@
+"""All that decides the weights of an encoder."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from cl_bench.spec.datasets import DataSpec
+from cl_bench.spec.frozen import Count, Frozen, NonNegative, Positive, Precision, Scope
+from cl_bench.spec.records import RANDOM_INIT, Level
+
+RECIPE = 3
+"""Version of the numerical recipe. Raise it when a change of code changes results, and nothing older is mixed in."""
+
+ViewPolicy = Literal["overlapping", "disjoint"]
+EncoderName = Literal["small_cnn", "resnet18"]
+Negatives = Literal["both_views", "cross_view", "ntxent"]
+Padding = Literal["zeros", "reflect"]
+
+
+class AugmentSpec(Frozen):
+    """How a view is drawn; probabilities and strengths as in torchvision. ``blur_sigma`` is in pixels of the view."""
+
+    size: Annotated[int, Field(ge=8)]
+    scale: tuple[Positive, Positive] = (0.2, 1.0)
+    ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3)
+    flip: Annotated[float, Field(ge=0, le=1)] = 0.0
+    jitter: Annotated[float, Field(ge=0, le=1)] = 0.8
+    brightness: NonNegative = 0.4
+    contrast: NonNegative = 0.4
+    saturation: NonNegative = 0.4
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.1
+    grayscale: Annotated[float, Field(ge=0, le=1)] = 0.2
+    blur: Annotated[float, Field(ge=0, le=1)] = 0.0
+    blur_sigma: tuple[Positive, Positive] = (0.1, 2.0)
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[Positive, Positive, Positive] = (0.229, 0.224, 0.225)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> AugmentSpec:
+        if self.scale[0] > self.scale[1] or self.scale[1] > 1:
+            raise ValueError(f"scale must be low, high with high <= 1, got {self.scale}")
+        if self.ratio[0] > self.ratio[1]:
+            raise ValueError(f"ratio must be low, high, got {self.ratio}")
+        if self.blur_sigma[0] > self.blur_sigma[1]:
+            raise ValueError(f"blur_sigma must be low, high, got {self.blur_sigma}")
+        return self
+
+
+class EncoderSpec(Frozen):
+    """Backbone and projection head; ``padding`` as ``encoders.build_encoder`` takes it."""
+
+    name: EncoderName
+    padding: Padding = "zeros"
+    hidden: Count = 512
+    projection: Count = 128
+
+
+class OptimiserSpec(Frozen):
+    """SGD, or Adam, over ``epochs`` passes; the rate follows ``schedule`` after ``warmup`` steps.
+
+    ``name``: ``adam`` takes ``momentum`` as its first beta and .999 as its second, and decays weights apart from the
+    gradient (AdamW; Loshchilov & Hutter, ICLR 2019). ``per_temperature``: InfoNCE's rate is ``lr * temperature``, since
+    its gradient grows with the inverse (as the factor of MoCo v3's loss; Chen, Xie & He, ICCV 2021).
+    ``precision``: of the encoder's and the head's arithmetic (autocast); losses are in float32 always. ``compile``:
+    the encoder through ``torch.compile``. ``chunk``: how many images go through the encoder at a time, for a card
+    that cannot hold the batch: loss and gradients are those of the whole batch (GradCache, Gao et al., RepL4NLP
+    2021), batch norm's statistics those of the chunk.
+    """
+
+    name: Literal["sgd", "adam"] = "sgd"
+    batch: Annotated[int, Field(ge=2)]
+    epochs: Count
+    lr: Positive
+    per_temperature: bool = False
+    momentum: NonNegative = 0.9
+    weight_decay: NonNegative = 1e-4
+    schedule: Literal["cosine", "steps"] = "cosine"
+    milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
+    warmup: Annotated[int, Field(ge=0)] = 0
+    log_every: Count = 10
+    precision: Precision = "float32"
+    compile: bool = False
+    chunk: Annotated[int, Field(ge=2)] | None = None
+
+    @model_validator(mode="after")
+    def _whole_chunks(self) -> OptimiserSpec:
+        if self.chunk is not None and self.batch % self.chunk:
+            raise ValueError(f"chunk must divide the batch of {self.batch}, got {self.chunk}")
+        return self
+
+
+class InfoNCE(Frozen):
+    """The objective family InfoNCE at one temperature."""
+
+    family: Literal["info_nce"] = "info_nce"
+    temperature: Positive
+    negatives: Negatives = "both_views"
+    positive_in_denominator: bool = True
+
+    @property
+    def config(self) -> str:
+        """The knobs, as a person types them."""
+        return f"info_nce-t{self.temperature:g}"
+
+
+class AlignUniform(Frozen):
+    """The objective family ``w_a L_a + w_u L_u``."""
+
+    family: Literal["align_uniform"] = "align_uniform"
+    w_a: NonNegative
+    w_u: NonNegative
+    t: Positive = 1.0
+    scope: Scope = "same_index"
+
+    @property
+    def config(self) -> str:
+        """The knobs, as a person types them."""
+        return f"align_uniform-a{self.w_a:g}-u{self.w_u:g}"
+
+
+class RandomInit(Frozen):
+    """No objective: the encoder stays as initialised."""
+
+    family: Literal["random_init"] = "random_init"
+
+    @property
+    def config(self) -> str:
+        """The name of the reference row."""
+        return RANDOM_INIT
+
+
+Objective = Annotated[InfoNCE | AlignUniform | RandomInit, Field(discriminator="family")]
+
+
+class MethodSpec(Frozen):
+    """A method with its options and the hash of the source that implements it."""
+
+    name: str
+    options: tuple[tuple[str, bool | int | float | str], ...] = ()
+    level: Level = "dense"
+    source: str = ""
+
+    def __str__(self) -> str:
+        options = ",".join(f"{k}={v}" for k, v in self.options)
+        return f"{self.name}:{options}" if options else self.name
+
+
+class PretrainSpec(Frozen):
+    """Everything that decides the weights of one encoder."""
+
+    method: MethodSpec
+    objective: Objective
+    data: DataSpec
+    views: ViewPolicy
+    augment: AugmentSpec
+    encoder: EncoderSpec
+    optimiser: OptimiserSpec
+    seed: int
+    recipe: int = RECIPE

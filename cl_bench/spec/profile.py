@@ -1,0 +1,411 @@
+"""Profiles: the setting of a sweep, as a TOML file, which expands to the specs of its encoders."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, get_args
+
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from cl_bench.errors import SpecError, nearest
+from cl_bench.spec import (
+    DATASETS,
+    AlignUniform,
+    AugmentSpec,
+    Count,
+    DataKind,
+    DataSpec,
+    DetectionSpec,
+    EncoderSpec,
+    FilesSpec,
+    Frozen,
+    InfoNCE,
+    LinearSpec,
+    MeasureSpec,
+    MethodSpec,
+    OptimiserSpec,
+    Positive,
+    PredictorSpec,
+    PretrainSpec,
+    RandomInit,
+    RunSpec,
+    ScenesSpec,
+    Scope,
+    ViewPolicy,
+)
+from cl_bench.spec.claim import (
+    Claim,
+    Kind,
+)
+from cl_bench.spec.grid import Grid
+from cl_bench.spec.records import RANDOM_INIT, Better, Level
+
+PROFILES = Path(__file__).parent / "profiles"
+UNTRAINED = OptimiserSpec(batch=2, epochs=1, lr=1.0)
+"""Stands for the optimiser of an encoder that is not trained, so that no change of the profile's makes it another."""
+
+
+class Row(NamedTuple):
+    """A row of the table: one method on one kind of data under one policy of views.
+
+    ``scenes`` names one of the profile's ``scenes``, which the data are drawn as; nothing: as they are.
+    """
+
+    method: MethodSpec
+    data: DataKind
+    views: ViewPolicy
+    scenes: str = ""
+
+    @property
+    def name(self) -> str:
+        """As ``single_object-disjoint-dense_index``."""
+        return "-".join(filter(None, (self.data, self.scenes, self.views, str(self.method))))
+
+    @property
+    def order(self) -> tuple[bool, bool, bool]:
+        """The order of the paper's tables: overlapping views first, and among them single-object data."""
+        return self.views != "overlapping", self.data != "single_object", bool(self.scenes)
+
+
+class Shared(Frozen):
+    """What the digits of a scene have in common, as ``ScenesSpec`` has it."""
+
+    digits: Literal["any", "same", "different"] = "any"
+    tints: Literal["any", "same"] = "any"
+
+
+class ClaimsSpec(Frozen):
+    """How a claim is judged: one-sided level, and the margin in points for 'at the level of random' and 'no worse'.
+
+    With ``--baseline`` a run fails that is surely worse by more than ``max_tau_drop``, or by more points of mean
+    performance than ``max_performance_drop`` (both ours). A profile too small to say anything reports its verdicts
+    without asserting them: no verdict fails.
+    """
+
+    asserted: bool = True
+    alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
+    margin: Positive = 1.0
+    max_tau_drop: Annotated[float, Field(ge=0, lt=2)] = 0.1
+    max_performance_drop: Annotated[float, Field(ge=0, lt=100)] = 1.0
+
+
+class Known(Frozen):
+    """A claim this profile is known not to reproduce."""
+
+    method: str
+    data: DataKind
+    views: ViewPolicy
+    claim: Kind
+    level: Level
+    reason: Annotated[str, Field(min_length=10)]
+
+
+class Sources(Frozen):
+    """One kind of pre-training data: what to train on, and the images to measure on.
+
+    ``optimiser`` and ``grid`` are the profile's where left out; in a file they say only what differs from it, and
+    ``disjoint`` (the grid for disjoint views) what differs from ``grid``.
+    """
+
+    data: DataSpec
+    heldout: DataSpec
+    augment: AugmentSpec
+    optimiser: OptimiserSpec | None = None
+    grid: Grid | None = None
+    disjoint: Grid | None = None
+
+
+KINDS = get_args(DataKind)
+
+
+class Profile(Frozen):
+    """The setting of a sweep. One code path: the paper's differs from the embedded default by its profile alone."""
+
+    name: str
+    about: str
+    seeds: Count = 1
+    first_seed: Annotated[int, Field(ge=0)] = 0
+    max_seeds: Count = 16  # of --until-conclusive, which doubles them
+    random_inits: Count = 3
+    encoder: EncoderSpec
+    optimiser: OptimiserSpec
+    grid: Grid
+    single_object: Sources
+    multi_object: Sources
+    measure_t: Positive = 1.0
+    measure_scope: Scope = "same_index"
+    linear: LinearSpec
+    detection: DetectionSpec
+    claims: ClaimsSpec = ClaimsSpec()
+    known: tuple[Known, ...] = ()
+    scenes: Mapping[str, Shared] = Field(default_factory=dict)
+    _predictors: tuple[PredictorSpec, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, raw: Any) -> Any:
+        """What one kind of data says otherwise than the profile is completed by what the profile says."""
+        if not isinstance(raw, dict):
+            return raw
+        out = dict(raw)
+        for kind in KINDS:
+            if isinstance(own := raw.get(kind), dict):
+                optimiser = _over(raw.get("optimiser"), own.get("optimiser"))
+                grid = _over(raw.get("grid"), own.get("grid"))
+                disjoint = _over(grid or raw.get("grid"), own.get("disjoint"))
+                out[kind] = {**own, "optimiser": optimiser, "grid": grid, "disjoint": disjoint}
+        return out
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Profile:
+        if self.detection.detector == "detectron2" and self.encoder.padding != "zeros":
+            padding = self.encoder.padding
+            raise ValueError(f"detector 'detectron2' takes encoder.padding = 'zeros' only, got {padding!r}")
+        for kind in KINDS:
+            sources = self.sources(kind)
+            images, batch = sources.data.count, self.optimiser_of(kind).batch
+            if images < batch:
+                key = "images" if isinstance(sources.data, ScenesSpec) else "limit"
+                raise ValueError(f"{kind}.data.{key} is {images}, less than a batch of {batch}")
+            for part in (sources.data, sources.heldout):
+                if self.scenes and not isinstance(part, ScenesSpec):
+                    raise ValueError(f"scenes: {', '.join(self.scenes)} takes the embedded scenes, got {part.name}")
+                if part.kind != kind:
+                    raise ValueError(f"{kind} takes {kind} data, got {part.name} {part.split}, which is {part.kind}")
+        return self
+
+    def with_data(self, change: Callable[[DataSpec], DataSpec]) -> Profile:
+        """The same setting with each data set as ``change`` gives it."""
+        parts = dict.fromkeys(KINDS, ("data", "heldout")) | dict.fromkeys(("linear", "detection"), ("train", "test"))
+        changed = {
+            table: (held := getattr(self, table)).model_copy(update={p: change(getattr(held, p)) for p in names})
+            for table, names in parts.items()
+        }
+        return self.model_copy(update=changed)
+
+    def with_seeds(self, count: int) -> Profile:
+        """The same setting with so many seeds a configuration."""
+        return self.model_copy(update={"seeds": count})
+
+    def with_predictors(self, predictors: Sequence[PredictorSpec]) -> Profile:
+        """The same setting, with these measured on every trained encoder."""
+        changed = self.model_copy()
+        changed._predictors = tuple(predictors)
+        return changed
+
+    @property
+    def better(self) -> dict[str, Better]:
+        """Which values of a predictor are better, by its name."""
+        return {predictor.name: predictor.better for predictor in self._predictors}
+
+    def data_of(self, row: Row) -> tuple[DataSpec, DataSpec]:
+        """What a row's encoders are trained on and measured on."""
+        sources = self.sources(row.data)
+        shared = self.scenes[row.scenes].model_dump() if row.scenes else {}
+        data, heldout = (part.model_copy(update=shared) for part in (sources.data, sources.heldout))
+        return data, heldout
+
+    def lacks(self, scenes: str) -> str:
+        """Why there is no row of these scenes; nothing where there is."""
+        if not scenes or scenes in self.scenes:
+            return ""
+        return f"profile {self.name} draws no scenes with {scenes.replace('_', ' ')}; --profile dial does"
+
+    def sources(self, kind: DataKind) -> Sources:
+        """What is said of one kind of pre-training data."""
+        found: Sources = getattr(self, kind)
+        return found
+
+    def follows(self, other: Profile, kind: DataKind) -> bool:
+        """Whether encoders of that data are trained and evaluated as in another profile, whatever the backend."""
+        return self._recipes(kind) == other._recipes(kind)
+
+    def _recipes(self, kind: DataKind) -> tuple[Frozen, ...]:
+        plain = self.with_data(lambda d: d.model_copy(update={"source": ""}) if isinstance(d, FilesSpec) else d)
+        sources, optimiser = plain.sources(kind), plain.optimiser_of(kind).model_copy(update={"chunk": None})
+        detection = plain.detection.model_copy(update={"detector": "torchvision"})
+        return self.encoder, optimiser, sources.data, sources.heldout, sources.augment, plain.linear, detection
+
+    def optimiser_of(self, kind: DataKind) -> OptimiserSpec:
+        """How an encoder is trained on that data."""
+        return self.sources(kind).optimiser or self.optimiser
+
+    def grid_of(self, kind: DataKind, views: ViewPolicy) -> Grid:
+        """The points of a sweep on that data."""
+        sources = self.sources(kind)
+        return (sources.disjoint if views == "disjoint" else None) or sources.grid or self.grid
+
+    def sweep(self, row: Row) -> tuple[RunSpec, ...]:
+        """Every encoder of a row: the grid's objectives, seed after seed, for those of one seed share their views."""
+        objectives = self.grid_of(row.data, row.views).objectives()
+        return tuple(self._run(row, o, seed) for seed in self._seeds(self.seeds) for o in objectives)
+
+    def random_init(self) -> tuple[RunSpec, ...]:
+        """The untrained encoders of the reference row; shared by all rows."""
+        row = Row(MethodSpec(name=RANDOM_INIT), "single_object", "overlapping")
+        return tuple(self._run(row, RandomInit(), seed) for seed in self._seeds(self.random_inits))
+
+    def _seeds(self, count: int) -> range:
+        return range(self.first_seed, self.first_seed + count)
+
+    def known_failures(self, row: Row) -> dict[Claim, str]:
+        """The claims about a row that this profile is known not to reproduce, and why."""
+        about = (str(row.method), row.data, row.views, row.scenes)
+        return {Claim(k.claim, k.level): k.reason for k in self.known if (k.method, k.data, k.views, "") == about}
+
+    def _run(self, row: Row, objective: InfoNCE | AlignUniform | RandomInit, seed: int) -> RunSpec:
+        sources, (data, heldout) = self.sources(row.data), self.data_of(row)
+        trained = not isinstance(objective, RandomInit)
+        return RunSpec(
+            pretrain=PretrainSpec(
+                method=row.method,
+                objective=objective,
+                data=data,
+                views=row.views,
+                augment=sources.augment,
+                encoder=self.encoder,
+                optimiser=self.optimiser_of(row.data) if trained else UNTRAINED,
+                seed=seed,
+            ),
+            measure=MeasureSpec(data=heldout, t=self.measure_t, scope=self.measure_scope),
+            linear=self.linear,
+            detection=self.detection,
+            predictors=self._predictors if trained else (),
+        )
+
+
+def load_profile(name: str, settings: Sequence[str] = ()) -> Profile:
+    """The profile of that name or TOML file, with ``key.path=value`` settings applied.
+
+    A file may name another profile as its ``base`` (a file relative to its own place), and says only what differs.
+
+    Raises:
+        SpecError: No such profile, a file that is not TOML, an unknown key or a value that makes no sense; the message
+            names the key and the nearest right one.
+    """
+    path = profile_file(name)
+    raw = _read(path)
+    for setting in settings:
+        _apply(raw, setting)
+    try:
+        return Profile.model_validate({"name": path.stem, **raw})
+    except ValidationError as error:
+        raise SpecError(f"profile {path.name}: {_one_line(error)}") from None
+
+
+def profile_file(name: str, beside: Path = Path()) -> Path:
+    """The TOML file of a profile, by its name or path.
+
+    Raises:
+        SpecError: There is none; the message names the nearest.
+    """
+    path = beside / name if name.endswith(".toml") else PROFILES / f"{name}.toml"
+    if not path.is_file():
+        known = sorted(p.stem for p in PROFILES.glob("*.toml"))
+        raise SpecError(
+            f"no profile {name!r}{nearest(name, known)}; profiles: {', '.join(known)}, or a TOML file's path"
+        )
+    return path
+
+
+def profile_files(path: Path) -> list[Path]:
+    """A profile's file and those it is based on, the nearest first.
+
+    Raises:
+        SpecError: As ``profile_file``; a file that is not TOML, or a base that leads back to itself.
+    """
+    found = [path]
+    while (base := _parse(found[-1]).get("base")) is not None:
+        following = profile_file(str(base), found[-1].parent)
+        if following.resolve() in [p.resolve() for p in found]:
+            raise SpecError(f"profile {found[-1]}: its base {base!r} leads back to itself")
+        found.append(following)
+    return found
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """What a file and its bases say, the nearer before the farther; a data set that is named is described whole."""
+    raw: dict[str, Any] = {}
+    for file in reversed(profile_files(path)):
+        raw = _merged(raw, _parse(file))
+    raw.pop("base", None)
+    return raw
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SpecError(f"profile {path}: not valid TOML: {error}") from None
+
+
+def _merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    if change.get("name") in DATASETS:
+        return change
+    out = dict(base)
+    for key, value in change.items():
+        both = isinstance(value, dict) and isinstance(base.get(key), dict)
+        out[key] = _merged(base[key], value) if both else value
+    return out
+
+
+def _over(base: Any, change: Any) -> Any:
+    """A table completed by another; anything else as it is."""
+    return {**base, **change} if isinstance(base, dict) and isinstance(change, dict) else change
+
+
+def _apply(raw: dict[str, Any], setting: str) -> None:
+    path, equals, text = setting.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys):
+        raise SpecError(f"--set takes key.path=value, got {setting!r}")
+    try:
+        value = tomllib.loads(f"x = {text}")["x"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    table = raw
+    for key in keys[:-1]:
+        table = table.setdefault(key, {})
+        if not isinstance(table, dict):
+            raise SpecError(f"--set {setting}: {key!r} is a value, not a table")
+    table[keys[-1]] = value
+
+
+def _one_line(error: ValidationError) -> str:
+    """The first complaint of pydantic, as a person would put it."""
+    # A misspelt key is also a missing one: say which was meant.
+    first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+    # pydantic says which data set of the union was meant: not a key that anybody wrote.
+    path = [part for i, part in enumerate(first["loc"]) if not (i and part in DATASETS)]
+    where = ".".join(str(part) for part in path)
+    # What a profile says once for both kinds of data is found fault with twice.
+    others = {(e["loc"][-1:], e["type"], repr(e["input"])) for e in error.errors()}
+    rest = f" (and {len(others) - 1} more)" if len(others) > 1 else ""
+    if first["type"] == "extra_forbidden":
+        fields = _fields_at(Profile, first["loc"][:-1])
+        return f"unknown key {where!r}{nearest(str(path[-1]), fields)}{rest}"
+    if first["type"] == "union_tag_invalid":
+        given = first["input"]
+        name = given.get("name") if isinstance(given, dict) else given
+        known = f"data sets: {', '.join(DATASETS)}, as {{ name = 'stl10', split = 'train' }}"
+        return f"{where}: no data set {name!r}{nearest(str(name), list(DATASETS))}; {known}{rest}"
+    if first["type"] == "missing":
+        hint = "; base = 'smoke' takes what a profile does not say from there" if len(path) == 1 else ""
+        return f"{where} is missing{rest}{hint}"
+    if first["type"] == "value_error":  # of a whole table, and has said what it got
+        said = f"{first['msg'].removeprefix('Value error, ')}{rest}"
+        return f"{where}: {said}" if where else said
+    return f"{where}: {first['msg']}, got {first['input']!r}{rest}"
+
+
+def _fields_at(model: type[BaseModel], path: Sequence[int | str]) -> list[str]:
+    for part in path:
+        if part in DATASETS:
+            model = DATASETS[str(part)]
+        annotation = model.model_fields[str(part)].annotation if str(part) in model.model_fields else None
+        for inner in (annotation, *get_args(annotation)):  # a table, a list of tables, or a table that may be left out
+            if isinstance(inner, type) and issubclass(inner, BaseModel):
+                model = inner
+    return list(model.model_fields)

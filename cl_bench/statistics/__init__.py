@@ -1,0 +1,1 @@
+"""Rank correlation on a grid of knobs: tau, its tests and intervals, controls, power."""

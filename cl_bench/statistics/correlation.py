@@ -1,0 +1,256 @@
+"""Kendall's tau-b of a row with its interval and p. Pure: neither torch nor pytest, nothing read, nothing written.
+
+The unit of analysis is a *configuration* of the objective: its seeds are averaged first, because seeds of one
+configuration are not independent points of a correlation. Nor are configurations: neighbours on a knob are alike, and
+families differ in level. So what is tested is tau over pairs of one family, by a p that knows the grid of knobs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from cl_bench.spec.records import Configuration, Family, Level, Record, configurations
+from cl_bench.statistics.curves import Group, families_of, knobs_of, redrawn
+from cl_bench.statistics.kendall import along, between, counts, fieller_interval, null_distribution, tau_b, within
+from cl_bench.statistics.power import FEWEST, effective, needed_for
+
+DRAWS = 4999
+_SEED = 20220
+_SIGNIFICANT = float(stats.norm.isf(0.025))  # of 95 % intervals
+Array = NDArray[np.float64]
+Method = Literal["exact", "permutation", "curves", "none"]
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """Kendall's tau-b between ``normalised_sum(L_a, L_u)`` and performance over a row's configurations.
+
+    Attributes:
+        level: Where all three were measured.
+        family: Objective family, or ``total`` for all of them.
+        n: Number of configurations.
+        tau: In [-1, 1], over all pairs, as the paper has it; negative where better aligned and more uniform goes with
+            better; nan where undefined.
+        low, high: Its 95 % interval, nan below four configurations.
+        within: Tau over pairs of one family, which is what p is of; nan where undefined.
+        within_low, within_high: Its 95 % interval.
+        between: Tau over pairs of two families; nan where there is one family.
+        by_knob: Tau over pairs of one family that differ in one knob alone, by the knob: ``t``, ``a``, ``u``.
+        effective_n: How many exchangeable configurations would show as much of ``within`` as these do.
+        placebo: One in twenty curves over the knobs, as smooth as the sum and knowing nothing, has a ``within`` below.
+        p_negative, p_positive: One-sided p of ``within`` < 0, and > 0 (``association``).
+        method: How p was had: ``exact``, ``permutation`` (there are ties), ``curves`` (the largest of the former and of
+            curves drawn over the knobs), ``none`` (tau is undefined).
+        needed: Independent configurations that would show such a ``within`` with power .8, or None where it is 0 or
+            undefined.
+        left_out: Case ids of the configurations left out, because a record of theirs is not complete and finite.
+    """
+
+    level: Level
+    family: Family
+    n: int
+    tau: float
+    low: float
+    high: float
+    p_negative: float
+    p_positive: float
+    method: Method
+    needed: int | None
+    left_out: tuple[str, ...]
+    within: float = math.nan
+    within_low: float = math.nan
+    within_high: float = math.nan
+    between: float = math.nan
+    by_knob: Mapping[str, float] = field(default_factory=dict)
+    effective_n: float = math.nan
+    placebo: float = math.nan
+
+    def __str__(self) -> str:
+        return _bounded(self.tau, self.low, self.high)
+
+    @property
+    def told(self) -> str:
+        """Tau over all pairs and, where there are several families, within them."""
+        if math.isnan(self.between):
+            return f"tau = {self}"
+        return f"tau = {self} over all pairs, {self.inside} within families"
+
+    @property
+    def inside(self) -> str:
+        """Tau within families, with its interval."""
+        return _bounded(self.within, self.within_low, self.within_high)
+
+    @property
+    def counted(self) -> str:
+        """The number of configurations, and of exchangeable ones that would tell as much."""
+        worth = "" if math.isnan(self.effective_n) else f" (worth {self.effective_n:.1f} independent ones)"
+        return f"n = {self.n}{worth}" if self.method == "curves" else f"n = {self.n}"
+
+    @property
+    def disagrees(self) -> bool:
+        """Whether tau over all pairs has another sign than tau within families."""
+        return self.tau * self.within < 0
+
+
+class Association(NamedTuple):
+    """Whether two figures go together within families.
+
+    Attributes:
+        p_negative, p_positive: One-sided p of tau < 0, of tau > 0.
+        effective_n: How many exchangeable configurations have as narrow a spread of tau without any association.
+        method: How p was had.
+        placebo: Tau that one in twenty of the curves drawn for x stays below; nan where no knob is known.
+    """
+
+    p_negative: float
+    p_positive: float
+    effective_n: float
+    method: Method
+    placebo: float = math.nan
+
+
+def _bounded(tau: float, low: float, high: float) -> str:
+    """A tau with its interval, where it has one."""
+    if math.isnan(tau):
+        return "undefined"
+    return f"{tau:.2f}" if math.isnan(low) else f"{tau:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def normalised_sum(L_a: Array, L_u: Array) -> Array:
+    """``minmax(L_a) + minmax(L_u)``, each (..., n) over the last axis, in [0, 2]; a constant column counts as zeros."""
+
+    def minmax(values: Array) -> Array:
+        span = np.ptp(values, axis=-1, keepdims=True)
+        return np.asarray((values - np.min(values, -1, keepdims=True)) / np.where(span > 0, span, 1.0))
+
+    return minmax(L_a) + minmax(L_u)
+
+
+def association(x: Array, y: Array, groups: Sequence[Group]) -> Association:
+    """Test whether two figures of configurations go together within families, knowing that neighbours are alike.
+
+    The largest of three p, each of tau over pairs of one family: where every order within a family is as likely (exact;
+    by 4,999 seeded permutations where there are ties); where x stays and y is drawn anew as a curve over the knobs, as
+    smooth as it is; and where y stays and x is drawn anew. Of a family whose knobs are not known any order is as likely
+    in all three. docs/statistics.md has its size and power.
+
+    Args:
+        x: (n,) one figure.
+        y: (n,) the other.
+        groups: The families of the n configurations.
+    """
+    names = np.empty(len(x), dtype=np.intp)
+    for k, group in enumerate(groups):
+        names[group.members] = k
+    pairs = within(names)
+    observed = counts(x[None], y[None], pairs)
+    if math.isnan(observed.tau[0]):
+        return Association(1.0, 1.0, math.nan, "none")
+    s = observed.s[0]
+    untied = observed.untied_x[0] == observed.untied_y[0] == len(pairs.first)
+    found: list[tuple[float, float, float]] = []
+    placebo = math.nan
+    if untied:
+        values, chance = null_distribution([len(group.members) for group in groups])
+        spread = math.sqrt(float((chance * values**2).sum())) / len(pairs.first)
+        found.append((float(chance[values <= s].sum()), float(chance[values >= s].sum()), spread))
+    known = any(group.places is not None for group in groups)
+    ways = [] if untied else [(x, y, [Group(group.members, None) for group in groups])]
+    if known:
+        ways += [(x, y, [*groups]), (y, x, [*groups])]
+    for kept, redraw, over in ways:
+        drawn = counts(kept[None], redrawn(redraw, over, DRAWS, np.random.default_rng(_SEED)), pairs)
+        as_low, as_high = ((1 + int(hits.sum())) / (1 + DRAWS) for hits in (drawn.s <= s, drawn.s >= s))
+        found.append((as_low, as_high, float(np.nanstd(drawn.tau))))
+        placebo = float(np.nanquantile(drawn.tau, 0.05))  # the last way draws x
+    negative, positive, spread = (max(column) for column in zip(*found, strict=True))
+    method: Method = "curves" if known else "exact" if untied else "permutation"
+    worth = min(float(len(x)), effective(spread))
+    return Association(min(1.0, negative), min(1.0, positive), worth, method, placebo if known else math.nan)
+
+
+def one_sided(x: Array, y: Array) -> tuple[float, float, Method]:
+    """P(tau as low), P(tau as high) of exchangeable points; a random permutation test where there are ties."""
+    found = association(x, y, [Group(np.arange(len(x)), None)])
+    return found.p_negative, found.p_positive, found.method
+
+
+def correlate(records: Sequence[Record], level: Level, family: Family = "total", alpha: float = 0.05) -> Correlation:
+    """Kendall's tau-b of a row (the paper's statistic), with what is needed to believe it.
+
+    p and the effective number of configurations are ``association``'s. Intervals are Fieller's for so many exchangeable
+    configurations. The min-max is over the configurations that take part; the order of records is of no effect.
+
+    Raises:
+        ValueError: If the records are of more than one row.
+    """
+    kept, left_out = configurations(records, level, family)
+    n, (x, y) = len(kept), _sum_and_performance(kept)
+    if n < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return Correlation(level, family, n, math.nan, math.nan, math.nan, 1.0, 1.0, "none", None, left_out)
+    families = [c.family for c in kept]
+    tau, inside = tau_b(x, y), tau_b(x, y, within(families))
+    found = association(x, y, families_of([c.name for c in kept], families))
+
+    def interval(value: float) -> tuple[float, float]:
+        return fieller_interval(value, found.effective_n, _SIGNIFICANT) if n >= FEWEST else (math.nan, math.nan)
+
+    (low, high), (within_low, within_high) = interval(tau), interval(inside)
+    return Correlation(
+        level=level,
+        family=family,
+        n=n,
+        tau=tau,
+        low=low,
+        high=high,
+        p_negative=found.p_negative,
+        p_positive=found.p_positive,
+        method=found.method,
+        needed=needed_for(inside, alpha),
+        left_out=left_out,
+        within=inside,
+        within_low=within_low,
+        within_high=within_high,
+        between=tau_b(x, y, between(families)),
+        by_knob=_by_knob(kept, x, y),
+        effective_n=found.effective_n,
+        placebo=found.placebo,
+    )
+
+
+def tau_of(records: Sequence[Record], level: Level, family: Family = "total") -> float:
+    """Tau-b of a row alone; nan where it is undefined.
+
+    Raises:
+        ValueError: If the records are of more than one row.
+    """
+    kept, _ = configurations(records, level, family)
+    return tau_b(*_sum_and_performance(kept)) if kept else math.nan
+
+
+def figures_of(kept: Sequence[Configuration]) -> tuple[Array, Array, Array]:
+    """L_a, L_u and performance of each configuration, (n,) each."""
+    points = np.array([(c.alignment, c.uniformity, c.performance) for c in kept], dtype=np.float64).reshape(-1, 3).T
+    return points[0], points[1], points[2]
+
+
+def _sum_and_performance(kept: Sequence[Configuration]) -> tuple[Array, Array]:
+    """The normalised sum and performance of each configuration, (n,) both."""
+    L_a, L_u, performance = figures_of(kept)
+    return (normalised_sum(L_a, L_u) if kept else L_a), performance
+
+
+def _by_knob(kept: Sequence[Configuration], x: Array, y: Array) -> dict[str, float]:
+    knobs = [knobs_of(c.name) for c in kept]
+    names = sorted({name for k in knobs for name in k})
+    places = np.array([[k.get(name, math.nan) for name in names] for k in knobs])
+    families = [c.family for c in kept]
+    taus = {name: tau_b(x, y, along(families, places, axis)) for axis, name in enumerate(names)}
+    return {name: tau for name, tau in taus.items() if not math.isnan(tau)}

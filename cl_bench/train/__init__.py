@@ -1,0 +1,1 @@
+"""The one training loop: views of a batch, forward passes, checkpoints, random numbers."""

@@ -1,0 +1,76 @@
+"""The batches of a pre-training: two views each, in order, with the place to go on from."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from cl_bench.data import Dataset
+from cl_bench.data.dataset import take
+from cl_bench.data.views import Geometry, two_views
+from cl_bench.spec import PretrainSpec
+
+T = TypeVar("T")
+PairOfViews = tuple[tuple[Tensor, Geometry], tuple[Tensor, Geometry]]
+Place = dict[str, Any]  # next step, the epoch's order of images and the generator's state
+Batches = Generator[tuple[int, PairOfViews, Place], None, None]
+
+KEPT_VIEWS = 2**28  # bytes of float32 views kept for the next encoder of a sweep
+_kept: list[tuple[Dataset, tuple[object, ...], list[tuple[int, PairOfViews, Place]]]] = []  # at most one data set's
+
+
+def pairs_of_views(spec: PretrainSpec, data: Dataset, device: torch.device, place: Place | None) -> Batches:
+    """Each step with the two views of its batch and the place to go on from after it.
+
+    Views are made one batch ahead where that helps: on a GPU, and where images are read from a file of all sizes. Close
+    the generator to end the thread that makes them.
+
+    The views depend on neither method nor objective, so the encoders of a sweep share them: where all fit in
+    ``KEPT_VIEWS`` they are kept for the next one.
+    """
+    plan = spec.optimiser
+    same = (spec.augment, spec.views, plan.batch, plan.epochs, spec.seed, device)
+    if _kept and _kept[0][0] is data and _kept[0][1] == same:
+        yield from _kept[0][2][place["step"] if place else 0 :]
+        return
+    _kept.clear()
+    made: list[tuple[int, PairOfViews, Place]] = []
+    fits = plan.epochs * len(data) * 2 * 3 * spec.augment.size**2 * 4 <= KEPT_VIEWS
+    drawn = _drawn(spec, data, device, place)
+    inline = device.type == "cpu" and isinstance(data.images, Tensor)
+    with closing(drawn if inline else one_ahead(drawn)) as items:
+        for item in items:
+            if fits:
+                made.append(item)
+            yield item
+    if fits and not place:
+        _kept.append((data, same, made))
+
+
+def one_ahead(items: Iterator[T]) -> Generator[T, None, None]:
+    """The same items in the same order, each made in a thread while the one before is used."""
+    with ThreadPoolExecutor(1) as thread:
+        end: list[T] = []
+        coming = thread.submit(next, items, end)
+        while (item := coming.result()) is not end:
+            coming = thread.submit(next, items, end)
+            yield item  # type: ignore[misc]
+
+
+def _drawn(spec: PretrainSpec, data: Dataset, device: torch.device, place: Place | None) -> Batches:
+    plan, draws = spec.optimiser, torch.Generator().manual_seed(spec.seed)
+    if place:
+        draws.set_state(place["draws"].cpu())
+    batches = len(data) // plan.batch
+    order = place["order"].cpu() if place else None
+    for step in range(place["step"] if place else 0, plan.epochs * batches):
+        if order is None or step % batches == 0:
+            order = torch.randperm(len(data), generator=draws)
+        index = order[step % batches * plan.batch :][: plan.batch]
+        pair = two_views(take(data.images, index), spec.augment, spec.views, draws, device)
+        yield step, pair, {"step": step + 1, "order": order, "draws": draws.get_state()}

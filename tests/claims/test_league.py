@@ -1,0 +1,163 @@
+"""The league: columns, sums, tau by row, and the permutation test, against what is enumerated by hand."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pytest
+from helpers import asked, point, record, untrained
+from scipy import stats
+
+from cl_bench.claims.judge import judge
+from cl_bench.claims.judgement import (
+    Judgement,
+    Verdict,
+)
+from cl_bench.claims.league import SWAPS, _tau_of_mixed, columns, league, predicted
+from cl_bench.spec.claim import Claim
+from cl_bench.spec.records import LEVELS, Better, Record
+
+LOW: Mapping[str, Better] = {"low": "low", "high": "high"}
+
+
+def row(x: Sequence[float], y: Sequence[float], seed: int = 0, **predictors: Sequence[float]) -> list[Record]:
+    """Configurations whose L_a is x, whose performance is y, and with predictors at the dense level."""
+    return [
+        point(k, a, b, seed, predictors={f"{name}@dense": values[k] for name, values in predictors.items()})
+        for k, (a, b) in enumerate(zip(x, y, strict=True))
+    ]
+
+
+def test_high_is_turned_so_that_lower_is_better_and_seeds_are_averaged() -> None:
+    first, second = (row([1, 2, 3, 4], [4, 3, 2, 1], s, high=[5 + s, 6, 7, 8], low=[1, 2, 3, 4 + s]) for s in (0, 1))
+    table = columns([*first, *second], LOW)
+    assert table["high@dense"].tolist() == [-5.5, -6, -7, -8]
+    assert table["low@dense"].tolist() == [1, 2, 3, 4.5]
+    assert table["performance@dense"].tolist() == [4, 3, 2, 1]
+
+
+def test_one_missing_value_takes_out_its_configuration_for_that_predictor_alone() -> None:
+    records = row([1, 2, 3, 4, 5], [5, 4, 3, 2, 1], low=[1, 2, 3, 4, 5])
+    again = row([1, 2, 3, 4, 5], [5, 4, 3, 2, 1], 1, low=[1, 2, 3, 4, 5])
+    again[2] = point(2, 3, 3, 1)
+    table = columns([*records, *again], LOW)
+    assert np.isnan(table["low@dense"]).tolist() == [False, False, True, False, False]
+    assert not np.isnan(table["alignment@dense"]).any()
+    assert predicted([*records, *again], "dense", "low@dense", LOW).n == 4
+
+
+def test_a_predictor_of_unknown_direction_and_untrained_and_diverged_encoders_take_no_part() -> None:
+    records = [
+        *row([1, 2, 3, 4], [4, 3, 2, 1], other=[1, 2, 3, 4]),
+        point(9, 1, 1, status="diverged"),
+        *untrained(1.0),
+    ]
+    table = columns(records, LOW)
+    assert "other@dense" not in table and len(table["alignment@dense"]) == 4
+
+
+def test_the_three_sums_of_alignment_and_uniformity() -> None:
+    L_a, L_u = [0.0, 1.0, 4.0, 2.0], [3.0, -1.0, 0.0, 1.0]
+    records = [
+        record(f"k{k}", alignment=dict.fromkeys(LEVELS, a), uniformity=dict.fromkeys(LEVELS, u))
+        for k, (a, u) in enumerate(zip(L_a, L_u, strict=True))
+    ]
+    table = columns(records, {})
+    assert table["sum_minmax@dense"] == pytest.approx([0 + 1, 0.25 + 0, 1 + 0.25, 0.5 + 0.5])
+    assert table["sum_rank@instance"] == pytest.approx([1 + 4, 2 + 1, 4 + 2, 3 + 3])
+    z = [(np.array(v) - np.mean(v)) / np.std(v) for v in (L_a, L_u)]
+    assert table["sum_z@dense"] == pytest.approx(z[0] + z[1])
+
+
+def test_dse_weighs_its_parts_by_their_spread_over_the_row() -> None:
+    separation, dimension = [0.1, 0.3, 0.2, 0.5], [10.0, 40.0, 20.0, 30.0]
+    better: Mapping[str, Better] = {"dse_separation": "high", "dse_dimension": "high"}
+    records = row([1, 2, 3, 4], [1, 2, 3, 4], dse_separation=separation, dse_dimension=dimension)
+    weight = np.std(separation) / np.std(dimension)  # lambda of the paper's Eq. 5
+    expected = -(np.array(separation) + weight * np.array(dimension))
+    assert columns(records, better)["dse@dense"] == pytest.approx(expected / np.std(separation))
+
+
+def test_tau_over_rows_is_the_mean_of_theirs() -> None:
+    y = [1.0, 2.0, 3.0, 4.0, 5.0]
+    rows = {"falls": row(y, y[::-1], low=y), "swapped": row(y, y[::-1], low=[2.0, 1.0, 3.0, 4.0, 5.0])}
+    standing = {(s.predictor, s.level): s for s in league(rows, LOW)}
+    assert standing["low@dense", "dense"].taus == pytest.approx({"falls": -1.0, "swapped": -0.8})
+    assert standing["low@dense", "dense"].tau == pytest.approx(-0.9)
+    assert standing["low@dense", "dense"].difference == pytest.approx(0.1)
+    assert math.isnan(standing["sum_minmax@dense", "dense"].difference)
+    dense = [s.tau for s in league(rows, LOW) if s.level == "dense"]
+    assert dense == sorted(dense)
+
+
+def test_fewer_than_four_configurations_have_no_place() -> None:
+    assert league({"few": row([1, 2, 3], [3, 2, 1], low=[1, 2, 3])}, LOW) == []
+
+
+def enumerated(x: Sequence[float], y: Sequence[float], z: Sequence[float]) -> float:
+    """Two-sided p over all 2^n swaps, by scipy's tau."""
+
+    def difference(a: np.ndarray, b: np.ndarray) -> float:
+        return float(stats.kendalltau(a, z).statistic - stats.kendalltau(b, z).statistic)
+
+    a, b = (stats.zscore(stats.rankdata(v)) for v in (x, y))
+    swaps = [np.array(s, dtype=bool) for s in itertools.product((False, True), repeat=len(z))]
+    found = [difference(np.where(s, b, a), np.where(s, a, b)) for s in swaps]
+    return float(np.mean([abs(d) >= abs(found[0]) - 1e-12 for d in found]))
+
+
+def test_p_is_that_of_all_swaps() -> None:
+    x, z = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0], [8.0, 6.0, 7.0, 5.0, 3.0, 4.0, 2.0, 1.0]
+    low = [3.0, 1.0, 4.0, 1.0, 5.0, 9.0, 2.0, 6.0]
+    standing = {(s.predictor, s.level): s for s in league({"r": row(x, z, low=low)}, LOW)}
+    found, expected = standing["low@dense", "dense"].p, enumerated(low, x, z)
+    assert 0.02 < expected < 0.9
+    assert found == pytest.approx(expected, abs=4 * math.sqrt(expected * (1 - expected) / SWAPS))
+
+
+def test_tau_of_mixed_is_scipys_with_ties() -> None:
+    draws = np.random.default_rng(5)
+    x, y, z = (draws.integers(4, size=9).astype(float) for _ in range(3))
+    swaps = draws.integers(2, size=(20, 9)).astype(float)
+    expected = [stats.kendalltau(np.where(s == 1, y, x), z).statistic for s in swaps]
+    assert _tau_of_mixed(x, y, z, swaps) == pytest.approx(expected)
+
+
+def test_p_is_adjusted_for_the_predictors_of_one_performance() -> None:
+    y = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
+    for level in LEVELS:
+        dense = [s for s in league({"r": row(y, y[::-1], low=[6.0, 5, 4, 3, 1, 2])}, LOW) if s.level == level]
+        tested = sorted((s for s in dense if not math.isnan(s.p)), key=lambda s: s.p)
+        worst = 0.0
+        for k, s in enumerate(tested):
+            worst = max(worst, min(1.0, s.p * (len(tested) - k)))
+            assert s.p_holm == pytest.approx(worst)
+        assert len(tested) > 2
+
+
+@pytest.mark.parametrize(
+    ("values", "verdict"),
+    [
+        ([1, 2, 3, 4, 5, 6], Verdict.SUPPORTED),
+        ([6, 5, 4, 3, 2, 1], Verdict.REFUTED),
+        ([1, 6, 2, 5, 3, 4], Verdict.INCONCLUSIVE),
+        ([], Verdict.INCONCLUSIVE),
+    ],
+)
+def test_a_claim_that_a_predictor_goes_against_performance(values: list[float], verdict: Verdict) -> None:
+    y = [60.0, 50, 40, 30, 20, 15]
+    records = row(range(6), y, **({"high": values} if values else {}))
+    claim = Claim("predictor_against", "dense", exploratory=True, predictor="high@dense")
+    found = judge(claim, asked(records), untrained(1.0, 1.1), better=LOW)
+    assert found.verdict is verdict and "what high@dense counts as better is worse at detection" in found.sentence
+    assert Judgement.from_json(found.to_json()) == found
+    assert found.prediction is not None and found.prediction.n == len(values)
+
+
+def test_a_predictor_belongs_to_claims_about_one() -> None:
+    for kind, predictor in (("predictor_against", ""), ("tau_negative", "rankme@dense")):
+        with pytest.raises(ValueError, match="predictor= goes with 'predictor_against'"):
+            Claim(kind, "dense", predictor=predictor)  # type: ignore[arg-type]

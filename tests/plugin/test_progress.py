@@ -1,0 +1,152 @@
+"""What a person sees: every finished encoder once, escape codes only on a terminal."""
+
+from __future__ import annotations
+
+import io
+import math
+import threading
+from pathlib import Path
+
+import pytest
+from helpers import dense_row, plant, tiny
+from rich.console import Console
+
+from cl_bench.plugin.progress import Display
+from cl_bench.run.runner import load_record
+from cl_bench.spec import RunSpec
+from cl_bench.spec.profile import Profile
+from cl_bench.spec.records import Record
+from cl_bench.store import Store
+
+
+@pytest.fixture
+def profile(tmp_path: Path) -> Profile:
+    return tiny(tmp_path, seeds=8)
+
+
+@pytest.fixture
+def specs(profile: Profile) -> tuple[RunSpec, ...]:
+    return profile.sweep(dense_row())
+
+
+def record(spec: RunSpec, folder: Path, **planted: object) -> Record:
+    store = Store(folder / "store")
+    plant(store, spec, **planted)  # type: ignore[arg-type]
+    found = load_record(spec, store)
+    assert found is not None
+    return found
+
+
+def console(terminal: bool = False) -> Console:
+    return Console(file=io.StringIO(), width=110, force_terminal=terminal, color_system=None if terminal else "auto")
+
+
+def said(where: Console) -> str:
+    assert isinstance(where.file, io.StringIO)
+    return where.file.getvalue()
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_each_finished_encoder_is_said_once_and_only_while_somebody_waits(
+    specs: tuple[RunSpec, ...], tmp_path: Path, terminal: bool
+) -> None:
+    display, where = Display(), console(terminal)
+    display.total = 3
+    outcomes = [record(specs[0], tmp_path), record(specs[1], tmp_path, diverged="loss nan"), "it [bold]broke[/]"]
+    display.started(0, specs[0])
+    display.finished(0, specs[0], outcomes[0])
+    assert said(where) == ""
+    with display.waiting(where) as refresh:
+        for spec, outcome in zip(specs[1:], outcomes[1:], strict=False):
+            display.started(0, spec)
+            display.stepped(0, "pre-training", 1, 2)
+            refresh()
+            display.finished(0, spec, outcome)
+            refresh()
+    display.finished(0, specs[3], "later")
+    for text in ("[  1/3]", "[  2/3]", "[  3/3]", "linear  50.0 %", "diverged: loss nan", "FAILED it [bold]broke[/]"):
+        assert said(where).count(text) == 1, text
+    assert "later" not in said(where)
+    assert terminal or "\x1b" not in said(where)
+    if not terminal:  # a line says how long the rest will take; on a terminal the bars do
+        assert [line.endswith(" left") for line in said(where).splitlines()] == [True, True, False]
+    with display.waiting(where):
+        pass
+    assert said(where).count("FAILED later") == 1
+
+
+def test_a_terminal_shows_what_each_worker_is_at(specs: tuple[RunSpec, ...], tmp_path: Path) -> None:
+    display, where = Display(), console(terminal=True)
+    display.total = 2
+    with display.waiting(where) as refresh:
+        for worker, spec in enumerate(specs[:2]):
+            display.started(worker, spec)
+            display.stepped(worker, "detection", 7 + worker, 30)
+        refresh()
+        where.file.flush()
+        display.finished(0, specs[0], record(specs[0], tmp_path))
+        refresh()
+    text = said(where)
+    for part in (specs[0].case, specs[1].case, "detection", "\x1b"):
+        assert part in text
+
+
+def test_counts_survive_more_than_was_announced(specs: tuple[RunSpec, ...], tmp_path: Path) -> None:
+    display, where = Display(), console()
+    for spec in specs[:2]:
+        display.finished(0, spec, "x")
+    with display.waiting(where):
+        pass
+    assert "[  1/1]" in said(where)
+    assert "[  2/2]" in said(where)
+    assert "left" not in said(where)
+
+
+def test_time_left_is_unknown_until_something_is_done(specs: tuple[RunSpec, ...]) -> None:
+    display = Display()
+    display.total = 10
+    assert math.isnan(display.seconds_left)
+    display.started(0, specs[0])
+    assert math.isnan(display.seconds_left)
+    display.finished(0, specs[0], "x")
+    assert display.seconds_left >= 0
+    display.done = display.total
+    assert display.seconds_left == 0
+
+
+def test_many_workers_at_once_lose_no_line(specs: tuple[RunSpec, ...]) -> None:
+    display, where = Display(), console()
+    display.total = len(specs)
+
+    def work(worker: int) -> None:
+        for spec in specs[worker::4]:
+            display.started(worker, spec)
+            for step in range(50):
+                display.stepped(worker, "pre-training", step + 1, 50)
+            display.finished(worker, spec, "x")
+
+    threads = [threading.Thread(target=work, args=(w,)) for w in range(4)]
+    with display.waiting(where) as refresh:
+        for thread in threads:
+            thread.start()
+        while any(t.is_alive() for t in threads):
+            refresh()
+    lines = said(where).splitlines()
+    assert len(lines) == len(specs) == display.done
+    assert [int(line[1:].split("/")[0]) for line in lines] == list(range(1, len(specs) + 1))
+
+
+def test_a_line_is_not_folded_where_there_is_no_terminal(specs: tuple[RunSpec, ...]) -> None:
+    display, where = Display(), console()
+    display.finished(0, specs[0], "x" * 500)
+    with display.waiting(where):
+        pass
+    assert len(said(where).splitlines()) == 1
+
+
+def test_a_quiet_console_says_nothing(specs: tuple[RunSpec, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    display = Display()
+    display.finished(0, specs[0], "x")
+    with display.waiting(Console(quiet=True)) as refresh:
+        refresh()
+    assert capsys.readouterr() == ("", "")

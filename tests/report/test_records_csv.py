@@ -1,0 +1,75 @@
+"""Records as CSV and back, and the stamp of where they come from."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from helpers import PROBES, record
+
+from cl_bench.report.environment import environment
+from cl_bench.report.records_csv import read_records, records_csv
+from cl_bench.report.row import RowResult
+from cl_bench.spec.records import LEVELS, RANDOM_INIT, Record
+from cl_bench.statistics.correlation import correlate
+
+
+def encoder(k: int, **changes: object) -> Record:
+    figures = {name: {level: 0.1 * k + i for i, level in enumerate(LEVELS)} for name in ("alignment", "performance")}
+    made = record(f"info_nce-t{k}", seed=k % 2, **figures, uniformity=dict.fromkeys(LEVELS, -k / 7))
+    probes = dict.fromkeys(PROBES, k / 9)
+    made = replace(made, halves={"instance": (k / 7, k / 3)} if k else {})
+    made = replace(made, predictors={"rankme@dense": k / 7, "knob": 0.5} if k else {})
+    return replace(made, key=f"key{k}", probes=probes, extra={"coco_ap50": k / 3}, seconds={"pretrain": 1.5}, **changes)
+
+
+def row(name: str, records: list[Record], untrained: list[Record]) -> RowResult:
+    plain = {"title": name, "method": "dense_index", "scheme": "dense", "data": "single_object", "views": "overlapping"}
+    told = {"judgements": (), "expected": 4, "profile": "tiny", "detection_protocol": "", "linear_protocol": ""}
+    return RowResult(name=name, records=tuple(records), random_init=tuple(untrained), **plain, **told)  # type: ignore[arg-type]
+
+
+def test_what_is_written_is_read_back_and_judged_the_same(tmp_path: Path) -> None:
+    records = [encoder(k) for k in range(5)]
+    records[0] = replace(records[0], losses=((0, 5.0), (9, 4.25)), position_only_loss=4.5)
+    gone = replace(encoder(6), status="diverged", detail='loss nan, "at" step 7', performance={}, probes={})
+    untrained = [record(RANDOM_INIT, RANDOM_INIT, RANDOM_INIT, 3)]
+    (tmp_path / "records.csv").write_text(
+        records_csv([row("one", [*records, gone], untrained), row("b", [], untrained)])
+    )
+    found = read_records(tmp_path / "records.csv")
+    assert list(found) == ["one", "b"] and len(found["b"]) == 1
+    assert found["one"][0].losses == ((-1, 4.25),) and found["one"][0].position_only_loss == 4.5
+    assert math.isnan(found["one"][1].position_only_loss)
+    for one, wanted in zip(found["one"], [*records, gone, *untrained], strict=True):
+        same = {"losses": (), "position_only_loss": 0.0}
+        assert replace(one, **same) == replace(wanted, **same)  # type: ignore[arg-type]
+    assert correlate(found["one"], "dense") == correlate([*records, gone], "dense")
+
+
+@pytest.mark.parametrize("text", ["row,case\na,b\n", "nothing\nat all\n"])
+def test_what_is_no_table_of_records_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "records.csv").write_text(text)
+    with pytest.raises(ValueError, match=r"records\.csv: not a table of records: KeyError"):
+        read_records(tmp_path / "records.csv")
+
+
+def test_the_stamp_tells_every_value_that_occurs_once() -> None:
+    provenance = {"begun": "2026-01-02", "torch": "2.14", "threads": 1}
+    records = [
+        encoder(0, provenance=provenance),
+        encoder(1, provenance={**provenance, "begun": "2026-01-01", "threads": 2}),
+    ]
+    stamp = environment([row("one", records, []), row("two", records[:1], [])], "pytest suites/ --seeds 2", "abc")
+    assert stamp == {
+        "command": "pytest suites/ --seeds 2",
+        "commit": "abc",
+        "profile": "tiny",
+        "seeds": [0, 1],
+        "encoders": 2,
+        "begun": ["2026-01-01", "2026-01-02"],
+        "threads": [1, 2],
+        "torch": "2.14",
+    }

@@ -1,0 +1,93 @@
+"""Curves drawn anew: as smooth as what they stand for, and by the evidence that linear algebra gives."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from cl_bench.statistics.curves import (
+    LENGTHS,
+    NOISE,
+    Group,
+    _log_evidence,
+    _normal_scores,
+    _processes,
+    families_of,
+    knobs_of,
+    redrawn,
+)
+
+LINE = np.linspace(0, 1, 20)[:, None]
+
+
+def neighbours(curves: np.ndarray) -> float:
+    """Mean rank correlation of neighbours."""
+    ranks = stats.rankdata(curves, axis=-1)
+    centred = ranks - ranks.mean(-1, keepdims=True)
+    return float(((centred[:, 1:] * centred[:, :-1]).sum(-1) / (centred**2).sum(-1)).mean())
+
+
+def test_knobs_are_told_by_the_name() -> None:
+    assert knobs_of("info_nce-t0.05") == {"t": 0.05}
+    assert knobs_of("align_uniform-a0-u1.25") == {"a": 0, "u": 1.25}
+    assert knobs_of("info_nce-t1e-05") == {"t": 1e-5}
+    assert knobs_of("mine-k7") == {} == knobs_of("random_init")
+
+
+def test_places_are_ranks_of_values_and_hang_on_no_scale() -> None:
+    names = ["x-t5", "y-a1-u0.1", "x-t0.1", "x-t0.2", "y-a1-u2", "y-a0-u2"]
+    x, y = families_of(names, [name[0] for name in names])
+    assert x.members.tolist() == [0, 2, 3] and y.members.tolist() == [1, 4, 5]
+    assert x.places is not None and x.places.tolist() == [[1], [0], [0.5]]
+    assert y.places is not None and y.places.tolist() == [[1, 0], [1, 1], [0, 1]]
+    assert families_of(["c1", "c2"], ["f", "f"])[0].places is None
+    assert families_of(["f-t1", "c2"], ["f", "f"])[0].places is None
+
+
+def test_curves_are_as_smooth_as_what_they_stand_for() -> None:
+    rng = np.random.default_rng(0)
+    family = [Group(np.arange(20), LINE)]
+    smooth, rough = np.sin(4 * LINE[:, 0]), rng.permutation(20).astype(float)
+    drawn = [redrawn(values, family, 400, np.random.default_rng(1)) for values in (smooth, rough)]
+    assert neighbours(drawn[0]) > 0.75 > 0.3 > neighbours(drawn[1])
+    assert np.array_equal(drawn[0], redrawn(np.exp(9 * smooth), family, 400, np.random.default_rng(1)))  # ranks alone
+
+
+def test_what_is_drawn_knows_nothing_of_what_it_stands_for() -> None:
+    family = [Group(np.arange(20), LINE)]
+    values = np.sin(4 * LINE[:, 0])
+    drawn = redrawn(values, family, 2000, np.random.default_rng(2))
+    taus = [stats.kendalltau(values, curve).statistic for curve in drawn]
+    assert abs(np.mean(taus)) < 0.05 and np.mean(np.array(taus) > 0) == pytest.approx(0.5, abs=0.05)
+
+
+def test_a_family_without_knobs_is_shuffled_beside_one_with() -> None:
+    values = np.arange(24.0)
+    families = [Group(np.arange(20), LINE), Group(np.arange(20, 24), None)]
+    drawn = redrawn(values, families, 50, np.random.default_rng(3))
+    assert drawn.shape == (50, 24)
+    assert (np.sort(drawn[:, 20:], -1) == values[20:]).all() and len(np.unique(drawn[:, 20:], axis=0)) > 10
+    assert not (np.sort(drawn[:, :20], -1) == values[:20]).all()
+
+
+def test_the_evidence_is_the_marginal_likelihood_without_mean_and_scale() -> None:
+    """By inverses and determinants: sigma^2 and a flat mean integrated out of a normal density."""
+    rng = np.random.default_rng(4)
+    at = rng.random((6, 2))
+    scores = _normal_scores(rng.random(6))
+    found = _log_evidence(_processes(at.tobytes(), at.shape), scores)
+    distance = np.linalg.norm(at[:, None] - at, axis=-1)
+    wanted, one = [], np.ones(6)
+    for length, noise in product(LENGTHS, NOISE):
+        r = distance / length
+        for kernel in ((1 + np.sqrt(3) * r) * np.exp(-np.sqrt(3) * r), np.exp(-(r**2) / 2)):
+            inverse = np.linalg.inv((1 - noise) * kernel + (noise + 1e-9) * np.eye(6))
+            flat = one @ inverse @ one
+            left = scores @ inverse @ scores - (one @ inverse @ scores) ** 2 / flat
+            wanted.append(np.linalg.slogdet(inverse)[1] / 2 - np.log(flat) / 2 - 5 / 2 * np.log(left))
+    centred = scores - scores.mean()
+    wanted += [-np.log(6) / 2 - 5 / 2 * np.log(centred @ centred)] * 2
+    assert found - found[-1] == pytest.approx(np.array(wanted) - wanted[-1], abs=1e-4)
