@@ -32,10 +32,11 @@ from torchvision import transforms
 
 from cl_bench.data import Dataset, Images, Ragged
 from cl_bench.data.dataset import take
-from cl_bench.data.views import cut, draw
+from cl_bench.data.views import draw, resized_crops
 from cl_bench.methods.registry import Registry, spec_of
+from cl_bench.run.memory import keep_freed_memory
 from cl_bench.spec import AugmentSpec, EncoderSpec, InfoNCE, OptimiserSpec, PretrainSpec, ScenesSpec
-from cl_bench.train import view_batches as feeder
+from cl_bench.train import view_batches
 from cl_bench.train.view_batches import pairs_of_views
 
 CPU = torch.device("cpu")
@@ -109,7 +110,7 @@ def ours(images: Images, augment: AugmentSpec, batch: int) -> Callable[[], None]
     data = Dataset(images, ())
 
     def run() -> None:
-        with mock.patch.object(feeder, "KEPT_VIEWS", 0):  # the views of a whole data set would not fit
+        with mock.patch.object(view_batches, "KEPT_VIEWS", 0):  # the views of a whole data set would not fit
             for _, ((first, _), (second, _)), _ in pairs_of_views(spec, data, CPU, None):
                 assert first.shape == second.shape == (batch, 3, augment.size, augment.size)
 
@@ -124,7 +125,7 @@ def crops(images: Ragged, augment: AugmentSpec, batch: int) -> Callable[[], None
         for index in torch.randperm(len(images), generator=draws).split(batch)[: len(images) // batch]:
             height, width = images.sizes[index].unbind(1)
             for view in draw(batch, height, width, augment, "overlapping", draws):
-                made = cut(take(images, index), view.boxes, view.flips, augment.size)
+                made = resized_crops(take(images, index), view.boxes, view.flips, augment.size)
                 assert made.shape == (batch, 3, augment.size, augment.size)
 
     return run
@@ -149,6 +150,7 @@ def work(*share: Any) -> None:
 @cache
 def made_once(setting: str, batch: int, path: Path, sizes: tuple[tuple[int, int], ...]) -> Callable[[], None]:
     """``ours``, with one thread."""
+    keep_freed_memory()
     torch.set_num_threads(1)
     return ours(from_file(path, torch.tensor(sizes)), SETTINGS[setting][0], batch)
 
@@ -217,6 +219,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     rounds = parser.parse_args().rounds
+    keep_freed_memory()
     torch.set_num_threads(CORES)
     print(machine("torchvision", "pillow"))
     print("| | | images/s | times the DataLoader's |")

@@ -31,7 +31,8 @@ from cl_bench.evaluate.alignment_uniformity import measure
 from cl_bench.methods.registry import BUILT_IN, Registry, spec_of
 from cl_bench.run.local import LocalEngine
 from cl_bench.spec import RunSpec
-from cl_bench.spec.profile import Profile, Row, load_profile
+from cl_bench.spec.profile import Profile, Row
+from cl_bench.spec.profile_files import load_profile
 from cl_bench.spec.records import LEVELS, Level, Record
 from cl_bench.store import Store
 from cl_bench.train.pretrain import untrained

@@ -20,7 +20,8 @@ from cl_bench.data.views import two_views
 from cl_bench.encoders import build_encoder
 from cl_bench.methods.registry import Registry, spec_of
 from cl_bench.spec import PretrainSpec
-from cl_bench.spec.profile import Row, load_profile
+from cl_bench.spec.profile import Row
+from cl_bench.spec.profile_files import load_profile
 from cl_bench.train.forward import forward
 
 STEPS = 12

@@ -106,7 +106,7 @@ class Run:
             return None
         return content
 
-    def put_away(self) -> bool:
+    def set_aside(self) -> bool:
         """Move all that is stored of this run into ``set_aside``; False when another process holds it."""
         with self.locked() as mine:
             if not mine:

@@ -21,9 +21,10 @@ from cl_bench.claims.judgement import Sweep
 from cl_bench.data.dataset import Dataset, Ragged
 from cl_bench.data.scenes import draw_scenes
 from cl_bench.evaluate.similarities import BINS
-from cl_bench.run.runner import AVERAGE_PRECISIONS, STAGES, _eval_name
+from cl_bench.run.runner import AVERAGE_PRECISIONS, STAGES, evaluation_name
 from cl_bench.spec import MethodSpec, RunSpec, ScenesSpec
-from cl_bench.spec.profile import PROFILES, Profile, Row, load_profile
+from cl_bench.spec.profile import Profile, Row
+from cl_bench.spec.profile_files import PROFILES, load_profile
 from cl_bench.spec.records import LEVELS, RANDOM_INIT, Record
 from cl_bench.store import Store
 
@@ -190,7 +191,7 @@ def plant(
         },
     }
     for stage in () if diverged else STAGES:
-        run.write(_eval_name(spec, stage), {**evals[stage], **encoder, "seconds": 1.0, "provenance": {}})
+        run.write(evaluation_name(spec, stage), {**evals[stage], **encoder, "seconds": 1.0, "provenance": {}})
 
 
 def until(condition: Callable[[], Any], seconds: float = 60.0, what: str = "") -> Any:

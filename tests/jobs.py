@@ -16,7 +16,8 @@ from helpers import ROOT, alive, plant, tiny_profile, until
 
 from cl_bench.methods.registry import Registry, spec_of
 from cl_bench.spec import RunSpec
-from cl_bench.spec.profile import Row, load_profile
+from cl_bench.spec.profile import Row
+from cl_bench.spec.profile_files import load_profile
 from cl_bench.store import Store
 
 OUTCOMES = Mapping[str, int]

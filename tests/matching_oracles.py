@@ -114,7 +114,7 @@ def set_pairs(a, b, threshold, similarity):
     return [[set1[p] and set2[q] and alike[p][q] for q in cells] for p in cells]
 
 
-# Places
+# DataPaths
 
 
 def centres(box, flip, image, grid):

@@ -10,7 +10,7 @@ from typing import Any
 
 from cl_bench.data.coco import COCO
 from cl_bench.data.dataset import Dataset, Images, Ragged
-from cl_bench.data.decoded import Map, Progress
+from cl_bench.data.decoded import DecodedImages, Progress
 from cl_bench.data.scenes import draw_scenes
 from cl_bench.data.source import Source, name_of
 from cl_bench.data.stl10 import STL10
@@ -18,20 +18,20 @@ from cl_bench.data.voc import VOC
 from cl_bench.errors import DataError
 from cl_bench.spec import DataSpec, FilesSpec, ScenesSpec
 
-__all__ = ["Dataset", "Images", "Places", "Ragged", "bind", "download", "load", "prepare", "verify"]
+__all__ = ["DataPaths", "Dataset", "Images", "Ragged", "bind", "download", "load", "prepare", "verify"]
 
 SOURCES: dict[str, type[Source[Any]]] = {"stl10": STL10, "coco": COCO, "voc": VOC}
 
 
 @dataclass(frozen=True)
-class Places:
+class DataPaths:
     """Where data sets are looked for, and where their decoded images are kept."""
 
     root: Path | None
     cache: Path
 
     @classmethod
-    def of(cls, store: Path, root: str | Path | None) -> Places:
+    def of(cls, store: Path, root: str | Path | None) -> DataPaths:
         """Of a run: a store keeps the decoded images too."""
         return cls(None if root is None else Path(root), store / "data")
 
@@ -47,7 +47,7 @@ def bind(spec: DataSpec, root: Path | None) -> DataSpec:
     return spec.model_copy(update={"source": _source(spec, root).digest()})
 
 
-def prepare(spec: DataSpec, places: Places, progress: Progress | None = None) -> None:
+def prepare(spec: DataSpec, places: DataPaths, progress: Progress | None = None) -> None:
     """Decode what is not decoded yet. ``progress`` is told what, how many images of it and of how many.
 
     Raises:
@@ -57,7 +57,7 @@ def prepare(spec: DataSpec, places: Places, progress: Progress | None = None) ->
         _open(spec, places, progress)
 
 
-def verify(spec: DataSpec, places: Places, progress: Progress | None = None) -> None:
+def verify(spec: DataSpec, places: DataPaths, progress: Progress | None = None) -> None:
     """Read every decoded byte; what is not as it was written is decoded again, with a warning.
 
     Raises:
@@ -68,7 +68,7 @@ def verify(spec: DataSpec, places: Places, progress: Progress | None = None) -> 
 
 
 @lru_cache(maxsize=8)
-def load(spec: DataSpec, places: Places | None = None) -> Dataset:
+def load(spec: DataSpec, places: DataPaths | None = None) -> Dataset:
     """The data set of a spec; the same spec gives the same bytes. Kept for the next caller, decoded where it must be.
 
     Raises:
@@ -76,7 +76,7 @@ def load(spec: DataSpec, places: Places | None = None) -> Dataset:
     """
     if isinstance(spec, ScenesSpec):
         return draw_scenes(spec)
-    return _open(spec, places or Places(None, Path()), None)
+    return _open(spec, places or DataPaths(None, Path()), None)
 
 
 def download(spec: DataSpec, root: Path) -> None:
@@ -105,7 +105,7 @@ def _source(spec: FilesSpec, root: Path | None) -> Source[Any]:
     return source
 
 
-def _open(spec: FilesSpec, places: Places, progress: Progress | None, verify: bool = False) -> Dataset:
+def _open(spec: FilesSpec, places: DataPaths, progress: Progress | None, verify: bool = False) -> Dataset:
     source = _source(spec, places.root)
     digest = source.digest()
     if spec.source and spec.source != digest:
@@ -116,4 +116,4 @@ def _open(spec: FilesSpec, places: Places, progress: Progress | None, verify: bo
     path = places.cache / f"{name_of(spec).replace(' ', '-')}{size}{first}-{digest[:16]}"
     if verify and not path.is_dir():
         raise DataError(f"{source.what}: not decoded yet: no {path}; python -m cl_bench.data --prepare decodes it")
-    return Map(path, source.what, progress).open(source.listing, spec.broken == "leave_out", verify)
+    return DecodedImages(path, source.what, progress).open(source.listing, spec.broken == "leave_out", verify)

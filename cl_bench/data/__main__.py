@@ -17,11 +17,12 @@ from torch import Tensor
 from torch.nn.functional import interpolate, pad
 from torchvision.utils import draw_bounding_boxes, make_grid, save_image
 
-from cl_bench.data import Dataset, Places, load, prepare, verify
+from cl_bench.data import DataPaths, Dataset, load, prepare, verify
 from cl_bench.data.views import two_views
 from cl_bench.errors import SpecError
 from cl_bench.spec import AugmentSpec, DataSpec, FilesSpec, ViewPolicy
-from cl_bench.spec.profile import Profile, load_profile
+from cl_bench.spec.profile import Profile
+from cl_bench.spec.profile_files import load_profile
 from cl_bench.store import Store
 
 COLUMNS, ROWS, TILE = 12, 6, 96
@@ -71,7 +72,7 @@ def specs(profile: Profile) -> list[DataSpec]:
     return list(dict.fromkeys([*pretraining, *(spec for part in ours for spec in (part.train, part.test))]))
 
 
-def write_sheets(profile: Profile, places: Places, out: Path) -> None:
+def write_sheets(profile: Profile, places: DataPaths, out: Path) -> None:
     """A sheet for each set of images that something is trained on, and one for each policy of views."""
     out.mkdir(parents=True, exist_ok=True)
     sheets = {part: sheet(load(getattr(profile, part).train, places)) for part in ("detection", "linear")}
@@ -86,7 +87,7 @@ def write_sheets(profile: Profile, places: Places, out: Path) -> None:
         print(path)
 
 
-def each(work: Callable[..., None], wanted: Sequence[DataSpec], places: Places, outcome: str) -> None:
+def each(work: Callable[..., None], wanted: Sequence[DataSpec], places: DataPaths, outcome: str) -> None:
     """Do something to each data set on disk, with a bar."""
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     on_disk = [spec for spec in wanted if isinstance(spec, FilesSpec)]
@@ -123,7 +124,7 @@ def main() -> None:
         profile = load_profile(arguments.profile)
         on_disk = any(isinstance(spec, FilesSpec) for spec in specs(profile))
         root = Store(arguments.store).root if on_disk else arguments.store  # scenes leave nothing behind
-        places = Places(arguments.data_root, root / "data")
+        places = DataPaths(arguments.data_root, root / "data")
         if arguments.prepare:
             each(prepare, specs(profile), places, "decoded")
         if arguments.verify:

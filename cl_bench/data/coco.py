@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from cl_bench.data.source import Found, ImageFiles, Listing, Source, laid_out, scaled, size_of, unpacked
+from cl_bench.data.source import Annotation, ImageFiles, Listing, Source, laid_out, scaled, size_of, unpacked
 from cl_bench.errors import DataError
 from cl_bench.spec import COCOSpec
 
@@ -78,7 +78,9 @@ class COCO(Source[COCOSpec]):
                     raise ValueError("it is of no image")
                 if entry["image_id"] in index and not entry["iscrowd"]:
                     x, y, w, h = map(float, entry["bbox"])
-                    found.append(Found(index[entry["image_id"]], (x, y, x + w, y + h), labels[entry["category_id"]]))
+                    found.append(
+                        Annotation(index[entry["image_id"]], (x, y, x + w, y + h), labels[entry["category_id"]])
+                    )
         except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
             about = f" at {str(entry)[:100]}" if entry is not None else ""
             why = f"not in COCO's format: {type(error).__name__} {str(error)[:100]}{about}"

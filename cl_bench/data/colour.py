@@ -72,7 +72,7 @@ def colour(images: Tensor, colours: Colours, augment: AugmentSpec) -> Tensor:
         augment: Where a strength is 0 nothing is done; mean and std of the normalisation.
     """
     device = images.device
-    factors, sigmas = moved(colours.factors, device), moved(colours.sigmas, device)
+    factors, sigmas = to_device(colours.factors, device), to_device(colours.sigmas, device)
     place = torch.arange(len(images))
 
     def runs(group: Tensor) -> list[tuple[int, Tensor, Tensor]]:
@@ -82,9 +82,9 @@ def colour(images: Tensor, colours: Colours, augment: AugmentSpec) -> Tensor:
         if len(of) > len(set(of)):
             # One copy, where taking some out and putting them back would be several, and slower ones.
             by = group[place].argsort(stable=True)
-            images, place = images.index_select(0, moved(by, device)), place[by]
+            images, place = images.index_select(0, to_device(by, device)), place[by]
             of, sizes = (t.tolist() for t in torch.unique_consecutive(group[place], return_counts=True))
-        return list(zip(of, torch.split(images, sizes), torch.split(moved(place, device), sizes), strict=True))
+        return list(zip(of, torch.split(images, sizes), torch.split(to_device(place, device), sizes), strict=True))
 
     if images.dtype == torch.uint8:
         images = images.float().div_(255)
@@ -99,12 +99,12 @@ def colour(images: Tensor, colours: Colours, augment: AugmentSpec) -> Tensor:
         if blurred:
             part.copy_(blur(part, sigmas.index_select(0, of), augment.blur_sigma[1]))
     if bool((place.diff() < 0).any()):
-        images = images.index_select(0, moved(place.argsort(), device))
-    mean, std = (moved(torch.tensor(v), device)[:, None, None] for v in (augment.mean, augment.std))
+        images = images.index_select(0, to_device(place.argsort(), device))
+    mean, std = (to_device(torch.tensor(v), device)[:, None, None] for v in (augment.mean, augment.std))
     return images.sub_(mean).div_(std)
 
 
-def moved(x: Tensor, device: torch.device) -> Tensor:
+def to_device(x: Tensor, device: torch.device) -> Tensor:
     """To a device, without waiting for what it is busy with."""
     return (
         x.pin_memory().to(device, non_blocking=True)

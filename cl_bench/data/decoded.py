@@ -32,9 +32,9 @@ from cl_bench.data.shards import (
     Piece,
     Shard,
     checksum,
-    cut,
     decode,
     entries,
+    into_shards,
     line,
     read_journal,
 )
@@ -47,7 +47,7 @@ NAMED = 3
 FIELDS = ("bytes", "mtime_ns", "shards", "left_out", "dropped_boxes", "classes", "annotations")
 
 
-class Map:
+class DecodedImages:
     """The map in a directory of its own."""
 
     def __init__(self, path: Path, what: str, progress: Progress | None = None) -> None:
@@ -135,7 +135,7 @@ class Map:
 
     def _decode(self, listing: Listing, good: Entries, leave_out: bool) -> tuple[dict[str, Any], bytes]:
         """Decode the shards that are not good, or that lack an image which may be there now."""
-        shards, total = cut(listing.sizes), len(listing.names)
+        shards, total = into_shards(listing.sizes), len(listing.names)
         done = {s: good[s] for s in shards if s in good and (leave_out or not good[s].broken)}
         todo = [s for s in shards if s not in done]
         self._allocate(shards[-1].end)

@@ -43,7 +43,7 @@ Entries = dict[Shard, Entry]
 Piece = tuple[Pixels, dict[str, str]]
 
 
-def cut(sizes: Tensor) -> list[Shard]:
+def into_shards(sizes: Tensor) -> list[Shard]:
     """Whole images of those (N, 2) sizes, as many a shard as reach ``SHARD`` bytes."""
     starts = starts_of(sizes).tolist()
     starts.append(starts[-1] + 3 * int(sizes[-1].prod()))

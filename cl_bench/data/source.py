@@ -221,7 +221,7 @@ def scaled(sizes: Tensor, short_side: int | None) -> Tensor:
     return torch.where(short > short_side, sizes * short_side // short, sizes)
 
 
-class Found(NamedTuple):
+class Annotation(NamedTuple):
     """An object as the annotations have it: of which image, its corners there in pixels, its label."""
 
     image: int
@@ -242,7 +242,7 @@ def size_of(height: object, width: object) -> tuple[int, int]:
     return size
 
 
-def laid_out(found: Iterable[Found], stated: Tensor, sizes: Tensor, difficult: bool) -> Boxes:
+def laid_out(found: Iterable[Annotation], stated: Tensor, sizes: Tensor, difficult: bool) -> Boxes:
     """Boxes clipped to their images and scaled with them; what has no area inside is left out.
 
     Args:

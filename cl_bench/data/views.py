@@ -14,15 +14,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from cl_bench.data.colour import Colours, colour, draw_colours, moved
+from cl_bench.data.colour import Colours, colour, draw_colours, to_device
 from cl_bench.spec import AugmentSpec, ViewPolicy
 
 BLOCK = 2**21
 """Numbers a CPU works on at a time: few enough to stay in its cache, enough to be worth their calls."""
-
-# glibc hands what is freed back to the system, and every block pays for the same pages anew, until it has seen
-# something of nearly 32 MiB freed; then it keeps twice as much. No page of this one is ever touched.
-torch.empty(31 * 2**20, dtype=torch.uint8)
 
 CUT = (0.3, 0.7)
 """Where ``disjoint`` views cut the image in two, as a share of its side (ours: the paper's rule is not printed)."""
@@ -107,8 +103,8 @@ def two_views(
     images, height, width = _placed(images, device)
     views = []
     for draws in draw(len(images), height, width, augment, policy, generator):
-        place = Geometry(moved(draws.boxes.float(), device), moved(draws.flips, device), height, width)
-        views.append((show(images, draws, augment, device), place))
+        place = Geometry(to_device(draws.boxes.float(), device), to_device(draws.flips, device), height, width)
+        views.append((render_views(images, draws, augment, device), place))
     return views[0], views[1]
 
 
@@ -118,7 +114,7 @@ def random_view(
     """(B, 3, size, size): one augmented view of each image, the first of ``two_views``."""
     images, height, width = _placed(images, device)
     first, _ = draw(len(images), height, width, augment, "overlapping", generator)
-    return show(images, first, augment, device)
+    return render_views(images, first, augment, device)
 
 
 def _placed(
@@ -126,7 +122,7 @@ def _placed(
 ) -> tuple[Tensor | Sequence[Tensor], int | Tensor, int | Tensor]:
     """Images of one size where they are worked on, others where they are; their height and width."""
     if isinstance(images, Tensor):
-        return moved(images, device), images.shape[-2], images.shape[-1]
+        return to_device(images, device), images.shape[-2], images.shape[-1]
     height, width = torch.tensor([image.shape[1:] for image in images]).unbind(1)
     return list(images), height, width
 
@@ -147,19 +143,19 @@ def draw(
     return first, second
 
 
-def show(images: Tensor | Sequence[Tensor], draws: Draws, augment: AugmentSpec, device: torch.device) -> Tensor:
+def render_views(images: Tensor | Sequence[Tensor], draws: Draws, augment: AugmentSpec, device: torch.device) -> Tensor:
     """The pixels of one view on ``device``, as ``two_views`` gives them; uniform images are there already."""
     n, size = len(images), augment.size
-    boxes, flips = moved(draws.boxes, device), moved(draws.flips, device)
+    boxes, flips = to_device(draws.boxes, device), to_device(draws.flips, device)
 
     def shown(rows: Tensor) -> Tensor:
-        of = moved(rows, device)
+        of = to_device(rows, device)
         if isinstance(images, Tensor):
             pixels = images.index_select(0, of).float().div_(255)
             pixels = resized_crop(pixels, boxes.index_select(0, of), flips.index_select(0, of), size)
         else:
-            crops = cut([images[i] for i in rows.tolist()], draws.boxes[rows], draws.flips[rows], size)
-            pixels = moved(crops, device)
+            crops = resized_crops([images[i] for i in rows.tolist()], draws.boxes[rows], draws.flips[rows], size)
+            pixels = to_device(crops, device)
         return colour(pixels, draws.colours[rows], augment)
 
     largest = max(size * size, images.shape[-2] * images.shape[-1] if isinstance(images, Tensor) else 0)
@@ -179,7 +175,7 @@ def show(images: Tensor | Sequence[Tensor], draws: Draws, augment: AugmentSpec, 
     return out
 
 
-def cut(images: Sequence[Tensor], boxes: Tensor, flips: Tensor, size: int) -> Tensor:
+def resized_crops(images: Sequence[Tensor], boxes: Tensor, flips: Tensor, size: int) -> Tensor:
     """Crop each image to its own box, resize, bilinear and antialiased, and mirror; rounded to uint8 as PIL does.
 
     Args:

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 import torch
 
-from cl_bench.data.source import Found, ImageFiles, Listing, Source, laid_out, scaled, size_of, unpacked
+from cl_bench.data.source import Annotation, ImageFiles, Listing, Source, laid_out, scaled, size_of, unpacked
 from cl_bench.errors import nearest
 from cl_bench.spec import VOCSpec
 
@@ -78,7 +78,7 @@ class VOC(Source[VOCSpec]):
                         raise ValueError(f"no class {name!r}{nearest(name, CLASSES)}")
                     x1, y1, x2, y2 = (float(_text(thing, f"bndbox/{c}")) for c in ("xmin", "ymin", "xmax", "ymax"))
                     difficult = bool(int(thing.findtext("difficult") or 0))
-                    found.append(Found(i, (x1 - 1, y1 - 1, x2, y2), CLASSES.index(name), difficult))
+                    found.append(Annotation(i, (x1 - 1, y1 - 1, x2, y2), CLASSES.index(name), difficult))
             except (ElementTree.ParseError, ValueError, LookupError) as error:
                 raise self.garbled(path, f"not in VOC's format: {error}") from None
         stated = torch.tensor(sizes)

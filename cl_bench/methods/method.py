@@ -24,7 +24,7 @@ from cl_bench.spec.records import RANDOM_INIT, Level
 Strategy = Callable[..., Match]
 Option = bool | int | float | str
 
-EVERY = "all"
+ALL = "all"
 """What ``--method`` takes for every method there is."""
 
 NO_MEMORY = (torch.OutOfMemoryError, MemoryError)
@@ -66,9 +66,9 @@ class Method:
     def __init_subclass__(cls, *, name: str, level: Level = "dense", origin: str | None = None) -> None:
         cls.name, cls.level = name, level
         cls.origin = origin or f"{inspect.getfile(cls)}:{inspect.getsourcelines(cls)[1]}"
-        if not re.fullmatch(r"\w[\w-]*", name) or name in (EVERY, RANDOM_INIT):
+        if not re.fullmatch(r"\w[\w-]*", name) or name in (ALL, RANDOM_INIT):
             raise MethodError(
-                f"method {name!r}: a name is made of letters, digits, _ and -, and is neither {EVERY!r} nor "
+                f"method {name!r}: a name is made of letters, digits, _ and -, and is neither {ALL!r} nor "
                 f"{RANDOM_INIT!r} ({cls.origin})"
             )
         if name in REGISTERED and REGISTERED[name].origin != cls.origin:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from cl_bench.errors import MethodError
-from cl_bench.methods.method import EVERY, REGISTERED, Method, Option
+from cl_bench.methods.method import ALL, REGISTERED, Method, Option
 from cl_bench.methods.plugins import Kind, Plugins, source_of
 from cl_bench.spec import MethodSpec
 
@@ -38,10 +38,10 @@ class Registry(Plugins[type[Method]]):
         Raises:
             MethodError: As ``resolve``; for ``all``, a plugin that did not load or two of one name.
         """
-        if text.partition(":")[0] != EVERY:
+        if text.partition(":")[0] != ALL:
             return (self.resolve(text, base),)
-        if text != EVERY:
-            raise MethodError(f"{EVERY!r} stands for every method with its default options, got {text!r}")
+        if text != ALL:
+            raise MethodError(f"{ALL!r} stands for every method with its default options, got {text!r}")
         if self.broken:
             raise MethodError("; ".join(f"failed to load {b}" for b in self.broken))
         return tuple(self.resolve(name) for name in self.names)

@@ -17,9 +17,10 @@ from cl_bench.claims.judgement import (
     Verdict,
 )
 from cl_bench.claims.sequential import Look, first_decided
-from cl_bench.plugin.hooks import FINDING, JUDGEMENT, ROW, Hooks, NotSupported, claim_of, row_to_json
+from cl_bench.plugin.hooks import ClaimNotSupported, Hooks, claim_of
 from cl_bench.plugin.session import Session
 from cl_bench.plugin.stages import Stages
+from cl_bench.plugin.summary import FINDING, JUDGEMENT, ROW, row_to_json
 from cl_bench.spec import RunSpec
 from cl_bench.spec.claim import Claim
 from cl_bench.spec.profile import Row
@@ -219,7 +220,7 @@ class ClaimTest:
         alone = "" if strict else self._refuted_alone(judgement)
         if alone:
             pytest.xfail(f"{alone}: {judgement.sentence}")
-        raise NotSupported(judgement.sentence)
+        raise ClaimNotSupported(judgement.sentence)
 
     def at(self, look: Look) -> Judgement:
         """Pull the sweep as it is by a look and judge it, once a session.

@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Generator, Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from cl_bench.claims.comparison import REFERENCE
-from cl_bench.claims.judgement import Judgement
 from cl_bench.claims.sequential import Look
-from cl_bench.errors import PluginError, first_line
-from cl_bench.plugin.regression import kept_of
-from cl_bench.plugin.session import Session, or_usage_error
-from cl_bench.report import RowResult, looks_table, origins_table, plan_table, summary_table, write_report
-from cl_bench.report.plan import encoder_seconds, missing
-from cl_bench.run.local import usable_devices
+from cl_bench.errors import PluginError
+from cl_bench.plugin.options import or_usage_error
+from cl_bench.plugin.planning import Planner
+from cl_bench.plugin.session import Session
+from cl_bench.plugin.summary import ROW, Summary
 from cl_bench.run.runner import lacking, load_record
-from cl_bench.spec import MethodSpec, RunSpec, ScenesSpec
+from cl_bench.spec import RunSpec, ScenesSpec
 from cl_bench.spec.claim import Claim
-from cl_bench.spec.profile import Row, load_profile
-from cl_bench.spec.provenance import origins
-from cl_bench.spec.records import LEVELS, RANDOM_INIT, Record
+from cl_bench.spec.profile import Row
+from cl_bench.spec.records import LEVELS, Record
 
 if TYPE_CHECKING:
     from _pytest.outcomes import Failed
@@ -38,11 +32,9 @@ NO_PAIR = {
     "no_worse_than": f"pair: {REFERENCE} and another dense one",
     "keeps_up": "pair: a dense method and an instance one",
 }
-# What tests tell the summary, also from pytest-xdist workers.
-ROW, JUDGEMENT, FINDING = "cl_bench.row", "cl_bench.judgement", "cl_bench.finding"
 
 
-class NotSupported(Failed):
+class ClaimNotSupported(Failed):
     """A judged claim that is not supported: all that a declared known failure may raise."""
 
     def __init__(self, sentence: str) -> None:
@@ -55,10 +47,8 @@ class Hooks:
     def __init__(self, session: Session) -> None:
         self.session = session
         self.config = session.config
-        self._rows: dict[str, Row] = {}
-        self._judgements: dict[str, dict[Claim, Judgement]] = {}
-        self._timings: dict[str, dict[str, float]] = {}
-        self._findings: dict[str, None] = {}
+        self.planner = Planner(session)
+        self.summary = Summary(session)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionstart(self) -> None:
@@ -135,7 +125,7 @@ class Hooks:
             if about.paired and self.session.reference_of(about, row) is None:
                 continue
             reason = None if about.exploratory else self.session.profile.known_failures(row).get(about)
-            marks = [pytest.mark.xfail(strict=True, reason=reason, raises=NotSupported)] if reason else []
+            marks = [pytest.mark.xfail(strict=True, reason=reason, raises=ClaimNotSupported)] if reason else []
             claims.append(pytest.param(row, id=str(row.method), marks=marks))
         if claims:
             return claims
@@ -153,7 +143,7 @@ class Hooks:
         if not wanted:
             return
         if self.config.option.plan:
-            self._plan(wanted, session.items)
+            self.planner.show(wanted, lambda look: self.wanted(session.items, look))
         else:
             self.queue([spec for specs in wanted.values() for spec in specs])
 
@@ -170,76 +160,21 @@ class Hooks:
 
     def queue(self, specs: Sequence[RunSpec]) -> None:
         """Have these computed: data first, and with ``--rerun`` what is stored of them out of the way."""
-        self._put_away(specs)
+        self._set_aside(specs)
         store = self.session.store
         self._prepare([s for s in specs if load_record(s, store) is None or lacking(s, store)])
         self.session.submit(specs)
 
-    def _put_away(self, specs: Sequence[RunSpec]) -> None:
+    def _set_aside(self, specs: Sequence[RunSpec]) -> None:
         """With ``--rerun`` what is stored of these runs, or of those of them that diverged, is moved out of the way."""
         rerun, store = self.config.option.rerun, self.session.store
         if rerun == "missing":
             return
         stored = {spec.pretrain.key: record for spec in specs if (record := load_record(spec, store)) is not None}
         keys = [key for key, record in stored.items() if rerun == "all" or record.status != "complete"]
-        away = or_usage_error(lambda: [key for key in keys if store.run(key).put_away()], f"--rerun {rerun}")
+        away = or_usage_error(lambda: [key for key in keys if store.run(key).set_aside()], f"--rerun {rerun}")
         busy = f"; {len(keys) - len(away)} are being computed by another process" if len(away) < len(keys) else ""
-        self.session.console().print(f"--rerun {rerun}: {len(away)} put away{busy}", highlight=False, markup=False)
-
-    def _plan(self, wanted: dict[str, list[RunSpec]], items: Sequence[pytest.Item]) -> None:
-        """Show what would run, how long it takes, what data is missing and where the profile's values are from."""
-        console, looks = self.session.console(), self.session.looks
-        state = self._state(wanted)
-        # Of several looks the power is the last one's alone, which the others add to.
-        console.print(plan_table(state, looks[-1].alpha, self.session.engine.jobs, self._estimates(state)))
-        if len(looks) > 1:
-            costs = [self.cost(self.wanted(items, look)) for look in looks]
-            console.print(looks_table([(look, *cost) for look, cost in zip(looks, costs, strict=True)]))
-        for line in dict.fromkeys(self.session.data.missing.values()):
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
-        console.print(origins_table(or_usage_error(lambda: origins(self.config.option.profile, self.session.settings))))
-
-    def _state(self, wanted: dict[str, list[RunSpec]]) -> dict[str, Known]:
-        """Of each row its specs and what the store holds of them."""
-        return {
-            name: [(s, s.pretrain.objective.config, load_record(s, self.session.store)) for s in specs]
-            for name, specs in wanted.items()
-        }
-
-    def _estimates(self, state: dict[str, Known]) -> dict[str, dict[str, float]]:
-        """Seconds an encoder by stage of the rows of which nothing is stored; each row is timed once."""
-        for row, cases in state.items():
-            if row not in self._timings and not any(record is not None for _, _, record in cases):
-                self._timings[row] = self._timed(row, cases[0][0])
-        return {row: stages for row, stages in self._timings.items() if row in state and stages}
-
-    def cost(self, wanted: dict[str, list[RunSpec]]) -> tuple[int, float]:
-        """How many encoders are to be computed and how many seconds that takes; nan where a row could not be timed."""
-        state = self._state(wanted)
-        absent = {row: len(missing(cases)) for row, cases in state.items() if missing(cases)}
-        seconds = encoder_seconds(state, self._estimates(state)) if absent else {}
-        jobs = self.session.workers[2]
-        return sum(absent.values()), sum(seconds.get(row, math.nan) * n for row, n in absent.items()) / jobs
-
-    def _timed(self, row: str, spec: RunSpec) -> dict[str, float]:
-        """Seconds an encoder of a row takes here, by stage."""
-        import torch
-
-        from cl_bench.run.estimate import estimate
-
-        name = "auto" if self.config.option.engine == "ray" else self.config.option.device
-        device, method = torch.device(usable_devices(name)[0]), None
-        console = self.session.console()
-        console.print(f"timing a few steps of {row} on {device} ...", highlight=False, markup=False)
-        if device.type == "cpu":
-            torch.set_num_threads(1)  # as a worker has
-        if spec.pretrain.method.name != RANDOM_INIT:
-            method = self.session.registry.resolve(str(spec.pretrain.method))
-        try:
-            return estimate(spec, method, device)
-        except (ValueError, RuntimeError) as error:  # a plan that cannot time one row is one all the same
-            console.print(f"{row} could not be timed: {first_line(error)}", highlight=False, markup=False)
-            return {}
+        self.session.console().print(f"--rerun {rerun}: {len(away)} set aside{busy}", highlight=False, markup=False)
 
     def _prepare(self, specs: Sequence[RunSpec]) -> None:
         """Find and decode the data of what is to be computed, before any of it is."""
@@ -278,89 +213,11 @@ class Hooks:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Note which rows were tested and what was judged."""
-        for key, told in report.user_properties:
-            if key == ROW:
-                row = _row_from_json(str(told))
-                self._rows[row.name] = row
-            elif key == JUDGEMENT:
-                self.note(Judgement.from_json(str(told)))
-            elif key == FINDING:
-                self._findings[str(told)] = None
-
-    def note(self, judgement: Judgement) -> None:
-        """Show this judgement of the claim in the summary, unless another one follows."""
-        self._judgements.setdefault(judgement.row, {})[judgement.claim] = judgement
+        self.summary.take(report)
 
     def pytest_terminal_summary(self, terminalreporter: TerminalReporter) -> None:
-        """The table, and where the report is."""
-        if not self._rows:
-            return
-        named = [str(method) for method in self.session.methods]
-        order = sorted(self._rows.values(), key=lambda row: (row.order, named.index(str(row.method))))
-        results = [self._result(row) for row in order]
-        terminalreporter.section("cl-bench")
-        self.session.console().print(summary_table(results))
-        directory = Path(self.config.option.report or self.session.store.root / "report")
-        try:
-            written = write_report(results, self.session.here / directory, self.session.command, self.session.commit)
-        except (OSError, ValueError) as error:
-            terminalreporter.write_line(
-                f"report: {error}; the records in {self.session.store.root} are whole", red=True
-            )
-        else:
-            named = [path.name for path in written if path.suffix != ".png"]
-            figures = len(written) - len(named)
-            told = [*named, f"{figures} figure{'s' if figures != 1 else ''}"]
-            terminalreporter.write_line(f"report: {written[0].parent} ({', '.join(told)})")
-        self._show_baseline(terminalreporter)
-
-    def _show_baseline(self, terminalreporter: TerminalReporter) -> None:
-        """What changed since ``--baseline``, and what ``--save-baseline`` keeps."""
-        judged = [j for of_row in self._judgements.values() for j in of_row.values() if not j.claim.about_predictor]
-        old, new = self.session.baseline, self.session.to_save
-        if old is not None:
-            terminalreporter.write_line(str(old.compare(judged)))
-            for finding in self._findings:
-                terminalreporter.write_line(finding)
-        if new is not None:
-            whole = [j for j in judged if not j.missing]
-            try:
-                renewed = new.renewed((j.row, j.claim, kept_of(self.session, j, self._rows[j.row])) for j in whole)
-                renewed.save()
-            except OSError as error:
-                terminalreporter.write_line(f"baseline: {error}; nothing is kept of this run", red=True)
-            else:
-                terminalreporter.write_line(f"baseline: {new.path} ({len(renewed)} claims)")
-
-    def _result(self, row: Row) -> RowResult:
-        profile = self.session.profile
-        sweep, data = self.session.sweep(row), profile.data_of(row)[0]
-
-        def stored(specs: Sequence[RunSpec]) -> tuple[Record, ...]:
-            return tuple(r for r in (load_record(s, self.session.store) for s in specs) if r is not None)
-
-        return RowResult(
-            name=row.name,
-            title=f"{row.method}: {data.label.replace('_', '-')} data, {row.views} views",
-            method=str(row.method),
-            scheme=row.method.level,
-            data=data.label,
-            dataset=data.name,
-            views=row.views,
-            records=stored(sweep),
-            random_init=stored(profile.random_init()),
-            judgements=tuple(self._judgements.get(row.name, {}).values()),
-            expected=len(sweep),
-            profile=profile.name,
-            detection_metric=profile.detection.metric,
-            departs=not profile.follows(load_profile("paper"), row.data),
-            detection_protocol=profile.detection.sentence,
-            linear_protocol=profile.linear.sentence,
-            known=tuple(profile.known_failures(row).items()),
-            alpha=profile.claims.alpha,
-            margin=profile.claims.margin,
-            better=profile.better,
-        )
+        """Show the table, and where the report is."""
+        self.summary.show(terminalreporter)
 
     def pytest_unconfigure(self) -> None:
         """Stop the workers, however the session ends."""
@@ -391,13 +248,3 @@ def claim_of(node: Any, row: Row) -> Claim:
     if not set(schemes) <= set(LEVELS):
         raise pytest.UsageError(f"{node.nodeid}: exploratory takes True or schemes of {LEVELS}, got {given!r}")
     return Claim(*marker.args, **{**marker.kwargs, "exploratory": row.method.level in schemes})
-
-
-def row_to_json(row: Row) -> str:
-    """A row as a test report can carry it."""
-    return json.dumps({**row._asdict(), "method": row.method.model_dump(mode="json")})
-
-
-def _row_from_json(text: str) -> Row:
-    told = json.loads(text)
-    return Row(**{**told, "method": MethodSpec.model_validate(told["method"])})

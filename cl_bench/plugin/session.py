@@ -8,10 +8,10 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 from rich.console import Console
@@ -21,26 +21,27 @@ from cl_bench.claims.comparison import REFERENCE
 from cl_bench.claims.gate import Finding
 from cl_bench.claims.judgement import Judgement
 from cl_bench.claims.sequential import Look, looks
-from cl_bench.errors import PluginError, SpecError
+from cl_bench.plugin.options import or_usage_error, renewing_command, seed_settings
 from cl_bench.plugin.progress import Display
 from cl_bench.plugin.regression import findings_of
-from cl_bench.run.local import ComputationError, LocalEngine, default_jobs, usable_devices
+from cl_bench.run.devices import default_jobs, usable_devices
+from cl_bench.run.local import ComputationError, LocalEngine
 from cl_bench.spec import DataSpec, MethodSpec, RunSpec, ScenesSpec
 from cl_bench.spec.claim import Claim
-from cl_bench.spec.profile import Profile, Row, load_profile
+from cl_bench.spec.profile import Profile, Row
+from cl_bench.spec.profile_files import load_profile
 from cl_bench.spec.records import LEVELS, Record
 from cl_bench.store import Store
 
 if TYPE_CHECKING:
     from _pytest.terminal import TerminalReporter
 
-    from cl_bench.data.finder import Finder
+    from cl_bench.data.locator import DatasetLocator
     from cl_bench.methods.registry import Registry
     from cl_bench.predictors import Predictor
     from cl_bench.predictors.registry import Predictors
 
 PLAIN_WIDTH = 110  # columns of the summary where there is no terminal to ask
-T = TypeVar("T")
 
 
 class Pulled(NamedTuple):
@@ -105,7 +106,7 @@ class Session:
     def settings(self) -> list[str]:
         """What the command line changes in the profile, as ``--set`` says it."""
         option = self.config.option
-        seeds = [] if option.seeds is None else _seeds(option.seeds)
+        seeds = [] if option.seeds is None else seed_settings(option.seeds)
         detector = [] if option.detector is None else [f"detection.detector={option.detector}"]
         return [*option.set, *seeds, *detector]
 
@@ -113,10 +114,10 @@ class Session:
         return spec if isinstance(spec, ScenesSpec) else self.data.found(spec)
 
     @cached_property
-    def data(self) -> Finder:
+    def data(self) -> DatasetLocator:
         """Where data sets are, and which are missing."""
-        from cl_bench.data import Places
-        from cl_bench.data.finder import Finder
+        from cl_bench.data import DataPaths
+        from cl_bench.data.locator import DatasetLocator
 
         option = self.config.option
         if option.download and option.data_root is None:
@@ -124,7 +125,7 @@ class Session:
         root = None if option.data_root is None else self.here / option.data_root
         if root is not None and not (root.is_dir() or (option.download and not root.exists())):
             raise pytest.UsageError(f"--data-root {root}: {'not a folder' if root.exists() else 'no such folder'}")
-        return Finder(Places.of(self.store.root, root), fetch=option.download and not self.is_worker)
+        return DatasetLocator(DataPaths.of(self.store.root, root), fetch=option.download and not self.is_worker)
 
     @property
     def is_worker(self) -> bool:
@@ -243,7 +244,7 @@ class Session:
         given = self.config.option.baseline
         if given is None:
             return None
-        path, renew = self.here / given, _renewing(self.config.invocation_params.args, given)
+        path, renew = self.here / given, renewing_command(self.config.invocation_params.args, given)
         baseline = or_usage_error(lambda: Baseline.load(path, renew), f"--baseline {path}")
         if baseline.one_seed and self.profile.seeds == 1:
             raise pytest.UsageError(
@@ -369,37 +370,3 @@ class Session:
         """Stop the workers, if there are any."""
         if "engine" in self.__dict__:
             self.engine.close()
-
-
-def _seeds(text: str) -> list[str]:
-    """What ``--seeds N`` or ``--seeds FIRST:END`` sets in a profile."""
-    first, colon, end = text.rpartition(":")
-    try:
-        begin, stop = int(first) if colon else 0, int(end)
-    except ValueError:
-        begin, stop = 0, 0
-    if not 0 <= begin < stop:
-        raise pytest.UsageError(f"--seeds takes a number N (seeds 0 to N - 1) or FIRST:END, as 3:8, got {text!r}")
-    return [f"seeds={stop - begin}", f"first_seed={begin}"]
-
-
-def _renewing(typed: Sequence[object], path: str) -> str:
-    """A command as typed, that keeps a new baseline instead of reading one."""
-    words, last = ["pytest"], ""
-    for word in map(str, typed):
-        name, _, value = word.partition("=")
-        options = ("--baseline", "--save-baseline")
-        if not (name in options and (value or word in options)) and last not in options:
-            words.append(word)
-        last = word
-    return shlex.join([*words, "--save-baseline", path])
-
-
-def or_usage_error(make: Callable[[], T], what: str = "") -> T:
-    """What an option asks for; one that makes no sense ends the session before anything trains (exit status 4)."""
-    try:
-        return make()
-    except (SpecError, PluginError) as error:
-        raise pytest.UsageError(str(error)) from None
-    except OSError as error:
-        raise pytest.UsageError(f"{what}: {error.strerror or error}") from None

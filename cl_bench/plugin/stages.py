@@ -23,7 +23,7 @@ from cl_bench.claims.judgement import (
 from cl_bench.claims.sequential import Look, budget_seconds
 from cl_bench.claims.validity import listed
 from cl_bench.plugin.hooks import Hooks, claimed, parameters_of
-from cl_bench.plugin.session import or_usage_error
+from cl_bench.plugin.options import or_usage_error
 from cl_bench.report.plan import time_text
 from cl_bench.spec import RunSpec
 from cl_bench.spec.claim import Claim
@@ -93,7 +93,7 @@ class Stages:
                     "--until-conclusive: no claim is selected that it waits for; an exploratory one it only judges"
                 )
             if not option.plan and math.isfinite(self._end):
-                encoders, seconds = self.hooks.cost(self.hooks.wanted(session.items))
+                encoders, seconds = self.hooks.planner.cost(self.hooks.wanted(session.items))
                 if time.monotonic() + seconds > self._end:
                     cost = f"{encoders} encoders to compute, about {time_text(seconds)}"
                     raise pytest.UsageError(f"--budget {option.budget} is less than the first look takes: {cost}")
@@ -128,7 +128,7 @@ class Stages:
     def _advance(self, session: pytest.Session, waiting: Mapping[pytest.Item, Judged], look: Look) -> bool:
         """Add the seeds of a look to the rows of the claims that wait; False, and why, where time does not allow it."""
         wanted = self.hooks.wanted(list(waiting), look)
-        encoders, seconds = self.hooks.cost(wanted)
+        encoders, seconds = self.hooks.planner.cost(wanted)
         cost = f"{encoders} encoders to compute" + (f", about {time_text(seconds)}" if seconds > 0 else "")
         rest = self._end - time.monotonic()
         if seconds > rest or rest <= 0:
@@ -159,7 +159,7 @@ class Stages:
                 judgement = test.at(look)
             except Exception:  # more seeds do not mend it; the test says what is wrong
                 continue
-            self.hooks.note(judgement)
+            self.hooks.summary.note(judgement)
             if judgement.verdict is Verdict.INCONCLUSIVE:
                 undecided[item] = test
         names = f"; undecided: {listed([item.nodeid for item in undecided])}" if undecided else ""

@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import sys
 from collections.abc import Callable
-from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from cl_bench.errors import Diverged, MethodError, OutOfMemory
+from cl_bench.errors import Diverged, MethodError
+from cl_bench.run.memory import room_for
+from cl_bench.run.output import output_to
 from cl_bench.run.stored import EVALUATIONS, PREDICTORS, Detected, Evaluation, evaluation_complaint, status_complaint
 from cl_bench.spec import PredictorSpec, RunSpec
 from cl_bench.spec.records import RANDOM_INIT, Level, Record
 from cl_bench.store import Run, Store
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import torch
 
-    from cl_bench.data import Places
+    from cl_bench.data import DataPaths
     from cl_bench.encoders import Encoder
     from cl_bench.methods.registry import Registry
     from cl_bench.predictors.registry import Predictors
@@ -110,7 +107,7 @@ def compute(
     registry: Registry,
     device: torch.device,
     on_step: OnStep | None = None,
-    places: Places | None = None,
+    places: DataPaths | None = None,
     predictors: Predictors | None = None,
 ) -> bool:
     """Compute what the store lacks of a run; ``places`` is where data sets other than the embedded one lie.
@@ -131,21 +128,21 @@ def compute(
     with run.locked() as mine:
         if not mine:
             return False
-        with _output_to(run):
-            with _room_for("pre-training", spec), settled(device):
+        with output_to(run):
+            with room_for("pre-training", spec), settled(device):
                 encoder, sha256 = _pretrained(spec, run, registry, device, on_step, places)
             if encoder is not None:
                 for stage in STAGES:
                     if _read_evaluation(spec, run, stage, sha256) is None:
-                        with _room_for(stage, spec), settled(device):  # not as a plugin's loss left it
+                        with room_for(stage, spec), settled(device):  # not as a plugin's loss left it
                             _evaluate(stage, spec, run, encoder, sha256, device, on_step, places)
-                with _room_for(PREDICTORS, spec), settled(device):
+                with room_for(PREDICTORS, spec), settled(device):
                     _predict(spec, run, encoder, sha256, device, places, predictors)
         return True
 
 
 def _pretrained(
-    spec: RunSpec, run: Run, registry: Registry, device: torch.device, on_step: OnStep | None, places: Places | None
+    spec: RunSpec, run: Run, registry: Registry, device: torch.device, on_step: OnStep | None, places: DataPaths | None
 ) -> tuple[Encoder | None, str]:
     """The pre-trained encoder, from the store or trained now, and the sha256 of its file; None when it diverged."""
     import safetensors.torch
@@ -216,7 +213,7 @@ def _evaluate(
     sha256: str,
     device: torch.device,
     on_step: OnStep | None,
-    places: Places | None,
+    places: DataPaths | None,
 ) -> None:
     """Run one evaluation of the encoder of that sha256 and store it; one that diverges is stored as such."""
     from cl_bench.data import load
@@ -228,7 +225,7 @@ def _evaluate(
 
     augment = spec.pretrain.augment
     report = partial(on_step, stage) if on_step else None
-    checkpoint = Checkpoint(run, device, _eval_name(spec, stage), sha256)
+    checkpoint = Checkpoint(run, device, evaluation_name(spec, stage), sha256)
     result: dict[str, Any]
     try:
         if stage == "measure":
@@ -245,7 +242,7 @@ def _evaluate(
     except Diverged as error:
         result = {"diverged": str(error)}
     found = {"encoder_sha256": sha256, "seconds": checkpoint.seconds, "provenance": provenance(device)}
-    run.write(_eval_name(spec, stage), {**result, **found})
+    run.write(evaluation_name(spec, stage), {**result, **found})
     checkpoint.clear()
 
 
@@ -255,7 +252,7 @@ def _predict(
     encoder: Encoder,
     sha256: str,
     device: torch.device,
-    places: Places | None,
+    places: DataPaths | None,
     known: Predictors | None,
 ) -> None:
     """Compute those predictors of the encoder of that sha256 that are missing, beside those that are there."""
@@ -286,7 +283,7 @@ def _predict(
     before = _read_evaluation(spec, run, PREDICTORS, sha256)
     kept, seconds = (before["found"], before["seconds"]) if before else ({}, 0.0)
     told = {"encoder_sha256": sha256, "seconds": seconds + clock.seconds, "provenance": provenance(device)}
-    run.write(_eval_name(spec, PREDICTORS), {"found": {**kept, **found}, **told})
+    run.write(evaluation_name(spec, PREDICTORS), {"found": {**kept, **found}, **told})
 
 
 def _predictions(spec: RunSpec, run: Run, encoder_sha256: str) -> dict[str, dict[str, Any]]:
@@ -302,7 +299,7 @@ def _read_status(run: Run) -> dict[str, Any] | None:
 
 
 def _read_evaluation(spec: RunSpec, run: Run, stage: str, encoder_sha256: str) -> dict[str, Any] | None:
-    return run.read(_eval_name(spec, stage), partial(evaluation_complaint, stage, encoder_sha256))
+    return run.read(evaluation_name(spec, stage), partial(evaluation_complaint, stage, encoder_sha256))
 
 
 def _losses(run: Run, status: dict[str, Any]) -> tuple[tuple[int, float], ...]:
@@ -316,75 +313,7 @@ def _defined(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def _eval_name(spec: RunSpec, stage: str) -> str:
+def evaluation_name(spec: RunSpec, stage: str) -> str:
     """Where an evaluation lies. L_a and L_u depend on the run's own views, which its directory already stands for."""
     of = spec.measure if stage == PREDICTORS else getattr(spec, stage)  # which look at the same images
     return f"evals/{stage}-{of.key[:16]}{KEEPS[stage]}"
-
-
-@contextmanager
-def _room_for(stage: str, spec: RunSpec) -> Iterator[None]:
-    """Say what to try where memory is out."""
-    from cl_bench.methods.method import NO_MEMORY
-
-    try:
-        yield
-    except (RuntimeError, *NO_MEMORY) as error:
-        if isinstance(error, NO_MEMORY) or "DefaultCPUAllocator" in str(error):
-            notes = getattr(error, "__notes__", [])
-            said = f"in {notes[0]} with {_fewer(spec)}" if notes else f"with {_smaller(stage, spec)}"
-            raise OutOfMemory(f"{stage}: out of memory {said}") from None
-        raise
-
-
-def _fewer(spec: RunSpec) -> str:
-    """What a plugin has before it at a time: the batch, whether or not it goes through the encoder whole."""
-    batch, table = spec.pretrain.optimiser.batch, f"{spec.pretrain.data.kind}.optimiser"
-    advice = f"--set {table}.batch={batch // 2} (for the whole row: fewer negatives are another objective)"
-    return f"a batch of {batch} images; try {advice if batch > 3 else '--device cpu'}"
-
-
-def _smaller(stage: str, spec: RunSpec) -> str:
-    """What a stage has in memory at a time, and the setting that halves it."""
-    if stage == "pre-training":
-        batch = spec.pretrain.optimiser.batch
-        tried = spec.pretrain.optimiser.chunk or batch
-        half = max((n for n in range(2, tried // 2 + 1) if batch % n == 0), default=0)
-        kept = "loss and gradients stay the whole batch's, batch norm's statistics become the chunk's"
-        table = f"{spec.pretrain.data.kind}.optimiser"
-        what, advice = f"{tried} images of a batch of {batch}", half and f"--set {table}.chunk={half} ({kept})"
-    elif stage == "linear":
-        half = spec.linear.batch // 2
-        what, advice = f"a batch of {spec.linear.batch}", half and f"--set linear.batch={half}"
-    elif stage == "detection":
-        plan, half = spec.detection, spec.detection.batch // 2
-        advice = half and (
-            f"--set detection.batch={half} --set detection.lr={plan.lr * half / plan.batch:g} --set "
-            f"detection.iterations={plan.iterations * plan.batch // half} (for the whole row: it is another recipe)"
-        )
-        what = f"a batch of {plan.batch}"
-    else:
-        what, advice = f"the features of {spec.measure.data.count:,} images", ""
-    return f"{what}; try {advice or '--device cpu'}"
-
-
-@contextmanager
-def _output_to(run: Run) -> Iterator[None]:
-    """Whatever is printed meanwhile, also by compiled code, goes to the run's ``output.txt``."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    kept = os.dup(1), os.dup(2)
-    target = os.open(run.path / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    try:
-        os.dup2(target, 1)
-        os.dup2(target, 2)
-        yield
-    finally:
-        try:
-            sys.stdout.flush()
-            sys.stderr.flush()
-        finally:
-            for fd, old in zip((1, 2), kept, strict=True):
-                os.dup2(old, fd)
-                os.close(old)
-            os.close(target)

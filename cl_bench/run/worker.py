@@ -61,18 +61,20 @@ def _serve(requests: IO[str], events: IO[str]) -> None:
     import torch
 
     import cl_bench.run.numerics  # noqa: F401 - it notes how many threads torch takes, before a plugin says otherwise
-    from cl_bench.data import Places
+    from cl_bench.data import DataPaths
     from cl_bench.methods.registry import Registry
     from cl_bench.predictors.registry import Predictors
-    from cl_bench.run.local import torch_device
+    from cl_bench.run.devices import torch_device
+    from cl_bench.run.memory import keep_freed_memory
     from cl_bench.run.runner import compute
     from cl_bench.spec import RunSpec
     from cl_bench.store import Store, StoreWarning
 
+    keep_freed_memory()
     device = torch_device(settings["device"])
     sys.path += [entry for entry in settings["path"] if entry not in sys.path]  # installed plugins may live there
     store, plugin, registry, predictors = Store(Path(settings["store"])), "", Registry((), ()), Predictors((), ())
-    places = Places.of(store.root, settings["data_root"])
+    places = DataPaths.of(store.root, settings["data_root"])
     show = warnings.showwarning
 
     def pass_on(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, get_args
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from cl_bench.errors import SpecError, nearest
 from cl_bench.spec import (
-    DATASETS,
     AlignUniform,
     AugmentSpec,
     Count,
@@ -42,7 +38,6 @@ from cl_bench.spec.claim import (
 from cl_bench.spec.grid import Grid
 from cl_bench.spec.records import RANDOM_INIT, Better, Level
 
-PROFILES = Path(__file__).parent / "profiles"
 UNTRAINED = OptimiserSpec(batch=2, epochs=1, lr=1.0)
 """Stands for the optimiser of an encoder that is not trained, so that no change of the profile's makes it another."""
 
@@ -276,136 +271,6 @@ class Profile(Frozen):
         )
 
 
-def load_profile(name: str, settings: Sequence[str] = ()) -> Profile:
-    """The profile of that name or TOML file, with ``key.path=value`` settings applied.
-
-    A file may name another profile as its ``base`` (a file relative to its own place), and says only what differs.
-
-    Raises:
-        SpecError: No such profile, a file that is not TOML, an unknown key or a value that makes no sense; the message
-            names the key and the nearest right one.
-    """
-    path = profile_file(name)
-    raw = _read(path)
-    for setting in settings:
-        _apply(raw, setting)
-    try:
-        return Profile.model_validate({"name": path.stem, **raw})
-    except ValidationError as error:
-        raise SpecError(f"profile {path.name}: {_one_line(error)}") from None
-
-
-def profile_file(name: str, beside: Path = Path()) -> Path:
-    """The TOML file of a profile, by its name or path.
-
-    Raises:
-        SpecError: There is none; the message names the nearest.
-    """
-    path = beside / name if name.endswith(".toml") else PROFILES / f"{name}.toml"
-    if not path.is_file():
-        known = sorted(p.stem for p in PROFILES.glob("*.toml"))
-        raise SpecError(
-            f"no profile {name!r}{nearest(name, known)}; profiles: {', '.join(known)}, or a TOML file's path"
-        )
-    return path
-
-
-def profile_files(path: Path) -> list[Path]:
-    """A profile's file and those it is based on, the nearest first.
-
-    Raises:
-        SpecError: As ``profile_file``; a file that is not TOML, or a base that leads back to itself.
-    """
-    found = [path]
-    while (base := _parse(found[-1]).get("base")) is not None:
-        following = profile_file(str(base), found[-1].parent)
-        if following.resolve() in [p.resolve() for p in found]:
-            raise SpecError(f"profile {found[-1]}: its base {base!r} leads back to itself")
-        found.append(following)
-    return found
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """What a file and its bases say, the nearer before the farther; a data set that is named is described whole."""
-    raw: dict[str, Any] = {}
-    for file in reversed(profile_files(path)):
-        raw = _merged(raw, _parse(file))
-    raw.pop("base", None)
-    return raw
-
-
-def _parse(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SpecError(f"profile {path}: not valid TOML: {error}") from None
-
-
-def _merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
-    if change.get("name") in DATASETS:
-        return change
-    out = dict(base)
-    for key, value in change.items():
-        both = isinstance(value, dict) and isinstance(base.get(key), dict)
-        out[key] = _merged(base[key], value) if both else value
-    return out
-
-
 def _over(base: Any, change: Any) -> Any:
     """A table completed by another; anything else as it is."""
     return {**base, **change} if isinstance(base, dict) and isinstance(change, dict) else change
-
-
-def _apply(raw: dict[str, Any], setting: str) -> None:
-    path, equals, text = setting.partition("=")
-    keys = path.strip().split(".")
-    if not equals or not all(keys):
-        raise SpecError(f"--set takes key.path=value, got {setting!r}")
-    try:
-        value = tomllib.loads(f"x = {text}")["x"]
-    except tomllib.TOMLDecodeError:
-        value = text
-    table = raw
-    for key in keys[:-1]:
-        table = table.setdefault(key, {})
-        if not isinstance(table, dict):
-            raise SpecError(f"--set {setting}: {key!r} is a value, not a table")
-    table[keys[-1]] = value
-
-
-def _one_line(error: ValidationError) -> str:
-    """The first complaint of pydantic, as a person would put it."""
-    # A misspelt key is also a missing one: say which was meant.
-    first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
-    # pydantic says which data set of the union was meant: not a key that anybody wrote.
-    path = [part for i, part in enumerate(first["loc"]) if not (i and part in DATASETS)]
-    where = ".".join(str(part) for part in path)
-    # What a profile says once for both kinds of data is found fault with twice.
-    others = {(e["loc"][-1:], e["type"], repr(e["input"])) for e in error.errors()}
-    rest = f" (and {len(others) - 1} more)" if len(others) > 1 else ""
-    if first["type"] == "extra_forbidden":
-        fields = _fields_at(Profile, first["loc"][:-1])
-        return f"unknown key {where!r}{nearest(str(path[-1]), fields)}{rest}"
-    if first["type"] == "union_tag_invalid":
-        given = first["input"]
-        name = given.get("name") if isinstance(given, dict) else given
-        known = f"data sets: {', '.join(DATASETS)}, as {{ name = 'stl10', split = 'train' }}"
-        return f"{where}: no data set {name!r}{nearest(str(name), list(DATASETS))}; {known}{rest}"
-    if first["type"] == "missing":
-        hint = "; base = 'smoke' takes what a profile does not say from there" if len(path) == 1 else ""
-        return f"{where} is missing{rest}{hint}"
-    if first["type"] == "value_error":  # of a whole table, and has said what it got
-        said = f"{first['msg'].removeprefix('Value error, ')}{rest}"
-        return f"{where}: {said}" if where else said
-    return f"{where}: {first['msg']}, got {first['input']!r}{rest}"
-
-
-def _fields_at(model: type[BaseModel], path: Sequence[int | str]) -> list[str]:
-    for part in path:
-        if part in DATASETS:
-            model = DATASETS[str(part)]
-        annotation = model.model_fields[str(part)].annotation if str(part) in model.model_fields else None
-        for inner in (annotation, *get_args(annotation)):  # a table, a list of tables, or a table that may be left out
-            if isinstance(inner, type) and issubclass(inner, BaseModel):
-                model = inner
-    return list(model.model_fields)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from cl_bench.spec.profile import profile_file, profile_files
+import tomlkit
+from tomlkit.container import Container
+from tomlkit.items import AoT, Array, Table
+
+from cl_bench.spec.profile_files import profile_file, profile_files
 
 MARKS = ("printed", "inherited", "ours")
 """In the paper; from a recipe that the paper follows, or a data set as it is published; chosen here."""
-
-_TABLE = re.compile(r"\[+\s*([\w.]+)\s*\]+")
-_VALUE = re.compile(r"([\w.]+)\s*=\s*(.*)")
 
 
 class Origin(NamedTuple):
@@ -32,7 +32,7 @@ class Origin(NamedTuple):
     why: str
 
 
-def origins(name: str, settings: Sequence[str] = ()) -> list[Origin]:
+def provenance(name: str, settings: Sequence[str] = ()) -> list[Origin]:
     """The values of a profile in its file's order; what it leaves to its base, or to defaults, comes after or not.
 
     Args:
@@ -53,23 +53,29 @@ def origins(name: str, settings: Sequence[str] = ()) -> list[Origin]:
 
 
 def _written(file: Path) -> Iterator[Origin]:
-    table = ""
-    for line in file.read_text(encoding="utf-8").splitlines():
-        code, comment = _apart(line)
-        if header := _TABLE.fullmatch(code):
-            table = f"{header[1]}."
-        elif assignment := _VALUE.fullmatch(code):
-            word, _, rest = comment.partition(" ")
-            mark, why = (word.rstrip(":;,"), rest) if word.rstrip(":;,") in MARKS else ("", comment)
-            yield Origin(table + assignment[1], assignment[2], mark, why)
+    return _of_table(tomlkit.parse(file.read_text(encoding="utf-8")), "")
 
 
-def _apart(line: str) -> tuple[str, str]:
-    """What a line says and its comment; a # inside quotes begins none."""
-    quote = ""
-    for i, character in enumerate(line):
-        if character in "\"'" and quote in ("", character):
-            quote = "" if quote else character
-        elif character == "#" and not quote:
-            return line[:i].strip(), line[i + 1 :].strip()
-    return line.strip(), ""
+def _of_table(table: Container | Table, prefix: str) -> Iterator[Origin]:
+    """The values of a table and of those inside it; of a list of tables by their places, as ``known.1.claim``."""
+    for name, item in (table if isinstance(table, Container) else table.value).body:
+        if name is None or item is None:  # a comment, or an empty line
+            continue
+        key = prefix + name.as_string().strip()
+        if isinstance(item, Table):
+            yield from _of_table(item, f"{key}.")
+        elif isinstance(item, AoT):
+            for place, one in enumerate(item.body):
+                yield from _of_table(one, f"{key}.{place}.")
+        else:
+            written, *_ = item.as_string().splitlines()
+            # The comment of a list over several lines stands behind its last line, or behind its first.
+            value, _, first = written.partition("#") if isinstance(item, Array) else (written, "", "")
+            yield Origin(key, value.strip(), *_mark(item.trivia.comment.lstrip("# ") or first.strip()))
+
+
+def _mark(comment: str) -> tuple[str, str]:
+    """The mark that a comment begins with, and the rest of it."""
+    word, _, rest = comment.partition(" ")
+    mark = word.rstrip(":;,")
+    return (mark, rest) if mark in MARKS else ("", comment)

@@ -13,7 +13,7 @@ import torch
 
 from cl_bench.store import Run, StoreWarning
 
-EVERY = 300.0
+SECONDS_BETWEEN = 300.0
 """Seconds of training between two checkpoints, which is what a kill costs at most."""
 State = dict[str, Any]
 
@@ -68,7 +68,7 @@ class Checkpoint:
     @property
     def due(self) -> bool:
         """Whether the last one is old enough."""
-        return time.monotonic() - self._saved >= EVERY
+        return time.monotonic() - self._saved >= SECONDS_BETWEEN
 
     def save(self, state: State) -> None:
         """Keep a state in the place of the last one; a full disk costs the checkpoint, not the training."""

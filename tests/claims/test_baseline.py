@@ -347,7 +347,7 @@ def test_a_run_that_another_process_holds_stays(job: Job, no_engine: list[str]) 
     with job.store.run(first.pretrain.key).locked() as mine:
         assert mine
         result = job.run("-k", "model", "--rerun=all")
-    assert "--rerun all: 3 put away; 1 are being computed by another process" in flat(result)
+    assert "--rerun all: 3 set aside; 1 are being computed by another process" in flat(result)
     assert no_engine == [spec.case for spec in others] and load_record(first, job.store)
 
 

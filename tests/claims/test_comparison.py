@@ -33,7 +33,8 @@ from cl_bench.claims.judgement import (
 from cl_bench.methods.registry import Registry, spec_of
 from cl_bench.spec import RunSpec
 from cl_bench.spec.claim import Claim
-from cl_bench.spec.profile import Row, load_profile
+from cl_bench.spec.profile import Row
+from cl_bench.spec.profile_files import load_profile
 from cl_bench.spec.records import Record
 from cl_bench.store import Store
 

@@ -12,7 +12,7 @@ from PIL import Image
 from real_formats import COCO_IDS, USUAL, Odd, write_coco
 from torchvision.datasets import CocoDetection
 
-from cl_bench.data import Places, Ragged, bind, load, prepare
+from cl_bench.data import DataPaths, Ragged, bind, load, prepare
 from cl_bench.errors import DataError, DataWarning
 from cl_bench.spec import COCOSpec
 
@@ -20,16 +20,16 @@ SPEC = COCOSpec(name="coco", split="train2017")
 
 
 @pytest.fixture
-def places(tmp_path: Path) -> Places:
+def places(tmp_path: Path) -> DataPaths:
     write_coco(tmp_path / "data", odd=USUAL._replace(cmyk={8}))
-    return Places(tmp_path / "data", tmp_path / "cache")
+    return DataPaths(tmp_path / "data", tmp_path / "cache")
 
 
-def annotations(places: Places) -> Path:
+def annotations(places: DataPaths) -> Path:
     return places.root / "coco" / "annotations" / "instances_train2017.json"
 
 
-def published(places: Places, capsys: pytest.CaptureFixture[str]) -> CocoDetection:
+def published(places: DataPaths, capsys: pytest.CaptureFixture[str]) -> CocoDetection:
     theirs = CocoDetection(str(places.root / "coco" / "train2017"), str(annotations(places)))
     capsys.readouterr()
     return theirs
@@ -96,7 +96,7 @@ BROKEN = Odd(truncated={0}, missing={1, 6}, misstated={3})
 def test_all_broken_images_are_counted_and_three_named(tmp_path):
     write_coco(tmp_path / "data", odd=BROKEN)
     with pytest.raises(DataError) as error:
-        prepare(SPEC, Places(tmp_path / "data", tmp_path / "cache"))
+        prepare(SPEC, DataPaths(tmp_path / "data", tmp_path / "cache"))
     said = str(error.value)
     assert said.startswith("coco train2017: cannot use 4 of 12 images: train2017/000000000009.jpg (")
     assert "truncated" in said and "train2017/000000000016.jpg (No such file or directory)" in said
@@ -109,15 +109,15 @@ def test_a_wrong_size_in_the_json_is_named(tmp_path):
     with pytest.raises(
         DataError, match=r"1 of 12 images: train2017/000000000030.jpg \(80 x 64, but 80 x 65 in the ann"
     ):
-        prepare(SPEC, Places(tmp_path / "data", tmp_path / "cache"))
+        prepare(SPEC, DataPaths(tmp_path / "data", tmp_path / "cache"))
 
 
 def test_what_is_broken_is_left_out_by_name_where_that_is_wanted(tmp_path, recwarn):
     write_coco(tmp_path / "sound", odd=Odd())
-    sound = load(SPEC, Places(tmp_path / "sound", tmp_path / "cache"))
+    sound = load(SPEC, DataPaths(tmp_path / "sound", tmp_path / "cache"))
     write_coco(tmp_path / "data", odd=BROKEN)
     places, lenient = (
-        Places(tmp_path / "data", tmp_path / "cache"),
+        DataPaths(tmp_path / "data", tmp_path / "cache"),
         COCOSpec(name="coco", split="train2017", broken="leave_out"),
     )
     assert not recwarn.list
@@ -139,7 +139,7 @@ def test_what_is_broken_is_left_out_by_name_where_that_is_wanted(tmp_path, recwa
 
 def test_an_image_that_was_put_right_is_taken_up(tmp_path):
     write_coco(tmp_path / "data", odd=Odd(truncated={0}))
-    places = Places(tmp_path / "data", tmp_path / "cache")
+    places = DataPaths(tmp_path / "data", tmp_path / "cache")
     for _ in range(2):
         with pytest.raises(DataError, match="cannot use 1 of 12"):
             prepare(SPEC, places)
@@ -151,7 +151,8 @@ def test_nothing_is_left_where_all_images_are_broken(tmp_path):
     write_coco(tmp_path / "data", odd=Odd(missing=range(12)))
     with pytest.raises(DataError, match="cannot use 12 of 12 images"):
         prepare(
-            COCOSpec(name="coco", split="train2017", broken="leave_out"), Places(tmp_path / "data", tmp_path / "cache")
+            COCOSpec(name="coco", split="train2017", broken="leave_out"),
+            DataPaths(tmp_path / "data", tmp_path / "cache"),
         )
 
 

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import environment, tiny_profile
+from helpers import ROOT, environment, tiny_profile
 from real_formats import write_all, write_coco, write_stl10, write_voc
 
 import cl_bench.data.coco
 import cl_bench.data.stl10
 import cl_bench.data.voc
-from cl_bench.data import Places, bind, download, load, prepare, verify
+from cl_bench.data import DataPaths, bind, download, load, prepare, verify
 from cl_bench.data.__main__ import TILE, main, tile
 from cl_bench.errors import DataError, SpecError
 from cl_bench.spec import COCOSpec, DataSpec, ScenesSpec, STL10Spec, VOCSpec
@@ -99,7 +99,7 @@ def test_to_bind_is_cheap(tmp_path):
 
 def test_scenes_need_no_place(tmp_path):
     assert bind(SCENES, None) is SCENES
-    places = Places(None, tmp_path / "cache")
+    places = DataPaths(None, tmp_path / "cache")
     prepare(SCENES, places)
     verify(SCENES, places)
     download(SCENES, tmp_path / "root")
@@ -160,18 +160,18 @@ def test_data_that_changed_since_are_refused(root, tmp_path, split):
     copy, cache = tmp_path / "copy", tmp_path / "cache"
     shutil.copytree(root, copy)
     bound = bind(SPECS[split], copy)
-    prepare(bound, Places(copy, cache))
+    prepare(bound, DataPaths(copy, cache))
     path = cl_bench.data.SOURCES[bound.name](bound, copy).inspect()[-1]
     path.write_bytes(path.read_bytes() + b"\n")
     for attempt in (load, prepare):
         with pytest.raises(DataError, match=rf"{split}: {copy} is not what it was \(source {bound.source[:16]}, now"):
-            attempt(bound, Places(copy, cache))
+            attempt(bound, DataPaths(copy, cache))
 
 
 def test_load_keeps_a_data_set_by_spec_and_place(root, tmp_path):
-    places = Places(root, tmp_path / "cache")
+    places = DataPaths(root, tmp_path / "cache")
     data = load(bind(SPECS["test"], root), places)
-    assert load(bind(SPECS["test"], root), Places(root, tmp_path / "cache")) is data
+    assert load(bind(SPECS["test"], root), DataPaths(root, tmp_path / "cache")) is data
     others = [SPECS["test"].model_copy(update=change) for change in ({"limit": 5}, {"short_side": 20}, {"limit": 6})]
     assert [len(load(spec, places)) for spec in others] == [5, 12, 6]
     names = {re.sub("-[0-9a-f]{16}$", "", p.name) for p in places.cache.iterdir()}
@@ -239,7 +239,7 @@ def test_coco_is_for_the_user_to_download(root, tmp_path):
 
 def test_limit_and_short_side_go_together(root, tmp_path):
     limited = COCOSpec(name="coco", split="val2017", limit=4, short_side=32)
-    data = load(bind(limited, root), Places(root, tmp_path / "cache"))
+    data = load(bind(limited, root), DataPaths(root, tmp_path / "cache"))
     assert len(data) == 4 and data.images.sizes.amin(1).tolist() == [32] * 4
 
 
@@ -321,4 +321,4 @@ def test_the_writers_run_from_the_command_line(tmp_path):
 def test_the_tiny_sets_can_be_written_where_some_are(tmp_path):
     write_coco(tmp_path)
     write_all(tmp_path, 3)
-    assert len(load(SPECS["train2017"], Places(tmp_path, tmp_path / "cache"))) == 3
+    assert len(load(SPECS["train2017"], DataPaths(tmp_path, tmp_path / "cache"))) == 3

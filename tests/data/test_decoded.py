@@ -21,7 +21,7 @@ from PIL import Image
 from real_formats import Odd, write_coco, write_stl10
 
 import cl_bench.data
-from cl_bench.data import Dataset, Places, decoded, load, prepare, shards, source, verify
+from cl_bench.data import DataPaths, Dataset, decoded, load, prepare, shards, source, verify
 from cl_bench.data.dataset import Ragged
 from cl_bench.errors import DataError
 from cl_bench.spec import COCOSpec, STL10Spec
@@ -40,9 +40,9 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def places(tmp_path: Path, written: Path, monkeypatch: pytest.MonkeyPatch) -> Places:
+def places(tmp_path: Path, written: Path, monkeypatch: pytest.MonkeyPatch) -> DataPaths:
     monkeypatch.setattr(shards, "SHARD", 2 * 3 * 64 * 80)  # two images, for these are the smallest
-    return Places(written, tmp_path / "cache")
+    return DataPaths(written, tmp_path / "cache")
 
 
 @pytest.fixture
@@ -54,18 +54,18 @@ def decodings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return seen
 
 
-def fresh(places: Places) -> Dataset:
+def fresh(places: DataPaths) -> Dataset:
     """As a process does that has nothing in memory."""
     load.cache_clear()
     return load(SPEC, places)
 
 
-def folder(places: Places) -> Path:
+def folder(places: DataPaths) -> Path:
     (found,) = (p for p in places.cache.iterdir() if p.name != "set_aside")
     return found
 
 
-def check(data: Dataset, places: Places) -> None:
+def check(data: Dataset, places: DataPaths) -> None:
     """Pixels are Pillow's."""
     files = sorted((places.root / "coco" / "train2017").iterdir())
     assert len(data) == len(files) == N
@@ -102,7 +102,7 @@ def test_a_map_larger_than_the_memory_can_be_opened(tmp_path):
         file.truncate(1 << 42)  # sparse
     sizes, starts = torch.tensor([[1, 1], [1, 2]]), torch.tensor([0, (1 << 42) - 6])
     annotations = decoded.save({"sizes": sizes, "starts": starts})
-    data = decoded.Map(path, "large")._data({"left_out": [], "classes": ["x"]}, annotations)
+    data = decoded.DecodedImages(path, "large")._data({"left_out": [], "classes": ["x"]}, annotations)
     assert data.images[1].sum() == 0
 
 
@@ -115,7 +115,7 @@ def test_progress_is_told_of_every_image(places):
 DECODE = """
 import sys, time
 from pathlib import Path
-from cl_bench.data import Places, prepare, shards, source
+from cl_bench.data import DataPaths, prepare, shards, source
 from cl_bench.spec import COCOSpec
 shards.SHARD, shards.THREADS = 2 * 3 * 64 * 80, 1
 read = source.ImageFiles.read
@@ -124,17 +124,17 @@ def slow(self, first, last):
     time.sleep(float(sys.argv[3]))
     return read(self, first, last)
 source.ImageFiles.read = slow
-prepare(COCOSpec(name="coco", split="train2017"), Places(Path(sys.argv[1]), Path(sys.argv[2])))
+prepare(COCOSpec(name="coco", split="train2017"), DataPaths(Path(sys.argv[1]), Path(sys.argv[2])))
 """
 
 
-def decoder(places: Places, pause: float) -> subprocess.Popen[str]:
+def decoder(places: DataPaths, pause: float) -> subprocess.Popen[str]:
     command = [sys.executable, "-W", "error", "-c", DECODE, str(places.root), str(places.cache), str(pause)]
     surroundings = environment(PYTHONPATH=os.pathsep.join(filter(None, sys.path)))
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=surroundings)
 
 
-def lines(places: Places) -> int:
+def lines(places: DataPaths) -> int:
     found = list(places.cache.glob("*/journal"))
     return found[0].read_bytes().count(b"\n") if found else 0
 
@@ -397,7 +397,7 @@ def test_left_out_images_of_one_size_leave_a_gap_that_nobody_sees(tmp_path, monk
     annotations.write_text(json.dumps(content))
     spec = COCOSpec(name="coco", split="train2017", broken="leave_out")
     with pytest.warns(UserWarning, match="left out 2 of 3"):
-        data = load(spec, Places(tmp_path, tmp_path / "cache"))
+        data = load(spec, DataPaths(tmp_path, tmp_path / "cache"))
     assert isinstance(data.images, Ragged) and len(data) == 1
     theirs = np.asarray(Image.open(tmp_path / "coco/train2017/000000000051.jpg"))
     assert np.array_equal(data.images[0].permute(1, 2, 0).numpy(), theirs)
@@ -406,7 +406,7 @@ def test_left_out_images_of_one_size_leave_a_gap_that_nobody_sees(tmp_path, monk
 def test_stl10_goes_on_as_well(tmp_path, monkeypatch):
     monkeypatch.setattr(shards, "SHARD", 1 << 20)
     write_stl10(tmp_path, train=2, test=2, unlabeled=120)
-    spec, places = STL10Spec(name="stl10", split="unlabeled"), Places(tmp_path, tmp_path / "cache")
+    spec, places = STL10Spec(name="stl10", split="unlabeled"), DataPaths(tmp_path, tmp_path / "cache")
     whole = torch.stack(list(load(spec, places).images))
     (path,) = places.cache.iterdir()
     (path / "manifest.json").unlink()

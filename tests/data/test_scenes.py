@@ -163,7 +163,7 @@ def test_digits_of_a_scene_are_of_one_class_or_of_different_ones_and_nothing_els
     held = {len(labels.unique()) == (1 if digits == "same" else len(labels)) for labels in other.box_labels}
     assert held == {True} and any(1 < len(labels.unique()) < len(labels) for labels in usual.box_labels)
     assert torch.cat(other.box_labels).bincount(minlength=10).min() > 5
-    # Places, sizes, backgrounds and tints stay: where neither digit has ink, the pixels are the same.
+    # DataPaths, sizes, backgrounds and tints stay: where neither digit has ink, the pixels are the same.
     for a, b, boxes, others in zip(usual.images, other.images, usual.boxes, other.boxes, strict=True):
         assert len(boxes) == len(others)
         outside = torch.ones(48, 48, dtype=torch.bool)

@@ -11,7 +11,7 @@ from jobs import TAU_FALLS, Job, flat, outcomes
 
 from cl_bench.errors import SpecError
 from cl_bench.spec.claim import Claim
-from cl_bench.spec.profile import load_profile
+from cl_bench.spec.profile_files import load_profile
 
 pytest_plugins = ["pytester"]
 pytestmark = pytest.mark.usefixtures("as_in_a_shell")

@@ -11,7 +11,7 @@ from PIL import Image
 from real_formats import STL_CLASSES, write_stl10
 from torchvision.datasets import STL10
 
-from cl_bench.data import Places, bind, load
+from cl_bench.data import DataPaths, bind, load
 from cl_bench.errors import DataError
 from cl_bench.spec import STL10Spec
 
@@ -19,9 +19,9 @@ SPLITS = ("train", "test", "unlabeled", "train+unlabeled")
 
 
 @pytest.fixture
-def places(tmp_path: Path) -> Places:
+def places(tmp_path: Path) -> DataPaths:
     write_stl10(tmp_path / "data", train=30, test=20, unlabeled=300)  # more than one block at a time
-    return Places(tmp_path / "data", tmp_path / "cache")
+    return DataPaths(tmp_path / "data", tmp_path / "cache")
 
 
 @pytest.mark.parametrize("split", SPLITS)

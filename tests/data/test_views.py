@@ -22,7 +22,7 @@ from torchvision.transforms.v2 import functional as tv
 from cl_bench.data import colour as colours
 from cl_bench.data import views
 from cl_bench.data.colour import draw_colours
-from cl_bench.data.views import Geometry, crop_boxes, cut, draw, resized_crop, spread, two_views
+from cl_bench.data.views import Geometry, crop_boxes, draw, resized_crop, resized_crops, spread, two_views
 from cl_bench.spec import AugmentSpec
 
 POLICIES = ("overlapping", "disjoint")
@@ -186,7 +186,7 @@ def test_a_cut_is_pil_s_to_the_last_bit_but_one(height, width, size, seed):
     boxes = torch.cat([any_boxes(1, height, width, seed)[0], any_boxes(1, width, height, seed)[0]])
     flips = torch.tensor([False, True])
     for image, box, flip, mine in zip(
-        images, boxes.tolist(), flips.tolist(), cut(list(images), boxes, flips, size), strict=True
+        images, boxes.tolist(), flips.tolist(), resized_crops(list(images), boxes, flips, size), strict=True
     ):
         expected = pil_to_tensor(to_pil_image(image).crop(box).resize((size, size), Resampling.BILINEAR))
         assert mine.dtype == torch.uint8
@@ -202,7 +202,7 @@ def test_a_cut_reads_no_pixel_outside_its_box(size, seed):
     for image, other, (x1, y1, x2, y2) in zip(images, others, boxes.tolist(), strict=True):
         other[:, y1:y2, x1:x2] = image[:, y1:y2, x1:x2]
     flips = torch.tensor([False, True, False])
-    assert torch.equal(cut(images, boxes, flips, size), cut(others, boxes, flips, size))
+    assert torch.equal(resized_crops(images, boxes, flips, size), resized_crops(others, boxes, flips, size))
 
 
 @pytest.mark.parametrize("policy", POLICIES)

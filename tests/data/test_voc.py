@@ -12,7 +12,7 @@ import torch
 from real_formats import Odd, write_voc
 from torchvision.datasets import VOCDetection
 
-from cl_bench.data import Places, bind, load, prepare
+from cl_bench.data import DataPaths, bind, load, prepare
 from cl_bench.data.voc import CLASSES
 from cl_bench.errors import DataError
 from cl_bench.spec import VOCSpec
@@ -21,10 +21,10 @@ SPEC = VOCSpec(name="voc", split="trainval2007")
 
 
 @pytest.fixture
-def places(tmp_path: Path) -> Places:
+def places(tmp_path: Path) -> DataPaths:
     for year, part in ((2007, "trainval"), (2007, "test"), (2012, "trainval")):
         write_voc(tmp_path / "data", year, part)
-    return Places(tmp_path / "data", tmp_path / "cache")
+    return DataPaths(tmp_path / "data", tmp_path / "cache")
 
 
 @pytest.mark.parametrize(
@@ -128,4 +128,4 @@ def test_an_image_that_is_broken_is_found_before_anything_trains(tmp_path):
     with pytest.raises(
         DataError, match=r"cannot use 2 of 12 images: VOC2007/000003\.jpg \(No such .*VOC2007/000005\.jpg"
     ):
-        prepare(SPEC, Places(tmp_path, tmp_path / "cache"))
+        prepare(SPEC, DataPaths(tmp_path, tmp_path / "cache"))

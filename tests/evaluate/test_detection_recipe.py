@@ -16,7 +16,7 @@ from cl_bench.evaluate import detection
 from cl_bench.evaluate.average_precision import Truth
 from cl_bench.evaluate.detection import _as_seen, _detect, _fit, _groups, _rate, _truths, evaluate_detection
 from cl_bench.evaluate.torchvision_detector import MAP, _Pool
-from cl_bench.spec.profile import load_profile
+from cl_bench.spec.profile_files import load_profile
 from cl_bench.store import Store
 from cl_bench.train.checkpoint import Checkpoint
 
@@ -246,7 +246,7 @@ def test_an_interrupted_training_ends_in_the_same_bits(
     settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data, source = ragged(squares(8)) if settings.short_sides else squares(8), encoder()
-    monkeypatch.setattr("cl_bench.train.checkpoint.EVERY", 0.0)
+    monkeypatch.setattr("cl_bench.train.checkpoint.SECONDS_BETWEEN", 0.0)
 
     def trained(checkpoint=None, on_step=None):
         built = detector(settings, source)

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from real_formats import write_stl10
 from torch import nn
 
-from cl_bench.data import Dataset, Places, Ragged, load
+from cl_bench.data import DataPaths, Dataset, Ragged, load
 from cl_bench.encoders import Encoder, build_encoder
 from cl_bench.errors import Diverged
 from cl_bench.evaluate.linear import evaluate_linear
@@ -342,7 +342,7 @@ def test_no_image_is_too_small_for_an_encoder(name, padding):
 @pytest.mark.parametrize("changes", [{}, {"short_side": 48}], ids=["whole", "short side"])
 def test_files_are_evaluated_as_they_are(tmp_path, changes):
     write_stl10(tmp_path, train=20, test=12)
-    places = Places(tmp_path, tmp_path / "cache")
+    places = DataPaths(tmp_path, tmp_path / "cache")
     parts = {part: STL10Spec(name="stl10", split=part, **changes) for part in ("train", "test")}
     train, test = (load(of, places) for of in parts.values())
     side = changes.get("short_side", 96)

@@ -12,7 +12,7 @@ from helpers import ROOT, trained
 from jobs import OUTCOMES, TAU_FALLS, TAU_RISES, Job, flat, outcomes
 
 from cl_bench.predictors.registry import Predictors
-from cl_bench.run.runner import _eval_name
+from cl_bench.run.runner import evaluation_name
 from cl_bench.run.stored import PREDICTORS
 
 pytest_plugins = ["pytester"]
@@ -162,7 +162,7 @@ def plant_rankme(job: Job, values: Sequence[float]) -> None:
     for spec, value in zip(job.profile.sweep(job.row("multi_object")), values, strict=True):
         found = {"rankme": {"source": source, "values": {"rankme@dense": value}, "failed": ""}}
         kept = {"encoder_sha256": "0" * 64, "seconds": 1.0, "provenance": {}}
-        job.store.run(spec.pretrain.key).write(_eval_name(spec, PREDICTORS), {"found": found, **kept})
+        job.store.run(spec.pretrain.key).write(evaluation_name(spec, PREDICTORS), {"found": found, **kept})
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_runner import figures, specs, work
 
-from cl_bench.run.runner import AVERAGE_PRECISIONS, STAGES, _eval_name, load_record
+from cl_bench.run.runner import AVERAGE_PRECISIONS, STAGES, evaluation_name, load_record
 from cl_bench.run.stored import SLACK, evaluation_complaint, status_complaint
 from cl_bench.spec import RunSpec
 from cl_bench.spec.records import Record
@@ -224,7 +224,7 @@ def test_an_evaluation_under_another_ones_name_is_not_believed(
     longer = specs(tmp_path, linear__epochs=3)[1]
     folder = store.run(one.pretrain.key).path / "evals"
     (path,) = folder.glob("linear-*.json")
-    path.rename(folder.parent / f"{_eval_name(longer, 'linear')}.json")
+    path.rename(folder.parent / f"{evaluation_name(longer, 'linear')}.json")
     with pytest.warns(StoreWarning, match="not the record of this run"):
         assert load_record(longer, store) is None
 
@@ -254,7 +254,7 @@ def test_evaluations_of_old_weights_do_not_stay_beside_new_ones(
     which: int,
     lost: list[str],
 ) -> None:
-    """As a kill in the middle of ``--rerun`` leaves them: the status is put away, the evaluations are still there."""
+    """As a kill in the middle of ``--rerun`` leaves them: the status is set aside, the evaluations are still there."""
     spec, store = kept[which], kept[3]
     assert isinstance(spec, RunSpec)
     old = figures(load_record(spec, store))

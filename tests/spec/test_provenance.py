@@ -14,8 +14,9 @@ from rich.console import Console
 from cl_bench.errors import SpecError
 from cl_bench.report import origins_table
 from cl_bench.spec import MethodSpec
-from cl_bench.spec.profile import PROFILES, Row, load_profile
-from cl_bench.spec.provenance import MARKS, Origin, origins
+from cl_bench.spec.profile import Row
+from cl_bench.spec.profile_files import PROFILES, load_profile
+from cl_bench.spec.provenance import MARKS, Origin, provenance
 
 FOLLOWING = ("paper", "gpu", "gpu-scenes")
 GRIDS = ("grid", "single_object.disjoint", "multi_object.grid", "multi_object.disjoint")
@@ -36,7 +37,7 @@ def written(tree: dict[str, Any], path: str = "") -> dict[str, Any]:
 @pytest.mark.parametrize("name", FOLLOWING)
 def test_every_value_is_marked(name: str) -> None:
     values = written(tomllib.loads((PROFILES / f"{name}.toml").read_text()))
-    marked = {origin.key: origin for origin in origins(name)}
+    marked = {origin.key: origin for origin in provenance(name)}
     assert all(origin.mark in MARKS for origin in marked.values())
     for key, value in values.items():
         inside = any(key.startswith(f"{other}.") for other in marked)
@@ -89,6 +90,18 @@ CHOSEN = ("about", *(f"{grid}.{part}" for grid in GRIDS for part in ("temperatur
 """What is ours and not said above: the points of the grids, of which their number is printed, and words."""
 
 
+def test_each_of_several_tables_of_one_name_keeps_its_values(tmp_path: Path) -> None:
+    file = tmp_path / "own.toml"
+    file.write_text(
+        'base = "smoke"  # ours\n'
+        + "".join(f'[[known]]\nclaim = "{c}"  # printed: as read\nlevels = [  # ours: two\n  "a",\n]\n' for c in "xyz")
+    )
+    found = {origin.key: origin for origin in provenance(str(file))}
+    assert [found[f"known.{place}.claim"].value for place in range(3)] == ['"x"', '"y"', '"z"']
+    assert found["known.2.claim"][2:] == ("printed", "as read")
+    assert found["known.1.levels"][1:] == ("[", "ours", "two")
+
+
 def test_each_value_of_the_paper_s_profile_is_what_it_is_marked_as() -> None:
     expected = {
         f"{table}.{key}".lstrip("."): (value, mark)
@@ -96,7 +109,7 @@ def test_each_value_of_the_paper_s_profile_is_what_it_is_marked_as() -> None:
         for table, values in tables.items()
         for key, value in values.items()
     }
-    found = {origin.key: (tomllib.loads(f"x = {origin.value}")["x"], origin.mark) for origin in origins("paper")}
+    found = {origin.key: (tomllib.loads(f"x = {origin.value}")["x"], origin.mark) for origin in provenance("paper")}
     assert {found.pop(key)[1] for key in CHOSEN} == {"ours"}
     assert found.keys() == expected.keys()
     for key, (value, mark) in expected.items():
@@ -123,13 +136,13 @@ def close(value: Any) -> Any:
     ],
 )
 def test_a_value_says_what_is_printed_beside_it(key: str, words: tuple[str, ...]) -> None:
-    (origin,) = [origin for origin in origins("paper") if origin.key == key]
+    (origin,) = [origin for origin in provenance("paper") if origin.key == key]
     assert all(word in f"{origin.value} {origin.why}" for word in words)
 
 
 @pytest.mark.parametrize("name", ["gpu", "gpu-scenes"])
 def test_what_departs_from_the_paper_s_profile_is_ours(name: str) -> None:
-    found, paper = origins(name), origins("paper")
+    found, paper = provenance(name), provenance("paper")
     departs = [origin for origin in found if origin not in paper]
     assert departs and {origin.mark for origin in departs} == {"ours"}
     assert {origin.key for origin in found} >= {origin.key for origin in paper}
@@ -138,7 +151,7 @@ def test_what_departs_from_the_paper_s_profile_is_ours(name: str) -> None:
 def test_settings_come_first_and_a_hash_in_quotes_begins_no_comment(tmp_path: Path) -> None:
     text = 'base = "smoke"\nabout = "a # b" # inherited: c\n[optimiser] # x\nlr = 1 # oursish\nepochs = 2\n'
     (tmp_path / "mine.toml").write_text(text)
-    found = origins(str(tmp_path / "mine.toml"), ["optimiser.epochs=3"])
+    found = provenance(str(tmp_path / "mine.toml"), ["optimiser.epochs=3"])
     assert found[:3] == [
         Origin("optimiser.epochs", "3", "set", "on the command line"),
         Origin("about", '"a # b"', "inherited", "c"),
@@ -146,13 +159,13 @@ def test_settings_come_first_and_a_hash_in_quotes_begins_no_comment(tmp_path: Pa
     ]
     assert "optimiser.batch" in {origin.key for origin in found}
     with pytest.raises(SpecError, match="no profile 'papr'; did you mean 'paper'"):
-        origins("papr")
+        provenance("papr")
 
 
 @pytest.mark.parametrize("width", [80, 110])
 def test_the_table_shows_key_value_mark_and_reason(width: int) -> None:
     console = Console(file=io.StringIO(), width=width)
-    console.print(origins_table(origins("paper")))
+    console.print(origins_table(provenance("paper")))
     text = console.file.getvalue()  # type: ignore[attr-defined]
     (line,) = [line for line in text.splitlines() if line.startswith("optimiser.batch")]
     assert line.split()[:3] == ["optimiser.batch", "768", "inherited"] and "Wang & Isola" in line
@@ -203,7 +216,7 @@ def test_the_paper_s_data() -> None:
 
 @pytest.mark.parametrize("kind", ["single_object", "multi_object"])
 def test_what_a_card_too_small_is_advised_to_set_can_be_set(kind: Any) -> None:
-    from cl_bench.run.runner import _smaller
+    from cl_bench.run.memory import _smaller
 
     for name in ("paper", "gpu", "gpu-scenes"):
         profile = load_profile(name)

@@ -13,7 +13,8 @@ import pytest
 from cl_bench.errors import SpecError, nearest
 from cl_bench.spec import COCOSpec, InfoNCE, MethodSpec, PretrainSpec, RandomInit, RunSpec, STL10Spec, VOCSpec
 from cl_bench.spec.claim import Claim
-from cl_bench.spec.profile import PROFILES, Profile, Row, load_profile
+from cl_bench.spec.profile import Profile, Row
+from cl_bench.spec.profile_files import PROFILES, load_profile
 from cl_bench.statistics.power import power
 
 DENSE = Row(MethodSpec(name="dense_index", source="a"), "single_object", "overlapping")

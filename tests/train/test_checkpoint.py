@@ -22,8 +22,7 @@ from cl_bench.methods.registry import Registry, spec_of
 from cl_bench.run.runner import compute, load_record
 from cl_bench.spec import PretrainSpec, RunSpec
 from cl_bench.store import Run, Store, StoreWarning
-from cl_bench.train import checkpoint, pretrain
-from cl_bench.train import view_batches as feeder
+from cl_bench.train import checkpoint, pretrain, view_batches
 from cl_bench.train.checkpoint import Checkpoint
 
 CPU = torch.device("cpu")
@@ -36,7 +35,7 @@ from cl_bench.methods.registry import Registry
 from cl_bench.run.runner import compute
 from cl_bench.spec import RunSpec
 from cl_bench.store import Store
-checkpoint.EVERY = 0.0
+checkpoint.SECONDS_BETWEEN = 0.0
 def kill(stage, done, total):
     if done == int(sys.argv[3]):
         os.kill(os.getpid(), signal.SIGKILL)
@@ -46,7 +45,7 @@ compute(RunSpec.model_validate_json(sys.argv[1]), Store(Path(sys.argv[2])), Regi
 
 @pytest.fixture(autouse=True)
 def _always_due(monkeypatch):
-    monkeypatch.setattr(checkpoint, "EVERY", 0.0)
+    monkeypatch.setattr(checkpoint, "SECONDS_BETWEEN", 0.0)
 
 
 def spec_in(folder: Path, method: str = "dense_index", which: int = 0, **changes) -> RunSpec:
@@ -88,11 +87,11 @@ def same(one, other):
 )
 def test_a_training_goes_on_where_it_was(method, stop, views_kept, tmp_path, monkeypatch):
     spec = spec_in(tmp_path, method).pretrain
-    feeder._kept.clear()
+    view_batches._kept.clear()
     whole = train(spec)
     if not views_kept:
-        feeder._kept.clear()
-        monkeypatch.setattr(feeder, "KEPT_VIEWS", 0)
+        view_batches._kept.clear()
+        monkeypatch.setattr(view_batches, "KEPT_VIEWS", 0)
     assert train(spec, kept_in(tmp_path / "store"), stop) is None
     assert train(spec, kept_in(tmp_path / "store"), min(4, stop + 1)) is None or stop == 4
     steps = []
@@ -141,7 +140,7 @@ def test_so_does_one_in_chunks_and_of_images_of_different_sizes(plan, tmp_path, 
             if done == stop:
                 raise KeyboardInterrupt
 
-        feeder._kept.clear()
+        view_batches._kept.clear()
         return pretrain.pretrain(spec, Noisy(), data, CPU, on_step, kept)
 
     for stop in (1, 3):
@@ -184,7 +183,7 @@ def test_time_is_counted_over_the_processes(tmp_path, monkeypatch):
 def test_it_is_due_when_the_last_one_is_old(tmp_path, monkeypatch):
     now = [0.0]
     monkeypatch.setattr(checkpoint.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(checkpoint, "EVERY", 300.0)
+    monkeypatch.setattr(checkpoint, "SECONDS_BETWEEN", 300.0)
     kept = kept_in(tmp_path)
     dues = []
     for now[0] in (0, 299, 300, 301):

@@ -30,8 +30,7 @@ from cl_bench.spec import (
     RandomInit,
     ScenesSpec,
 )
-from cl_bench.train import pretrain
-from cl_bench.train import view_batches as feeder
+from cl_bench.train import pretrain, view_batches
 
 CPU = torch.device("cpu")
 LEVELS = {"dense": "dense_index", "instance": "instance"}
@@ -289,7 +288,9 @@ def test_a_strategy_sees_unit_features_and_their_places(level, grid):
 
 def test_each_projection_belongs_to_its_own_feature_cell_and_view(monkeypatch):
     calls = []
-    monkeypatch.setattr(feeder, "two_views", lambda *a, make=feeder.two_views: calls.append(make(*a)) or calls[-1])
+    monkeypatch.setattr(
+        view_batches, "two_views", lambda *a, make=view_batches.two_views: calls.append(make(*a)) or calls[-1]
+    )
 
     class Bare(Method, name="p_bare"):
         def head(self, encoder, spec):
@@ -318,8 +319,8 @@ def test_each_projection_belongs_to_its_own_feature_cell_and_view(monkeypatch):
 
 def test_each_epoch_takes_each_image_once_in_an_order_of_its_own(monkeypatch):
     seen = []
-    real = feeder.two_views
-    monkeypatch.setattr(feeder, "two_views", lambda images, *rest: seen.append(images) or real(images, *rest))
+    real = view_batches.two_views
+    monkeypatch.setattr(view_batches, "two_views", lambda images, *rest: seen.append(images) or real(images, *rest))
     data = Dataset(torch.arange(70, dtype=torch.uint8)[:, None, None, None].expand(-1, 3, 16, 16).contiguous(), ())
     for seed in (0, 1):
         train(data=data, epochs=2, seed=seed)
@@ -336,8 +337,8 @@ def test_each_epoch_takes_each_image_once_in_an_order_of_its_own(monkeypatch):
 def drawn(monkeypatch):
     """A list that grows by one for each batch whose views are drawn."""
     calls = []
-    real = feeder.two_views
-    monkeypatch.setattr(feeder, "two_views", lambda *a: calls.append(1) or real(*a))
+    real = view_batches.two_views
+    monkeypatch.setattr(view_batches, "two_views", lambda *a: calls.append(1) or real(*a))
     return calls
 
 
@@ -367,7 +368,7 @@ def test_other_data_or_views_are_drawn_anew(change, drawn):
 
 def test_views_that_do_not_fit_are_drawn_each_time(monkeypatch, drawn):
     data = noise()
-    monkeypatch.setattr(feeder, "KEPT_VIEWS", 64 * 2 * 3 * 16 * 16 * 4 - 1)
+    monkeypatch.setattr(view_batches, "KEPT_VIEWS", 64 * 2 * 3 * 16 * 16 * 4 - 1)
     assert torch.equal(weights(train(data=data)), weights(train(data=data)))
     assert len(drawn) == 8
 

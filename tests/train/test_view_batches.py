@@ -12,7 +12,7 @@ from helpers import ragged, rng, until
 from cl_bench.data import Dataset
 from cl_bench.methods.registry import Registry, spec_of
 from cl_bench.spec import AugmentSpec, EncoderSpec, InfoNCE, OptimiserSpec, PretrainSpec, ScenesSpec
-from cl_bench.train import view_batches as feeder
+from cl_bench.train import view_batches
 from cl_bench.train.view_batches import one_ahead, pairs_of_views
 
 CPU = torch.device("cpu")
@@ -31,7 +31,7 @@ SIZES = [(16 + 5 * i, 90 - 3 * i) for i in range(20)]
 
 @pytest.fixture(autouse=True)
 def _nothing_kept_and_no_thread_left():
-    feeder._kept.clear()
+    view_batches._kept.clear()
     before = threading.active_count()
     yield
     until(lambda: threading.active_count() == before, 5, "threads end")
@@ -88,8 +88,8 @@ def test_items_are_made_in_another_thread_which_closing_ends():
 @pytest.mark.parametrize(("data", "ahead"), [(uniform(), False), (Dataset(ragged(SIZES), ()), True)])
 def test_only_what_is_read_from_files_of_all_sizes_is_made_ahead_on_a_cpu(data, ahead, monkeypatch):
     makers = []
-    real = feeder.two_views
-    monkeypatch.setattr(feeder, "two_views", lambda *a: makers.append(threading.current_thread()) or real(*a))
+    real = view_batches.two_views
+    monkeypatch.setattr(view_batches, "two_views", lambda *a: makers.append(threading.current_thread()) or real(*a))
     assert [step for step, _, _ in batches(data)] == list(range(6))
     assert len(makers) == 6 and {maker is threading.current_thread() for maker in makers} == {not ahead}
 
@@ -97,7 +97,7 @@ def test_only_what_is_read_from_files_of_all_sizes_is_made_ahead_on_a_cpu(data, 
 @pytest.mark.parametrize("data", [uniform(), Dataset(ragged(SIZES), ())], ids=["uniform", "ragged"])
 @pytest.mark.parametrize("steps", [1, 2, 5])
 def test_a_place_goes_on_with_the_views_that_were_to_come(data, steps, monkeypatch):
-    monkeypatch.setattr(feeder, "KEPT_VIEWS", 0)
+    monkeypatch.setattr(view_batches, "KEPT_VIEWS", 0)
     whole = list(batches(data))
     begun = batches(data)
     place = [next(begun) for _ in range(steps)][-1][2]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from cl_bench.data import Places, bind, download, prepare
+from cl_bench.data import DataPaths, bind, download, prepare
 from cl_bench.data.decoded import Progress
 from cl_bench.errors import DataError
 from cl_bench.spec import DataSpec
 
 
-class Finder:
+class DatasetLocator:
     """Looks data sets up, once each.
 
     A data set that is not there is noted: not every suite takes every one of a profile.
@@ -20,7 +20,7 @@ class Finder:
         fetch: Whether to download what is missing.
     """
 
-    def __init__(self, places: Places, fetch: bool = False) -> None:
+    def __init__(self, places: DataPaths, fetch: bool = False) -> None:
         self.places = places
         self.missing: dict[DataSpec, str] = {}
         self._fetch = fetch

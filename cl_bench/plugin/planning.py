@@ -1,0 +1,86 @@
+"""What --plan shows: what would run, for how long, and where the profile's values are from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from cl_bench.claims.sequential import Look
+from cl_bench.errors import first_line
+from cl_bench.plugin.options import or_usage_error
+from cl_bench.plugin.session import Session
+from cl_bench.report import looks_table, origins_table, plan_table
+from cl_bench.report.plan import encoder_seconds, missing
+from cl_bench.run.devices import usable_devices
+from cl_bench.run.runner import load_record
+from cl_bench.spec import RunSpec
+from cl_bench.spec.provenance import provenance
+from cl_bench.spec.records import RANDOM_INIT, Record
+
+Known = list[tuple[RunSpec, str, Record | None]]  # of a row: each spec, its configuration, what the store holds
+Wanted = dict[str, list[RunSpec]]
+
+
+class Planner:
+    """Says what a session would compute and how long that takes."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self._timings: dict[str, dict[str, float]] = {}
+
+    def show(self, wanted: Wanted, by_look: Callable[[Look], Wanted]) -> None:
+        """Show what would run, how long it takes, what data is missing and where the profile's values are from."""
+        console, looks = self.session.console(), self.session.looks
+        state = self._state(wanted)
+        # Of several looks the power is the last one's alone, which the others add to.
+        console.print(plan_table(state, looks[-1].alpha, self.session.engine.jobs, self._estimates(state)))
+        if len(looks) > 1:
+            costs = [self.cost(by_look(look)) for look in looks]
+            console.print(looks_table([(look, *cost) for look, cost in zip(looks, costs, strict=True)]))
+        for line in dict.fromkeys(self.session.data.missing.values()):
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(
+            origins_table(or_usage_error(lambda: provenance(self.session.config.option.profile, self.session.settings)))
+        )
+
+    def _state(self, wanted: Wanted) -> dict[str, Known]:
+        """Of each row its specs and what the store holds of them."""
+        return {
+            name: [(s, s.pretrain.objective.config, load_record(s, self.session.store)) for s in specs]
+            for name, specs in wanted.items()
+        }
+
+    def _estimates(self, state: dict[str, Known]) -> dict[str, dict[str, float]]:
+        """Seconds an encoder by stage of the rows of which nothing is stored; each row is timed once."""
+        for row, cases in state.items():
+            if row not in self._timings and not any(record is not None for _, _, record in cases):
+                self._timings[row] = self._timed(row, cases[0][0])
+        return {row: stages for row, stages in self._timings.items() if row in state and stages}
+
+    def cost(self, wanted: Wanted) -> tuple[int, float]:
+        """How many encoders are to be computed and how many seconds that takes; nan where a row could not be timed."""
+        state = self._state(wanted)
+        absent = {row: len(missing(cases)) for row, cases in state.items() if missing(cases)}
+        seconds = encoder_seconds(state, self._estimates(state)) if absent else {}
+        jobs = self.session.workers[2]
+        return sum(absent.values()), sum(seconds.get(row, math.nan) * n for row, n in absent.items()) / jobs
+
+    def _timed(self, row: str, spec: RunSpec) -> dict[str, float]:
+        """Seconds an encoder of a row takes here, by stage."""
+        import torch
+
+        from cl_bench.run.estimate import estimate
+
+        name = "auto" if self.session.config.option.engine == "ray" else self.session.config.option.device
+        device, method = torch.device(usable_devices(name)[0]), None
+        console = self.session.console()
+        console.print(f"timing a few steps of {row} on {device} ...", highlight=False, markup=False)
+        if device.type == "cpu":
+            torch.set_num_threads(1)  # as a worker has
+        if spec.pretrain.method.name != RANDOM_INIT:
+            method = self.session.registry.resolve(str(spec.pretrain.method))
+        try:
+            return estimate(spec, method, device)
+        except (ValueError, RuntimeError) as error:  # a plan that cannot time one row is one all the same
+            console.print(f"{row} could not be timed: {first_line(error)}", highlight=False, markup=False)
+            return {}

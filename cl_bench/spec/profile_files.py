@@ -1,0 +1,109 @@
+"""Finding, merging and loading the TOML files of profiles."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from cl_bench.errors import SpecError, nearest
+from cl_bench.spec.datasets import DATASETS
+from cl_bench.spec.profile import Profile
+from cl_bench.spec.wording import complaint
+
+PROFILES = Path(__file__).parent / "profiles"
+
+
+def load_profile(name: str, settings: Sequence[str] = ()) -> Profile:
+    """The profile of that name or TOML file, with ``key.path=value`` settings applied.
+
+    A file may name another profile as its ``base`` (a file relative to its own place), and says only what differs.
+
+    Raises:
+        SpecError: No such profile, a file that is not TOML, an unknown key or a value that makes no sense; the message
+            names the key and the nearest right one.
+    """
+    path = profile_file(name)
+    raw = _read(path)
+    for setting in settings:
+        _apply(raw, setting)
+    try:
+        return Profile.model_validate({"name": path.stem, **raw})
+    except ValidationError as error:
+        raise SpecError(f"profile {path.name}: {complaint(error, Profile)}") from None
+
+
+def profile_file(name: str, beside: Path = Path()) -> Path:
+    """The TOML file of a profile, by its name or path.
+
+    Raises:
+        SpecError: There is none; the message names the nearest.
+    """
+    path = beside / name if name.endswith(".toml") else PROFILES / f"{name}.toml"
+    if not path.is_file():
+        known = sorted(p.stem for p in PROFILES.glob("*.toml"))
+        raise SpecError(
+            f"no profile {name!r}{nearest(name, known)}; profiles: {', '.join(known)}, or a TOML file's path"
+        )
+    return path
+
+
+def profile_files(path: Path) -> list[Path]:
+    """A profile's file and those it is based on, the nearest first.
+
+    Raises:
+        SpecError: As ``profile_file``; a file that is not TOML, or a base that leads back to itself.
+    """
+    found = [path]
+    while (base := _parse(found[-1]).get("base")) is not None:
+        following = profile_file(str(base), found[-1].parent)
+        if following.resolve() in [p.resolve() for p in found]:
+            raise SpecError(f"profile {found[-1]}: its base {base!r} leads back to itself")
+        found.append(following)
+    return found
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """What a file and its bases say, the nearer before the farther; a data set that is named is described whole."""
+    raw: dict[str, Any] = {}
+    for file in reversed(profile_files(path)):
+        raw = _merged(raw, _parse(file))
+    raw.pop("base", None)
+    return raw
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SpecError(f"profile {path}: not valid TOML: {error}") from None
+
+
+def _merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    if change.get("name") in DATASETS:
+        return change
+    out = dict(base)
+    for key, value in change.items():
+        both = isinstance(value, dict) and isinstance(base.get(key), dict)
+        out[key] = _merged(base[key], value) if both else value
+    return out
+
+
+def _apply(raw: dict[str, Any], setting: str) -> None:
+    path, equals, text = setting.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys):
+        raise SpecError(f"--set takes key.path=value, got {setting!r}")
+    try:
+        value = tomllib.loads(f"x = {text}")["x"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    table = raw
+    for key in keys[:-1]:
+        table = table.setdefault(key, {})
+        if not isinstance(table, dict):
+            raise SpecError(f"--set {setting}: {key!r} is a value, not a table")
+    table[keys[-1]] = value
