@@ -92,7 +92,7 @@ class Baseline:
 
     def __init__(self, path: Path, kept: Mapping[tuple[str, Claim], Kept] | None = None) -> None:
         self.path = path
-        self._kept = dict(kept or {})
+        self.kept = dict(kept or {})
 
     @classmethod
     def load(cls, path: Path, renew: str = "pytest suites/ --save-baseline FILE") -> Baseline:
@@ -140,7 +140,7 @@ class Baseline:
         Raises:
             SpecError: It was judged in another setting: the two are not to be compared.
         """
-        kept = self._kept.get((row, claim))
+        kept = self.kept.get((row, claim))
         if kept is not None and kept.setting != setting:
             raise SpecError(
                 f"{row}: {self.path.name} holds this claim of another setting (profile, grid, data or thresholds); "
@@ -151,24 +151,24 @@ class Baseline:
     def compare(self, judgements: Iterable[Judgement]) -> Changes:
         """Which verdicts are others than here, or not here at all; of whole judgements only."""
         whole = [j for j in judgements if not j.missing]
-        before = [(j, self._kept[j.row, j.claim].verdict) for j in whole if j in self]
+        before = [(j, self.kept[j.row, j.claim].verdict) for j in whole if j in self]
         changed = tuple((j, verdict) for j, verdict in before if verdict is not j.verdict)
         return Changes(self.path.name, len(before), changed, tuple(j for j in whole if j not in self))
 
     def renewed(self, judged: Iterable[tuple[str, Claim, Kept]]) -> Baseline:
         """With these, each of a row and a claim, in the place of older ones."""
-        return Baseline(self.path, {**self._kept, **{(row, claim): kept for row, claim, kept in judged}})
+        return Baseline(self.path, {**self.kept, **{(row, claim): kept for row, claim, kept in judged}})
 
     @property
     def one_seed(self) -> bool:
         """Whether no row that it holds has a second seed."""
-        return all(len(kept.figures.seeds) < 2 for kept in self._kept.values())
+        return all(len(kept.figures.seeds) < 2 for kept in self.kept.values())
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self.kept)
 
     def __contains__(self, judgement: Judgement) -> bool:
-        return (judgement.row, judgement.claim) in self._kept
+        return (judgement.row, judgement.claim) in self.kept
 
     def save(self) -> None:
         """Write the file, whole or not at all; sorted, a figure's seeds on a line, so that changes read well.
@@ -188,7 +188,7 @@ class Baseline:
                 "untrained": {str(seed): value for seed, value in sorted(kept.untrained.items())},
                 "reference": kept.reference and {"row": kept.reference[0], "figures": _written(kept.reference[1])},
             }
-            for (row, claim), kept in sorted(self._kept.items(), key=lambda item: (item[0][0], str(item[0][1])))
+            for (row, claim), kept in sorted(self.kept.items(), key=lambda item: (item[0][0], str(item[0][1])))
         ]
         text = json.dumps({"format": FORMAT, "claims": claims}, indent=1)
         # Lists of numbers alone: within a string there is no line break.

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate, pad
 from torchvision.utils import draw_bounding_boxes, make_grid, save_image
 
+from cl_bench.commands.data import add_arguments
 from cl_bench.data import DataPaths, Dataset, load, prepare, verify
 from cl_bench.data.views import two_views
 from cl_bench.errors import SpecError
@@ -109,17 +110,20 @@ def each(work: Callable[..., None], wanted: Sequence[DataSpec], places: DataPath
 def main() -> None:
     """Do what the command line says."""
     parser = argparse.ArgumentParser(prog="python -m cl_bench.data", description="Look at the data, or get it ready.")
-    parser.add_argument("--profile", default="smoke", help="name or TOML file (default: smoke)")
-    parser.add_argument("--out", type=Path, default=Path("contact_sheets"), help="directory (default: contact_sheets)")
-    parser.add_argument("--data-root", type=Path, metavar="DIR", help="where data sets are looked for")
-    parser.add_argument("--store", type=Path, default=Path(".cl_bench"), metavar="DIR", help="(default: .cl_bench)")
-    parser.add_argument("--prepare", action="store_true", help="decode the profile's data sets; write no sheets")
-    parser.add_argument(
-        "--verify",
-        action="store_true",
-        help="check all that is decoded, mend what is damaged; no sheets",
-    )
-    arguments = parser.parse_args()
+    add_arguments(parser)
+    sys.exit(work(parser.parse_args(), parser.prog))
+
+
+def work(arguments: argparse.Namespace, program: str) -> int:
+    """Prepare, verify or draw, as the arguments of ``cl-bench data`` say.
+
+    Args:
+        arguments: Parsed.
+        program: The command, named where something is wrong.
+
+    Returns:
+        The exit status.
+    """
     try:
         profile = load_profile(arguments.profile)
         on_disk = any(isinstance(spec, FilesSpec) for spec in specs(profile))
@@ -132,7 +136,9 @@ def main() -> None:
         if not arguments.prepare and not arguments.verify:
             write_sheets(profile, places, arguments.out)
     except (SpecError, OSError) as error:
-        sys.exit(f"{parser.prog}: {error}")
+        print(f"{program}: {error}", file=sys.stderr)
+        return 1
+    return 0
 
 
 if __name__ == "__main__":

@@ -53,24 +53,29 @@ class Hooks:
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionstart(self) -> None:
         """Refuse what makes no sense before anything is collected and, under pytest-xdist, before its workers start."""
-        option = self.config.option
-        if getattr(option, "numprocesses", None):
+        option = self.session.options
+        if getattr(self.config.option, "numprocesses", None):
             if option.plan:
                 raise pytest.UsageError("--plan runs nothing: leave out -n")
             if option.rerun != "missing":
                 raise pytest.UsageError(
                     "--rerun puts results away in one process: leave out -n (--jobs has many compute)"
                 )
+        computing = {"--rerun": option.rerun != "missing", "--until-conclusive": option.until_conclusive}
+        for other, given in computing.items():
+            if option.from_store and given:
+                raise pytest.UsageError(f"--from-store computes nothing: leave out {other}")
         if option.budget is not None and not option.until_conclusive:
             raise pytest.UsageError(f"--budget {option.budget} is what --until-conclusive may take: give both")
         if option.download or option.data_root is not None:
             _ = self.session.data
         if option.set or option.seeds is not None or option.profile != "smoke" or option.detector is not None:
             _ = self.session.profile
-        if option.detector is not None:
+        detector = option.detector
+        if detector is not None:
             from cl_bench.evaluate.detection import check_detector
 
-            or_usage_error(lambda: check_detector(option.detector))
+            or_usage_error(lambda: check_detector(detector))
         if option.method:
             _ = self.session.methods
         if option.jobs is not None or option.device != "auto" or option.engine != "local":
@@ -142,9 +147,9 @@ class Hooks:
         wanted = self.wanted(session.items)
         if not wanted:
             return
-        if self.config.option.plan:
+        if self.session.options.plan:
             self.planner.show(wanted, lambda look: self.wanted(session.items, look))
-        else:
+        elif not self.session.options.from_store:
             self.queue([spec for specs in wanted.values() for spec in specs])
 
     def _enough_untrained(self) -> None:
@@ -167,7 +172,7 @@ class Hooks:
 
     def _set_aside(self, specs: Sequence[RunSpec]) -> None:
         """With ``--rerun`` what is stored of these runs, or of those of them that diverged, is moved out of the way."""
-        rerun, store = self.config.option.rerun, self.session.store
+        rerun, store = self.session.options.rerun, self.session.store
         if rerun == "missing":
             return
         stored = {spec.pretrain.key: record for spec in specs if (record := load_record(spec, store)) is not None}
@@ -203,7 +208,7 @@ class Hooks:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self) -> bool | None:
         """With ``--plan`` nothing runs."""
-        return True if self.config.option.plan else None
+        return True if self.session.options.plan else None
 
     def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
         """A model's line says more than a dot would."""

@@ -2,15 +2,128 @@
 
 from __future__ import annotations
 
+import argparse
 import shlex
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from contextlib import suppress
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
 
 import pytest
 
 from cl_bench.errors import PluginError, SpecError
 
 T = TypeVar("T")
+
+
+class _Option:
+    """An option's name without dashes, and what argparse is told of it."""
+
+    def __init__(self, name: str, **told: Any) -> None:
+        self.name, self.told = name, told
+
+
+OPTIONS = (
+    _Option(
+        "method",
+        action="append",
+        metavar="NAME|FILE.py[:NAME]|all[:k=v,..]",
+        help="method to test, repeatable (default: dense_index)",
+    ),
+    _Option("profile", default="smoke", metavar="NAME|FILE.toml", help="setting of the sweep (default: smoke)"),
+    _Option(
+        "set", action="append", default=[], metavar="key.path=value", help="change a value of the profile, repeatable"
+    ),
+    _Option(
+        "seeds",
+        metavar="N|FIRST:END",
+        help="seeds a configuration, 0 to N - 1 or FIRST to END - 1 (default: the profile's)",
+    ),
+    _Option(
+        "until-conclusive",
+        action="store_true",
+        help="double the seeds until every claim is decided, or the profile's max_seeds are reached; the level is "
+        "spent over the looks",
+    ),
+    _Option(
+        "budget", metavar="1h30m", help="time that --until-conclusive may take; a look that does not fit is not begun"
+    ),
+    _Option("data-root", metavar="DIR", help="where STL-10, COCO and VOC lie, for a profile that takes them"),
+    _Option("download", action="store_true", help="get missing data sets into --data-root, where torchvision can"),
+    _Option("detector", metavar="torchvision|detectron2", help="backend of detection (default: the profile's)"),
+    _Option("device", default="auto", metavar="auto|cpu|cuda[:i]", help="where to train (default: auto)"),
+    _Option("jobs", type=int, metavar="N", help="worker processes (default: one a core on a CPU, one on a GPU)"),
+    _Option("engine", default="local", choices=("local", "ray"), help="workers on this machine, or on a Ray cluster"),
+    _Option("store", default=".cl_bench", metavar="DIR", help="where results are kept (default: .cl_bench)"),
+    _Option("report", metavar="DIR", help="where table and figures are written (default: STORE/report)"),
+    _Option(
+        "rerun",
+        default="missing",
+        choices=("missing", "failed", "all"),
+        help="what to compute: what the store lacks (default), also what diverged, or all that is selected",
+    ),
+    _Option("baseline", metavar="FILE", help="a claim fails where tau or performance is surely worse than in FILE"),
+    _Option(
+        "save-baseline", metavar="FILE", help="keep this run's figures in FILE, beside what it holds of other rows"
+    ),
+    _Option("strict-claims", action="store_true", help="an INCONCLUSIVE claim fails"),
+    _Option("list-methods", action="store_true", help="list every method there is, with its options; run nothing"),
+    _Option(
+        "predictor",
+        action="append",
+        default=[],
+        metavar="NAME|FILE.py[:NAME]",
+        help="predictor of performance to measure beside the built-in ones, repeatable",
+    ),
+    _Option("list-predictors", action="store_true", help="list every predictor there is; run nothing"),
+    _Option("from-store", action="store_true", help="compute nothing: judge what the store holds, skip what it lacks"),
+    _Option("plan", action="store_true", help="list what would run and with what power; train nothing"),
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of a session, by the names that they are typed with."""
+
+    method: list[str] | None
+    profile: str
+    set: list[str]
+    seeds: str | None
+    until_conclusive: bool
+    budget: str | None
+    data_root: str | None
+    download: bool
+    detector: str | None
+    device: str
+    jobs: int | None
+    engine: str
+    store: str
+    report: str | None
+    rerun: str
+    baseline: str | None
+    save_baseline: str | None
+    strict_claims: bool
+    list_methods: bool
+    predictor: list[str]
+    list_predictors: bool
+    from_store: bool
+    plan: bool
+
+    @classmethod
+    def of(cls, config: pytest.Config) -> Options:
+        """Return those of a configuration."""
+        return cls(**{field.name: getattr(config.option, f"cl_{field.name}") for field in fields(cls)})
+
+
+def add_options(parser: pytest.Parser, prefix: str) -> None:
+    """Add each option under a prefix; one whose name is taken is left out, for it has its ``--cl-`` form."""
+    group = parser.getgroup("cl-bench", "claims about contrastive representations (each option also as --cl-OPTION)")
+    for option in OPTIONS:
+        told = dict(option.told)
+        if prefix == "--cl-":
+            told["help"] = argparse.SUPPRESS
+        with suppress(ValueError, argparse.ArgumentError):
+            group.addoption(prefix + option.name, dest=f"cl_{option.name.replace('-', '_')}", **told)
 
 
 def seed_settings(text: str) -> list[str]:

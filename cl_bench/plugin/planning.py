@@ -40,7 +40,7 @@ class Planner:
         for line in dict.fromkeys(self.session.data.missing.values()):
             console.print(line, highlight=False, markup=False, soft_wrap=True)
         console.print(
-            origins_table(or_usage_error(lambda: provenance(self.session.config.option.profile, self.session.settings)))
+            origins_table(or_usage_error(lambda: provenance(self.session.options.profile, self.session.settings)))
         )
 
     def _state(self, wanted: Wanted) -> dict[str, Known]:
@@ -71,7 +71,7 @@ class Planner:
 
         from cl_bench.run.estimate import estimate
 
-        name = "auto" if self.session.config.option.engine == "ray" else self.session.config.option.device
+        name = "auto" if self.session.options.engine == "ray" else self.session.options.device
         device, method = torch.device(usable_devices(name)[0]), None
         console = self.session.console()
         console.print(f"timing a few steps of {row} on {device} ...", highlight=False, markup=False)

@@ -21,11 +21,12 @@ from cl_bench.claims.comparison import REFERENCE
 from cl_bench.claims.gate import Finding
 from cl_bench.claims.judgement import Judgement
 from cl_bench.claims.sequential import Look, looks
-from cl_bench.plugin.options import or_usage_error, renewing_command, seed_settings
+from cl_bench.plugin.options import Options, or_usage_error, renewing_command, seed_settings
 from cl_bench.plugin.progress import Display
 from cl_bench.plugin.regression import findings_of
 from cl_bench.run.devices import default_jobs, usable_devices
 from cl_bench.run.local import ComputationError, LocalEngine
+from cl_bench.run.runner import load_record
 from cl_bench.spec import DataSpec, MethodSpec, RunSpec, ScenesSpec
 from cl_bench.spec.claim import Claim
 from cl_bench.spec.profile import Profile, Row
@@ -70,6 +71,7 @@ class Session:
 
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
+        self.options = Options.of(config)
         self.selected: list[tuple[Row, Claim]] = []
         """The claims that this session judges, in order; known once tests are collected."""
         self.reached: dict[str, Look] = {}  # by row, where it has come further than the first
@@ -99,13 +101,13 @@ class Session:
     @cached_property
     def profile(self) -> Profile:
         """The validated profile."""
-        profile = or_usage_error(lambda: load_profile(self.config.option.profile, self.settings))
+        profile = or_usage_error(lambda: load_profile(self.options.profile, self.settings))
         return profile.with_data(self._found).with_predictors([self.predictors.spec_of(p) for p in self.measured])
 
     @property
     def settings(self) -> list[str]:
         """What the command line changes in the profile, as ``--set`` says it."""
-        option = self.config.option
+        option = self.options
         seeds = [] if option.seeds is None else seed_settings(option.seeds)
         detector = [] if option.detector is None else [f"detection.detector={option.detector}"]
         return [*option.set, *seeds, *detector]
@@ -119,7 +121,7 @@ class Session:
         from cl_bench.data import DataPaths
         from cl_bench.data.locator import DatasetLocator
 
-        option = self.config.option
+        option = self.options
         if option.download and option.data_root is None:
             raise pytest.UsageError("--download needs --data-root DIR, where to put what it gets")
         root = None if option.data_root is None else self.here / option.data_root
@@ -139,7 +141,7 @@ class Session:
         from cl_bench.methods.synthetic import try_options
 
         def named() -> list[MethodSpec]:
-            names = self.config.option.method or ["dense_index"]
+            names = self.options.method or ["dense_index"]
             found = [method for name in names for method in self.registry.select(name, self.here)]
             for method in found:
                 try_options(method)
@@ -167,7 +169,7 @@ class Session:
         from cl_bench.predictors.contract import try_on
 
         def named() -> list[Predictor]:
-            found = [p for name in self.config.option.predictor for p in self.predictors.select(name, self.here)]
+            found = [p for name in self.options.predictor for p in self.predictors.select(name, self.here)]
             for predictor in found:
                 try_on(predictor)
             return found
@@ -192,7 +194,7 @@ class Session:
         """Print every method there is, and those of the files that ``--method`` names."""
         from cl_bench.methods.catalogue import entries, methods_table
 
-        if self.config.option.method:
+        if self.options.method:
             _ = self.methods
         console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH)
         found = or_usage_error(lambda: entries(self.registry))
@@ -226,7 +228,7 @@ class Session:
     def looks(self) -> tuple[Look, ...]:
         """When claims are judged: once, or with ``--until-conclusive`` again and again."""
         profile = self.profile
-        if not self.config.option.until_conclusive:
+        if not self.options.until_conclusive:
             return (Look(1, 1, profile.seeds, profile.claims.alpha),)
         return or_usage_error(lambda: looks(profile.seeds, profile.max_seeds, profile.claims.alpha))
 
@@ -241,7 +243,7 @@ class Session:
     @cached_property
     def baseline(self) -> Baseline | None:
         """What ``--baseline`` names, to hold this run against."""
-        given = self.config.option.baseline
+        given = self.options.baseline
         if given is None:
             return None
         path, renew = self.here / given, renewing_command(self.config.invocation_params.args, given)
@@ -256,7 +258,7 @@ class Session:
     @cached_property
     def to_save(self) -> Baseline | None:
         """What ``--save-baseline`` names, with what it holds so far."""
-        given = self.config.option.save_baseline
+        given = self.options.save_baseline
         if given is None:
             return None
         path = self.here / given
@@ -288,7 +290,7 @@ class Session:
     @cached_property
     def store(self) -> Store:
         """Where results are kept."""
-        given = self.config.option.store
+        given = self.options.store
         path = (self.config.rootpath if given == ".cl_bench" else self.here) / given
         return or_usage_error(lambda: Store(path), f"--store {path}")
 
@@ -302,7 +304,7 @@ class Session:
     @cached_property
     def workers(self) -> tuple[type[LocalEngine], list[str], int]:
         """The engine that ``--engine`` names, the devices of its workers and how many of these there are."""
-        option = self.config.option
+        option = self.options
         if option.jobs is not None and option.jobs < 1:
             raise pytest.UsageError(f"--jobs must be at least 1, got {option.jobs}")
         if option.engine == "ray":
@@ -320,6 +322,9 @@ class Session:
 
     def pull(self, specs: Sequence[RunSpec]) -> tuple[list[Record | None], list[str]]:
         """The records of some specs, computed if they must be; None where that failed, and a line for each failure."""
+        if self.options.from_store:
+            stored = [load_record(spec, self.store) for spec in specs]
+            return stored, [f"{s.case}: not in the store" for s, r in zip(specs, stored, strict=True) if r is None]
         self.wait(specs)
         records: list[Record | None] = []
         failures = []

@@ -66,8 +66,8 @@ class Stages:
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionstart(self) -> None:
         """Refuse what makes no sense, and start the clock."""
-        option = self.config.option
-        if getattr(option, "numprocesses", None):
+        option = self.session.options
+        if getattr(self.config.option, "numprocesses", None):
             raise pytest.UsageError(
                 "--until-conclusive decides in one process what runs next: leave out -n (--jobs has many compute)"
             )
@@ -76,8 +76,9 @@ class Stages:
                 f"--baseline {option.baseline} takes the seeds that --seeds gives, and --until-conclusive adds more to "
                 "some rows: leave one out"
             )
-        if option.budget is not None:
-            self._end = time.monotonic() + or_usage_error(lambda: budget_seconds(option.budget))
+        budget = option.budget
+        if budget is not None:
+            self._end = time.monotonic() + or_usage_error(lambda: budget_seconds(budget))
         _ = self.session.looks
 
     @pytest.hookimpl(wrapper=True)
@@ -86,8 +87,8 @@ class Stages:
         first = self.session.looks[0]
         self._held = [item for item in session.items if not self._within(item, first)]
         session.items[:] = [item for item in session.items if self._within(item, first)]
-        option = self.config.option
-        if session.items and not (session.testsfailed or option.collectonly):
+        option = self.session.options
+        if session.items and not (session.testsfailed or self.config.option.collectonly):
             if all(test.claim.exploratory for test in self._claims(session.items).values()):
                 raise pytest.UsageError(
                     "--until-conclusive: no claim is selected that it waits for; an exploratory one it only judges"
@@ -104,8 +105,8 @@ class Stages:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool | None:
         """Run cases, judge, and begin the next look where there is a claim left to decide."""
-        option = self.config.option
-        if option.plan or option.collectonly or (session.testsfailed and not option.continue_on_collection_errors):
+        option, pytests = self.session.options, self.config.option
+        if option.plan or pytests.collectonly or (session.testsfailed and not pytests.continue_on_collection_errors):
             return None
         claims = self._claims(session.items)
         waiting = {item: test for item, test in claims.items() if not test.claim.exploratory}
@@ -144,7 +145,9 @@ class Stages:
         left = self._run(session, cases, self._end)
         session.testscollected -= len(left)
         if left or not self.session.wait(specs, self._end):
-            self._told = f"--budget {self.config.option.budget} is spent within {look}; the same command goes on there"
+            self._told = (
+                f"--budget {self.session.options.budget} is spent within {look}; the same command goes on there"
+            )
             return False
         self.session.reached |= dict.fromkeys(wanted, look)
         return True

@@ -60,7 +60,7 @@ class Summary:
         results = [self._result(row) for row in order]
         terminalreporter.section("cl-bench")
         self.session.console().print(summary_table(results))
-        directory = Path(self.session.config.option.report or self.session.store.root / "report")
+        directory = Path(self.session.options.report or self.session.store.root / "report")
         try:
             written = write_report(results, self.session.here / directory, self.session.command, self.session.commit)
         except (OSError, ValueError) as error:

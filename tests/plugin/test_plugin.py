@@ -106,7 +106,7 @@ def test_a_known_failure_must_fail(
     job = Job(tmp_path, pytester, known=[KNOWN])
     job.plant(performance or TAU_RISES)
     if performance is None:  # what is broken is never a known failure
-        monkeypatch.setattr("cl_bench.plugin.judge", lambda *_: 1 / 0)
+        monkeypatch.setattr("cl_bench.plugin.fixtures.judge", lambda *_: 1 / 0)
     result = job.run(*options, "-rA")
     assert outcomes(result) | {"deselected": 5} == {**expected, "deselected": 5}
     assert result.ret == code

@@ -112,7 +112,7 @@ def test_the_maximum_of_seeds(six: Job, options: list[str], outcome: str, code: 
 def test_a_look_is_judged_once(six: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     plant_seeds(six, NEARLY, NEARLY, FALLS, FALLS)
     calls: list[object] = []
-    monkeypatch.setattr("cl_bench.plugin.judge", lambda *given: calls.append(given[3]) or judge(*given))
+    monkeypatch.setattr("cl_bench.plugin.fixtures.judge", lambda *given: calls.append(given[3]) or judge(*given))
     assert six.run(GO).ret == 0
     assert len(calls) == 2 * 2, "two claims at two looks; their own tests judge no look again"
 
@@ -239,7 +239,7 @@ def test_what_makes_no_sense_is_a_usage_error(six: Job, options: list[str], said
 
 def test_what_cannot_be_judged_fails_by_its_own_test(six: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     plant_seeds(six, NEARLY, NEARLY)
-    monkeypatch.setattr("cl_bench.plugin.judge", lambda *_: 1 / 0)
+    monkeypatch.setattr("cl_bench.plugin.fixtures.judge", lambda *_: 1 / 0)
     result = six.run(GO)
     assert outcomes(result) == {"passed": 12, "failed": 2}
     assert "ZeroDivisionError" in flat(result) and "INTERNALERROR" not in flat(result)

@@ -1,0 +1,34 @@
+"""``cl-bench data``: contact sheets of a profile's data, or getting its data ready."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``python -m cl_bench.data``."""
+    parser.add_argument("--profile", default="smoke", help="name or TOML file (default: smoke)")
+    parser.add_argument("--data-root", type=Path, metavar="DIR", help="where data sets are looked for")
+    parser.add_argument("--store", type=Path, default=Path(".cl_bench"), metavar="DIR", help="(default: .cl_bench)")
+    parser.add_argument("--prepare", action="store_true", help="decode the profile's data sets")
+    parser.add_argument("--verify", action="store_true", help="check all that is decoded, and mend what is damaged")
+    parser.add_argument(
+        "--sheet",
+        "--out",
+        dest="out",
+        type=Path,
+        nargs="?",
+        const=Path("contact_sheets"),
+        default=Path("contact_sheets"),
+        metavar="DIR",
+        help="write contact sheets of images and views there, which is also what happens without an option "
+        "(default: contact_sheets)",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Do what the options say."""
+    from cl_bench.data.__main__ import work
+
+    return work(arguments, "cl-bench data")

@@ -1,0 +1,17 @@
+"""``cl-bench methods``: every method there is, with its options."""
+
+from __future__ import annotations
+
+import argparse
+
+from cl_bench.commands.run import call_pytest
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the files to look into as well."""
+    parser.add_argument("files", nargs="*", metavar="FILE.py", help="files whose methods are listed too")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """List them."""
+    return call_pytest(["--cl-list-methods", *(f"--cl-method={file}" for file in arguments.files)])
