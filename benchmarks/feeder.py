@@ -30,11 +30,11 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 from torchvision import transforms
 
+from cl_bench.compute.memory import keep_freed_memory
 from cl_bench.data import Dataset, Images, Ragged
 from cl_bench.data.dataset import take
 from cl_bench.data.views import draw, resized_crops
 from cl_bench.methods.registry import Registry, spec_of
-from cl_bench.run.memory import keep_freed_memory
 from cl_bench.spec import AugmentSpec, EncoderSpec, InfoNCE, OptimiserSpec, PretrainSpec, ScenesSpec
 from cl_bench.train import view_batches
 from cl_bench.train.view_batches import pairs_of_views

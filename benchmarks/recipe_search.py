@@ -26,10 +26,10 @@ from typing import Any
 
 import torch
 
+from cl_bench.compute.local import LocalEngine
 from cl_bench.data import load
 from cl_bench.evaluate.alignment_uniformity import measure
 from cl_bench.methods.registry import BUILT_IN, Registry, spec_of
-from cl_bench.run.local import LocalEngine
 from cl_bench.spec import RunSpec
 from cl_bench.spec.profile import Profile, Row
 from cl_bench.spec.profile_files import load_profile

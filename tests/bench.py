@@ -14,8 +14,8 @@ from pathlib import Path
 
 from helpers import dense_row, environment, tiny
 
+from cl_bench.compute.local import LocalEngine
 from cl_bench.methods.registry import BUILT_IN
-from cl_bench.run.local import LocalEngine
 from cl_bench.spec import RunSpec
 from cl_bench.spec.records import Record
 from cl_bench.store import Store
@@ -23,7 +23,7 @@ from cl_bench.store import Store
 SCRIPT = """
 import json, sys
 from pathlib import Path
-from cl_bench.run.local import LocalEngine
+from cl_bench.compute.local import LocalEngine
 from cl_bench.plugin.progress import Display
 from cl_bench.spec import RunSpec
 from cl_bench.store import Store

@@ -18,10 +18,10 @@ from hypothesis import settings
 from rich.console import Console, RenderableType
 
 from cl_bench.claims.judgement import Sweep
+from cl_bench.compute.runner import AVERAGE_PRECISIONS, STAGES, evaluation_name
 from cl_bench.data.dataset import Dataset, Ragged
 from cl_bench.data.scenes import draw_scenes
 from cl_bench.evaluate.similarities import BINS
-from cl_bench.run.runner import AVERAGE_PRECISIONS, STAGES, evaluation_name
 from cl_bench.spec import MethodSpec, RunSpec, ScenesSpec
 from cl_bench.spec.profile import Profile, Row
 from cl_bench.spec.profile_files import PROFILES, load_profile
@@ -224,7 +224,7 @@ def workers(pids: Iterable[int]) -> set[int]:
     found = set()
     for pid in pids:
         with contextlib.suppress(OSError):  # it has just ended
-            if "cl_bench.run.worker" in Path(f"/proc/{pid}/cmdline").read_text() and alive(pid):
+            if "cl_bench.compute.worker" in Path(f"/proc/{pid}/cmdline").read_text() and alive(pid):
                 found.add(pid)
     return found
 

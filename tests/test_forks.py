@@ -16,9 +16,9 @@ import pytest
 from bench import Bench, start, within
 from helpers import alive, children, until, workers
 
+from cl_bench.compute.process import WorkerProcess
+from cl_bench.compute.runner import load_record
 from cl_bench.forks import own
-from cl_bench.run.process import WorkerProcess
-from cl_bench.run.runner import load_record
 from cl_bench.spec import RunSpec
 from cl_bench.spec.records import Record
 from cl_bench.store import Store
@@ -212,7 +212,7 @@ def test_what_was_said_before_the_end_is_read_though_a_child_holds_the_pipe(monk
 
 
 def test_one_that_closes_its_pipe_and_lives_on_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cl_bench.run.process.GRACE", 0.2)
+    monkeypatch.setattr("cl_bench.compute.process.GRACE", 0.2)
     process = worker(monkeypatch, "import os, time\nos.close(1)\ntime.sleep(600)")
     assert within(60, lambda: list(process.lines())) == []
     assert within(10, process.stop) == -signal.SIGKILL

@@ -9,12 +9,12 @@ import pytest
 
 from cl_bench.claims.comparison import REFERENCE
 from cl_bench.claims.sequential import Look
+from cl_bench.compute.runner import lacking, load_record
 from cl_bench.errors import PluginError
 from cl_bench.plugin.options import or_usage_error
 from cl_bench.plugin.planning import Planner
 from cl_bench.plugin.session import Session
 from cl_bench.plugin.summary import ROW, Summary
-from cl_bench.run.runner import lacking, load_record
 from cl_bench.spec import RunSpec, ScenesSpec
 from cl_bench.spec.claim import Claim
 from cl_bench.spec.profile import Row

@@ -6,13 +6,13 @@ import math
 from collections.abc import Callable
 
 from cl_bench.claims.sequential import Look
+from cl_bench.compute.devices import usable_devices
+from cl_bench.compute.runner import load_record
 from cl_bench.errors import first_line
 from cl_bench.plugin.options import or_usage_error
 from cl_bench.plugin.session import Session
 from cl_bench.report import looks_table, origins_table, plan_table
 from cl_bench.report.plan import encoder_seconds, missing
-from cl_bench.run.devices import usable_devices
-from cl_bench.run.runner import load_record
 from cl_bench.spec import RunSpec
 from cl_bench.spec.provenance import provenance
 from cl_bench.spec.records import RANDOM_INIT, Record
@@ -69,7 +69,7 @@ class Planner:
         """Seconds an encoder of a row takes here, by stage."""
         import torch
 
-        from cl_bench.run.estimate import estimate
+        from cl_bench.compute.estimate import estimate
 
         name = "auto" if self.session.options.engine == "ray" else self.session.options.device
         device, method = torch.device(usable_devices(name)[0]), None

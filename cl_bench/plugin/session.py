@@ -21,12 +21,12 @@ from cl_bench.claims.comparison import REFERENCE
 from cl_bench.claims.gate import Finding
 from cl_bench.claims.judgement import Judgement
 from cl_bench.claims.sequential import Look, looks
+from cl_bench.compute.devices import default_jobs, usable_devices
+from cl_bench.compute.local import ComputationError, LocalEngine
+from cl_bench.compute.runner import load_record
 from cl_bench.plugin.options import Options, or_usage_error, renewing_command, seed_settings
 from cl_bench.plugin.progress import Display
 from cl_bench.plugin.regression import findings_of
-from cl_bench.run.devices import default_jobs, usable_devices
-from cl_bench.run.local import ComputationError, LocalEngine
-from cl_bench.run.runner import load_record
 from cl_bench.spec import DataSpec, MethodSpec, RunSpec, ScenesSpec
 from cl_bench.spec.claim import Claim
 from cl_bench.spec.profile import Profile, Row
@@ -308,7 +308,7 @@ class Session:
         if option.jobs is not None and option.jobs < 1:
             raise pytest.UsageError(f"--jobs must be at least 1, got {option.jobs}")
         if option.engine == "ray":
-            from cl_bench.run.ray import RayEngine, joined
+            from cl_bench.compute.ray import RayEngine, joined
 
             devices, count = or_usage_error(lambda: joined(option.device))
             return RayEngine, devices, option.jobs or (1 if self.is_worker else count)

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cl_bench.claims.judgement import Judgement
+from cl_bench.compute.runner import load_record
 from cl_bench.plugin.regression import kept_of
 from cl_bench.plugin.session import Session
 from cl_bench.report import RowResult, summary_table, write_report
-from cl_bench.run.runner import load_record
 from cl_bench.spec import MethodSpec, RunSpec
 from cl_bench.spec.claim import Claim
 from cl_bench.spec.profile import Row

@@ -20,8 +20,8 @@ from cl_bench.claims.judgement import (
     Judgement,
     Verdict,
 )
+from cl_bench.compute.runner import load_record
 from cl_bench.errors import SpecError
-from cl_bench.run.runner import load_record
 from cl_bench.spec.claim import Claim
 from cl_bench.statistics.reseeding import Seeded
 
@@ -311,7 +311,7 @@ def no_engine(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         asked.extend(spec.case for spec in specs if load_record(spec, self.store) is None)
         raise pytest.UsageError("that is all")
 
-    monkeypatch.setattr("cl_bench.run.local.LocalEngine.submit", submit)
+    monkeypatch.setattr("cl_bench.compute.local.LocalEngine.submit", submit)
     return asked
 
 

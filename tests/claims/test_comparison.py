@@ -437,7 +437,7 @@ def test_a_sweep_of_the_reference_that_cannot_be_computed_fails_the_claim(
     job.plant(AHEAD)
     gone = job.specs("dense_index")[2]
 
-    from cl_bench.run import local as engines
+    from cl_bench.compute import local as engines
 
     found = engines.LocalEngine.record
 

@@ -27,9 +27,9 @@ from jobs import OUTCOMES, TAU_FALLS, TAU_RISES, TAU_UNCLEAR, Job, flat, outcome
 from matplotlib.image import imread
 
 from cl_bench.claims.judgement import Verdict
+from cl_bench.compute.local import ComputationError, LocalEngine
+from cl_bench.compute.runner import compute, load_record
 from cl_bench.methods.registry import Registry
-from cl_bench.run.local import ComputationError, LocalEngine
-from cl_bench.run.runner import compute, load_record
 from cl_bench.spec import RunSpec
 from cl_bench.spec.records import Record
 

@@ -11,9 +11,9 @@ import pytest
 from helpers import ROOT, trained
 from jobs import OUTCOMES, TAU_FALLS, TAU_RISES, Job, flat, outcomes
 
+from cl_bench.compute.runner import evaluation_name
+from cl_bench.compute.stored import PREDICTORS
 from cl_bench.predictors.registry import Predictors
-from cl_bench.run.runner import evaluation_name
-from cl_bench.run.stored import PREDICTORS
 
 pytest_plugins = ["pytester"]
 

@@ -14,6 +14,7 @@ import torch
 from helpers import dense_row, rng, tiny
 from torch import Tensor
 
+from cl_bench.compute.runner import compute, lacking, load_record
 from cl_bench.errors import PredictorError
 from cl_bench.methods.registry import Registry, spec_of
 from cl_bench.predictors import Predictor, Seen
@@ -21,7 +22,6 @@ from cl_bench.predictors.contract import CHECKS, synthetic
 from cl_bench.predictors.measure import found_by, knob_of
 from cl_bench.predictors.predictor import REGISTERED
 from cl_bench.predictors.registry import Predictors
-from cl_bench.run.runner import compute, lacking, load_record
 from cl_bench.spec import AlignUniform, InfoNCE, PredictorSpec
 from cl_bench.store import Store
 

@@ -10,8 +10,8 @@ import pytest
 from helpers import dense_row, plant, tiny
 from rich.console import Console
 
+from cl_bench.compute.runner import load_record
 from cl_bench.report.plan import TAUS, plan_table
-from cl_bench.run.runner import load_record
 from cl_bench.spec import RunSpec
 from cl_bench.spec.records import RANDOM_INIT
 from cl_bench.statistics.power import power

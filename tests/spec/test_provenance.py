@@ -216,7 +216,7 @@ def test_the_paper_s_data() -> None:
 
 @pytest.mark.parametrize("kind", ["single_object", "multi_object"])
 def test_what_a_card_too_small_is_advised_to_set_can_be_set(kind: Any) -> None:
-    from cl_bench.run.memory import _smaller
+    from cl_bench.compute.memory import _smaller
 
     for name in ("paper", "gpu", "gpu-scenes"):
         profile = load_profile(name)

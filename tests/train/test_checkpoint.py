@@ -16,10 +16,10 @@ import pytest
 import torch
 from helpers import dense_row, ragged, tiny
 
+from cl_bench.compute.runner import compute, load_record
 from cl_bench.data import Dataset, load
 from cl_bench.errors import Diverged
 from cl_bench.methods.registry import Registry, spec_of
-from cl_bench.run.runner import compute, load_record
 from cl_bench.spec import PretrainSpec, RunSpec
 from cl_bench.store import Run, Store, StoreWarning
 from cl_bench.train import checkpoint, pretrain, view_batches
@@ -32,7 +32,7 @@ import torch
 from pathlib import Path
 from cl_bench.train import checkpoint
 from cl_bench.methods.registry import Registry
-from cl_bench.run.runner import compute
+from cl_bench.compute.runner import compute
 from cl_bench.spec import RunSpec
 from cl_bench.store import Store
 checkpoint.SECONDS_BETWEEN = 0.0

@@ -17,9 +17,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from cl_bench.compute.local import LocalEngine
+from cl_bench.compute.process import WorkerProcess
 from cl_bench.errors import SpecError
-from cl_bench.run.local import LocalEngine
-from cl_bench.run.process import WorkerProcess
 from cl_bench.store import Store
 
 WAIT = 0.5  # seconds that a node waits for a line before it answers that there is none

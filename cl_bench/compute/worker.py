@@ -60,13 +60,13 @@ def _serve(requests: IO[str], events: IO[str]) -> None:
 
     import torch
 
-    import cl_bench.run.numerics  # noqa: F401 - it notes how many threads torch takes, before a plugin says otherwise
+    import cl_bench.compute.numerics  # noqa: F401 - it notes how many threads torch takes, before a plugin says otherwise
+    from cl_bench.compute.devices import torch_device
+    from cl_bench.compute.memory import keep_freed_memory
+    from cl_bench.compute.runner import compute
     from cl_bench.data import DataPaths
     from cl_bench.methods.registry import Registry
     from cl_bench.predictors.registry import Predictors
-    from cl_bench.run.devices import torch_device
-    from cl_bench.run.memory import keep_freed_memory
-    from cl_bench.run.runner import compute
     from cl_bench.spec import RunSpec
     from cl_bench.store import Store, StoreWarning
 

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
-from cl_bench.run.process import Process, WorkerProcess
-from cl_bench.run.runner import lacking, load_record
+from cl_bench.compute.process import Process, WorkerProcess
+from cl_bench.compute.runner import lacking, load_record
 from cl_bench.spec import RunSpec
 from cl_bench.spec.records import RANDOM_INIT, Record
 from cl_bench.store import Store, StoreWarning

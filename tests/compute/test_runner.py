@@ -16,10 +16,10 @@ import pytest
 import torch
 from helpers import KINDS, PROBES, dense_row, plant, tiny, trained
 
+from cl_bench.compute.runner import AVERAGE_PRECISIONS, STAGES, compute, load_record
 from cl_bench.errors import Diverged, MethodError, OutOfMemory
 from cl_bench.losses.optima import position_only_loss
 from cl_bench.methods.registry import Registry, spec_of
-from cl_bench.run.runner import AVERAGE_PRECISIONS, STAGES, compute, load_record
 from cl_bench.spec import RunSpec
 from cl_bench.spec.profile import Profile
 from cl_bench.spec.records import LEVELS, Record

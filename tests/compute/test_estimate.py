@@ -9,10 +9,10 @@ import pytest
 import torch
 from helpers import dense_row, tiny
 
+from cl_bench.compute import estimate as module
+from cl_bench.compute.estimate import STEPS, _noise, estimate
 from cl_bench.data.dataset import Ragged
 from cl_bench.methods.registry import Registry
-from cl_bench.run import estimate as module
-from cl_bench.run.estimate import STEPS, _noise, estimate
 from cl_bench.spec import COCOSpec, ScenesSpec, STL10Spec, VOCSpec
 
 CPU = torch.device("cpu")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from cl_bench.run.numerics import provenance, settled, switches
+from cl_bench.compute.numerics import provenance, settled, switches
 
 CPU = torch.device("cpu")
 MESS: dict[str, object] = {

@@ -38,7 +38,7 @@ class Process(Protocol):
 
 
 class WorkerProcess:
-    """``python -m cl_bench.run.worker``, the leader of a session and so of a group of processes.
+    """``python -m cl_bench.compute.worker``, the leader of a session and so of a group of processes.
 
     A plugin may fork. Its child inherits the group, and may hold the pipe and outlive its parent: so the end of the
     process is looked for, not the end of the pipe, and with it ends the group.
@@ -54,7 +54,7 @@ class WorkerProcess:
         if device == "cpu":
             environment.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "cl_bench.run.worker"],
+            [sys.executable, "-P", "-m", "cl_bench.compute.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,

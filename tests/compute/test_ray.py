@@ -12,11 +12,11 @@ import pytest
 from helpers import children, dense_row, tiny, until, workers
 from jobs import Job, flat, outcomes
 
+from cl_bench.compute.local import ComputationError
+from cl_bench.compute.runner import load_record
 from cl_bench.errors import SpecError
 from cl_bench.methods.registry import Registry, spec_of
 from cl_bench.plugin.progress import Display
-from cl_bench.run.local import ComputationError
-from cl_bench.run.runner import load_record
 from cl_bench.spec import RunSpec
 from cl_bench.store import Store
 
@@ -24,7 +24,7 @@ pytest_plugins = ["pytester"]
 
 
 def test_without_ray_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    from cl_bench.run.ray import joined
+    from cl_bench.compute.ray import joined
 
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(SpecError, match=r"^--engine ray needs ray: pip install 'cl-bench\[ray\]'$"):
@@ -54,7 +54,7 @@ def specs(folder: Path, **changes: object) -> tuple[RunSpec, ...]:
 
 
 def engine(store: Store):  # type: ignore[no-untyped-def]
-    from cl_bench.run.ray import RayEngine, joined
+    from cl_bench.compute.ray import RayEngine, joined
 
     devices, count = joined("cpu")
     assert (devices, count) == (["cpu"], 2)
@@ -68,7 +68,7 @@ def mine() -> set[int]:
 
 @pytest.mark.usefixtures("cluster")
 def test_a_record_is_the_same_as_one_computed_here(tmp_path: Path) -> None:
-    from cl_bench.run.local import LocalEngine
+    from cl_bench.compute.local import LocalEngine
 
     spec = specs(tmp_path)[0]
     records = []

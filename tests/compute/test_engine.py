@@ -15,13 +15,13 @@ import pytest
 from bench import Bench, start, within
 from helpers import alive, children, plant, trained, until, workers
 
+from cl_bench.compute import local
+from cl_bench.compute.devices import default_jobs, torch_device, usable_devices
+from cl_bench.compute.local import ComputationError, Desk, LocalEngine
+from cl_bench.compute.process import WorkerProcess
+from cl_bench.compute.runner import load_record
 from cl_bench.errors import SpecError
 from cl_bench.plugin.progress import Display
-from cl_bench.run import local
-from cl_bench.run.devices import default_jobs, torch_device, usable_devices
-from cl_bench.run.local import ComputationError, Desk, LocalEngine
-from cl_bench.run.process import WorkerProcess
-from cl_bench.run.runner import load_record
 from cl_bench.spec import RunSpec
 from cl_bench.spec.records import Record
 from cl_bench.store import Store, StoreWarning
@@ -432,7 +432,7 @@ def test_every_gpu_is_used_and_xdist_s_workers_begin_at_different_ones(
     monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
     if xdist:
         monkeypatch.setenv("PYTEST_XDIST_WORKER", xdist)
-    monkeypatch.setattr("cl_bench.run.devices.torch_device", torch.device)  # there is no GPU to try
+    monkeypatch.setattr("cl_bench.compute.devices.torch_device", torch.device)  # there is no GPU to try
     monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
     assert usable_devices(name) == found
 

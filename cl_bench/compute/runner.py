@@ -10,10 +10,17 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from cl_bench.compute.memory import room_for
+from cl_bench.compute.output import output_to
+from cl_bench.compute.stored import (
+    EVALUATIONS,
+    PREDICTORS,
+    Detected,
+    Evaluation,
+    evaluation_complaint,
+    status_complaint,
+)
 from cl_bench.errors import Diverged, MethodError
-from cl_bench.run.memory import room_for
-from cl_bench.run.output import output_to
-from cl_bench.run.stored import EVALUATIONS, PREDICTORS, Detected, Evaluation, evaluation_complaint, status_complaint
 from cl_bench.spec import PredictorSpec, RunSpec
 from cl_bench.spec.records import RANDOM_INIT, Level, Record
 from cl_bench.store import Run, Store
@@ -122,7 +129,7 @@ def compute(
         OSError: The store cannot be written; what it held before is whole.
         OutOfMemory: A stage needs more than there is; of this stage nothing is stored.
     """
-    from cl_bench.run.numerics import settled
+    from cl_bench.compute.numerics import settled
 
     run = store.run(spec.pretrain.key)
     with run.locked() as mine:
@@ -148,9 +155,9 @@ def _pretrained(
     import safetensors.torch
     import torch
 
+    from cl_bench.compute.numerics import provenance
     from cl_bench.data import load
     from cl_bench.methods.registry import spec_of
-    from cl_bench.run.numerics import provenance
     from cl_bench.train.checkpoint import Checkpoint
     from cl_bench.train.pretrain import pretrain, untrained
 
@@ -216,11 +223,11 @@ def _evaluate(
     places: DataPaths | None,
 ) -> None:
     """Run one evaluation of the encoder of that sha256 and store it; one that diverges is stored as such."""
+    from cl_bench.compute.numerics import provenance
     from cl_bench.data import load
     from cl_bench.evaluate.alignment_uniformity import measure
     from cl_bench.evaluate.detection import evaluate_detection
     from cl_bench.evaluate.linear import evaluate_linear
-    from cl_bench.run.numerics import provenance
     from cl_bench.train.checkpoint import Checkpoint
 
     augment = spec.pretrain.augment
@@ -256,10 +263,10 @@ def _predict(
     known: Predictors | None,
 ) -> None:
     """Compute those predictors of the encoder of that sha256 that are missing, beside those that are there."""
+    from cl_bench.compute.numerics import provenance
     from cl_bench.data import load
     from cl_bench.predictors.measure import Found, found_by, seen_of
     from cl_bench.predictors.registry import Predictors
-    from cl_bench.run.numerics import provenance
     from cl_bench.train.checkpoint import Checkpoint
 
     there = _predictions(spec, run, sha256)
