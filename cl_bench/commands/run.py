@@ -8,16 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cl_bench.errors import nearest
+from cl_bench.folders import suites_folder
 
 PASSES_ON = True
 SUITE = "test_{}.py"
-
-
-def suites_folder() -> Path:
-    """Return the folder of the suites: in the package where it is installed, else at the top of a checkout."""
-    package = Path(__file__).resolve().parents[1]
-    installed = package / "suites"
-    return installed if installed.is_dir() else package.parent / "suites"
 
 
 def suites() -> list[str]:

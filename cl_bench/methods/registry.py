@@ -7,13 +7,12 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from cl_bench.errors import MethodError
+from cl_bench.folders import methods_folder
 from cl_bench.methods.method import ALL, REGISTERED, Method, Option
 from cl_bench.methods.plugins import Kind, Plugins, source_of
 from cl_bench.spec import MethodSpec
 
-_INSTALLED = Path(__file__).resolve().parent / "built_in"
-BUILT_IN = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).resolve().parents[2] / "methods"
-"""The strategies that come with cl-bench: in the package where it is installed, at the top of a checkout."""
+BUILT_IN = methods_folder()
 ENTRY_POINTS = "cl_bench.methods"
 
 METHODS: Kind[type[Method]] = Kind(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,6 +12,7 @@ from cl_bench.claims.comparison import REFERENCE
 from cl_bench.claims.sequential import Look
 from cl_bench.compute.runner import lacking, load_record
 from cl_bench.errors import PluginError
+from cl_bench.folders import suites_folder
 from cl_bench.plugin.options import or_usage_error
 from cl_bench.plugin.planning import Planner
 from cl_bench.plugin.session import Session
@@ -54,6 +56,7 @@ class Hooks:
     def pytest_sessionstart(self) -> None:
         """Refuse what makes no sense before anything is collected and, under pytest-xdist, before its workers start."""
         option = self.session.options
+        self._greet()
         if getattr(self.config.option, "numprocesses", None):
             if option.plan:
                 raise pytest.UsageError("--plan runs nothing: leave out -n")
@@ -85,6 +88,18 @@ class Hooks:
         if option.predictor:
             _ = self.session.named_predictors
         _ = self.session.baseline, self.session.to_save
+
+    def _greet(self) -> None:
+        """Say at once what is asked for, where a suite is: finding methods imports torch, which takes seconds."""
+        option = self.session.options
+        folder = suites_folder()
+        paths = [(self.session.here / str(word).partition("::")[0]).resolve() for word in self.config.args]
+        if any(path == folder or folder in path.parents for path in paths):
+            methods = ", ".join(option.method or ["dense_index"])
+            profile = Path(option.profile).name
+            self.session.console().print(
+                f"cl-bench: {methods}, profile {profile}, results in {option.store}", highlight=False, markup=False
+            )
 
     @pytest.hookimpl(wrapper=True)
     def pytest_pyfunc_call(self, pyfuncitem: pytest.Function) -> Generator[None, object, object]:

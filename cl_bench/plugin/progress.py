@@ -48,6 +48,11 @@ class Display:
             self._lines.append((line, f"  about {_clock(self.seconds_left)} left" if self.done < self.total else ""))
 
     @property
+    def pending(self) -> bool:
+        """Whether a finished encoder has not been shown yet."""
+        return bool(self._lines)
+
+    @property
     def seconds_left(self) -> float:
         """From the mean pace so far."""
         if self._begun is None or not self.done:

@@ -339,7 +339,7 @@ class Session:
     def wait(self, specs: Sequence[RunSpec], until: float = math.inf) -> bool:
         """Until the outcome of each spec is known, or the monotonic clock shows ``until``; returns whether it is."""
         self.submit(specs)
-        if all(self.engine.has(spec) for spec in specs):
+        if all(self.engine.has(spec) for spec in specs) and not self.display.pending:
             return True
         capture = self.config.pluginmanager.getplugin("capturemanager")
         with capture.global_and_fixture_disabled(), self.display.waiting(self.console()) as refresh:

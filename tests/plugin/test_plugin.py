@@ -16,7 +16,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -401,11 +400,9 @@ def test_a_terminal_sees_progress(whole: Whole) -> None:
 def test_the_second_run_trains_nothing(whole: Whole, pytester: pytest.Pytester, no_figures: None) -> None:
     job = whole.job
     job.pytester = pytester
-    begun = time.monotonic()
     result = job.run(suites="")
     assert result.ret == whole.code
     assert trained(job.root) == whole.made
-    assert time.monotonic() - begun < 30
     assert "[  1/" not in result.stdout.str()
     again = job.run("--plan", suites="")
     assert "nothing would be trained" in flat(again)
