@@ -35,7 +35,7 @@ class Controls:
         halves: Positive control: tau of performance on one half of the test images with that on the other half.
         halves_p: One-sided p of ``halves`` > 0 (``cl_bench.statistics.correlation.association``).
         knob: Tau of the knob alone (how strongly the objective pushes features apart) with performance.
-        rank, z: Tau with performance when ranks, or standard scores, of L_a and L_u are added instead of min-max values.
+        rank, z: Tau with performance of the sum of ranks, or of standard scores, in place of the min-max sum.
         losses: Pearson's correlation of L_a with L_u over the configurations.
         without_low, without_high: Least and greatest tau with one configuration left out.
         seeds_low, seeds_high: 95 % interval of tau over re-seeding this grid; nan with one seed.

@@ -33,7 +33,7 @@ class Group(NamedTuple):
 
     Attributes:
         members: (m,) indices of its configurations among all configurations.
-        places: (m, knobs) positions on the knobs, in [0, 1]; None where no knobs are known, in which case every order is
+        places: (m, knobs) positions on the knobs, in [0, 1]; None where no knobs are known, so that every order is
             equally likely.
     """
 

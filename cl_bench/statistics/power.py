@@ -13,8 +13,9 @@ FEWEST = 4  # with fewer than four points no order has a probability below 1 in 
 def needed_for(tau: float, alpha: float = 0.05) -> int | None:
     """Return the configurations that a one-sided test needs to show ``tau`` (in its own direction) with power .8.
 
-    This is the smallest n with ``|tau| >= (z_alpha + z_power) sd0(n)``, ``sd0^2 = 2 (2n + 5) / (9 n (n - 1))``: Kendall's
-    normal approximation, with the variance of no association under both hypotheses. None where tau is 0 or nan.
+    This is the smallest n with ``|tau| >= (z_alpha + z_power) sd0(n)``, ``sd0^2 = 2 (2n + 5) / (9 n (n - 1))``:
+    Kendall's normal approximation, with the variance of no association under both hypotheses. None where tau is 0 or
+    nan.
     """
     if math.isnan(tau) or tau == 0:
         return None
