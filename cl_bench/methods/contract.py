@@ -162,10 +162,7 @@ def treats_identical_views_alike(method: Method, device: torch.device) -> None:
 
 @check(looks_at_one_image_at_a_time)
 def bears_degenerate_views(method: Method, device: torch.device) -> None:
-    """Check for a valid match and finite losses on degenerate views.
-
-    These are one image, one cell, a row of cells, dead cells, and one image many times.
-    """
+    """Check for a valid match and finite losses on one image, cell or row of cells, dead cells and repeated images."""
     _needs_match(method)
     views = synthetic_views(method, device)
     dead = {
@@ -306,7 +303,7 @@ def has_the_right_gradient(method: Method, device: torch.device) -> None:
 
 @check()
 def projects_to_unit_vectors(method: Method, device: torch.device) -> None:
-    """Check that the head maps (B, P, C) features to finite (B, P, D) projections, unit-norm unless it has its own loss."""
+    """Check that the head gives finite (B, P, D) projections; they are unit-norm unless the method has its own loss."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         encoder = build_encoder("small_cnn")

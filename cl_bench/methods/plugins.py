@@ -42,7 +42,7 @@ class Kind(Generic[P]):
         error: Exception that is raised.
         module: Function that returns the name of the module of a plugin.
         registered: Plugins defined since the last load, by name; a registry moves them to ``loaded``.
-        loaded: Plugins that any registry of this process has loaded, by module and name, since a module is imported once.
+        loaded: Plugins that any registry of this process has loaded, by module and name; a module is imported once.
     """
 
     noun: str
