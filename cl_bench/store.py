@@ -35,7 +35,7 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
-        mine = not self.root.exists() or not any(self.root.iterdir())  # a folder with other files must not be ignored by git
+        mine = not self.root.exists() or not any(self.root.iterdir())  # git must not ignore others' files
         (self.root / "runs").mkdir(parents=True, exist_ok=True)
         if mine:
             write_atomically(self.root / ".gitignore", b"*\n")

@@ -64,7 +64,7 @@ def comparison_lines(rows: Sequence[RowResult]) -> list[ComparisonLine]:
 
 
 def _line(row: RowResult, level: Level, reference: RowResult) -> ComparisonLine:
-    """Return the line of a judgement, or, if the claim was not judged, the comparison computed here without a verdict."""
+    """Return the line of a judgement; if there is none, of a comparison that is computed here, without a verdict."""
     judged = next((j for j in row.judgements if j.claim == Claim("no_worse_than", level)), None)
     if judged is not None and judged.comparison is not None:
         return ComparisonLine(row, level, reference, judged.comparison, judged.verdict)

@@ -78,7 +78,7 @@ class PaperLine:
 
     @property
     def averages(self) -> tuple[float, float] | None:
-        """Our mean performance and the paper's (percent), if data sets, recipe and metric are the paper's; else None."""
+        """Our mean performance and the paper's, percent, if data sets, recipe and metric are the paper's; else None."""
         kept, _ = configurations(self.row.records, self.level, self.printed.loss)
         if not kept or not self.row.of_papers_setting(self.printed, self.level):
             return None
