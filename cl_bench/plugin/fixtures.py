@@ -33,7 +33,7 @@ DECOMPOSITION_TOLERANCE = 1e-4  # relative; the losses are computed in float32
 
 @pytest.fixture
 def method(request: pytest.FixtureRequest) -> Method:
-    """Return one of the methods that ``--method`` names; only tests of the contract use it."""
+    """Return one of the methods that ``--method`` names, for a test of the contract."""
     return _session(request.config).registry.resolve(str(request.param))
 
 

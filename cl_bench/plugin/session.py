@@ -89,7 +89,7 @@ class Session:
 
     @property
     def commit(self) -> str:
-        """Of cl-bench's own checkout, marked where files differ from it; nothing where it is none."""
+        """Commit of cl-bench's checkout, marked if files differ from it; empty if it is no checkout."""
         git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
         try:
             return subprocess.run(git, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
@@ -151,7 +151,7 @@ class Session:
 
     @cached_property
     def registry(self) -> Registry:
-        """Registry of all methods: built in, of this project, of installed packages, and in the files of ``--method``."""
+        """Registry of all methods: built in, of this project, of packages, and in the files of ``--method``."""
         from cl_bench.methods.registry import BUILT_IN, Registry
 
         return Registry([BUILT_IN, self.config.rootpath / "methods"])

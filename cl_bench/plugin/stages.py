@@ -128,7 +128,7 @@ class Stages:
         return True
 
     def _advance(self, session: pytest.Session, waiting: Mapping[pytest.Item, Judged], look: Look) -> bool:
-        """Add the seeds of a look to the rows of undecided claims; if time does not allow it, say so and return False."""
+        """Add the seeds of a look to the rows of undecided claims; if time is too short, say so and return False."""
         wanted = self.hooks.wanted(list(waiting), look)
         encoders, seconds = self.hooks.planner.cost(wanted)
         cost = f"{encoders} encoders to compute" + (f", about {time_text(seconds)}" if seconds > 0 else "")
