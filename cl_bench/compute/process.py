@@ -66,7 +66,7 @@ class WorkerProcess:
         self._ending = threading.Lock()
 
     def send(self, message: dict[str, Any]) -> None:
-        """Pass a message; that it is gone is found out about by its lines."""
+        """Send a message; if the process has ended, ``lines`` will show it."""
         assert self._process.stdin is not None
         with contextlib.suppress(OSError):
             self._process.stdin.write(json.dumps(message).encode() + b"\n")
@@ -101,13 +101,13 @@ class WorkerProcess:
         return status
 
     def stop(self) -> int:
-        """End it and all that it started, where they are; returns its exit status."""
+        """End it and every process that it started, at once, and return its exit status."""
         with self._ending:
             self._end_group()
             return self._process.wait()
 
     def close(self) -> None:
-        """Close the pipes to it, once nobody reads its lines any more."""
+        """Close the pipes to it, once its lines are no longer read."""
         for pipe in (self._process.stdin, self._process.stdout):
             assert pipe is not None
             with contextlib.suppress(OSError):  # messages that it never read

@@ -49,7 +49,7 @@ class AugmentSpec(Frozen):
 
 
 class EncoderSpec(Frozen):
-    """Backbone and projection head; ``padding`` as ``encoders.build_encoder`` takes it."""
+    """Backbone and projection head; ``padding`` is that of ``encoders.build_encoder``."""
 
     name: EncoderName
     padding: Padding = "zeros"
