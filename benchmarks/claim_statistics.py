@@ -1,14 +1,14 @@
-"""How often the tests of tau are wrong and how often they find it: ``python benchmarks/claim_statistics.py``.
+"""Size and power of the tests of tau, by simulation: ``python benchmarks/claim_statistics.py``.
 
 Two families of configurations on a grid of knobs have a predictor x and a performance y, drawn with or without an
-association. Four one-sided tests at 5 % are asked whether tau is negative:
+association. Four one-sided tests at 5 % decide whether tau is negative:
 
-- ``naive``: tau over all pairs, every order of configurations as likely (what a sample of them would justify);
-- ``within``: tau within families, every order within a family as likely;
+- ``naive``: tau over all pairs, every order of configurations equally likely (valid for independent configurations);
+- ``within``: tau within families, every order within a family equally likely;
 - ``shifts``: tau within families, y shifted and reflected along each knob (cyclically), so that it stays a curve;
 - ``curves``: ``cl_bench.statistics.correlation.association``, which claims rest on.
 
-And whether ``no correlation`` (|tau| < .3 by two one-sided tests) is found, at 5 % too.
+A fifth test at 5 % decides whether there is ``no correlation`` (|tau| < .3 by two one-sided tests).
 
 Writes docs/claim_statistics.jsonl, one line a case, and docs/statistics.md's tables between its markers.
 """
@@ -37,7 +37,7 @@ from cl_bench.statistics.kendall import counts, equivalence, fieller_interval, t
 Array = NDArray[np.float64]
 DOCS = Path(__file__).parent.parent / "docs"
 LOG = DOCS / "claim_statistics.jsonl"
-DRAWS = 499  # of the curves and of the shifts, a test; 4,999 in cl_bench.statistics.correlation
+DRAWS = 499  # curves or shifts per test; 4,999 in cl_bench.statistics.correlation
 TEMPERATURES = [0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.8, 1, 1.5, 2, 3, 4, 5, 8, 10]
 PATH = [(1, 0.1), (1, 0.2), (1, 0.5), (1, 1), (0.5, 1), (0.2, 1), (0.1, 1), (0, 1)]
 GRIDS: Mapping[int, tuple[Sequence[float], Sequence[tuple[float, float]]]] = {
@@ -67,7 +67,7 @@ TESTS = ("naive", "within", "shifts", "curves")
 
 
 def draw(groups: Sequence[Group], of: Mapping[str, Any], rng: np.random.Generator) -> Array:
-    """Figures of the configurations of both families, of one kind."""
+    """Draw figures of one kind for the configurations of both families."""
     out = np.empty(sum(len(g.members) for g in groups))
     for group in groups:
         m, places = len(group.members), group.places
@@ -86,7 +86,7 @@ def draw(groups: Sequence[Group], of: Mapping[str, Any], rng: np.random.Generato
 def case(
     n: int, name: str, true_tau: float, rng: np.random.Generator
 ) -> Iterator[tuple[Array, Array, list[Group], list[str]]]:
-    """Endless draws of x and y of a case; a true tau is that of two normal figures of any two configurations."""
+    """Yield endless draws of x and y of a case; the true tau is that of two normal figures of any configurations."""
     temperatures, weightings = GRIDS[n]
     names = [f"info_nce-t{t:g}" for t in temperatures] + [f"align_uniform-a{a:g}-u{u:g}" for a, u in weightings]
     families = [name.split("-")[0] for name in names]
@@ -104,7 +104,7 @@ def case(
 
 
 def shifted(groups: Sequence[Group], rng: np.random.Generator) -> NDArray[np.intp]:
-    """(draws, n) orders that shift and reflect configurations along each knob, the first of them none."""
+    """Draw (draws, n) orders that shift and reflect configurations along each knob; the first is the identity."""
     orders = np.tile(np.arange(sum(len(g.members) for g in groups)), (DRAWS + 1, 1))
     for group in groups:
         assert group.places is not None
@@ -122,7 +122,7 @@ def shifted(groups: Sequence[Group], rng: np.random.Generator) -> NDArray[np.int
 
 
 def run(n: int, name: str, true_tau: float, repeats: int) -> dict[str, Any]:
-    """How often each test rejects, how often the interval holds, and what the configurations are worth on average."""
+    """Measure how often each test rejects, the interval's coverage, and the mean effective number of configurations."""
     rng = np.random.default_rng([n, repeats, list(NULLS).index(name)])
     rejected, held, none, worth = np.zeros(len(TESTS)), 0, 0, []
     draws = case(n, name, true_tau, rng)
@@ -153,7 +153,7 @@ def run(n: int, name: str, true_tau: float, repeats: int) -> dict[str, Any]:
 
 
 def table(lines: Sequence[Mapping[str, Any]]) -> str:
-    """Lines in Markdown, one a case."""
+    """Write a table in Markdown, with one line per case."""
     rows = [[r["case"], str(r["n"]), *(f"{r[c]:.1f}" for c in (*TESTS, "none", "covered", "worth"))] for r in lines]
     return markdown_table(["case", "n", *TESTS, "no correlation", "interval holds", "worth"], rows)
 
@@ -173,7 +173,7 @@ def write_tables() -> None:
 
 
 def main() -> None:
-    """Run what is asked for, adding to the log, and write the tables."""
+    """Run the chosen cases, add them to the log, and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--n", type=int, nargs="+", choices=list(GRIDS), default=list(GRIDS))
     parser.add_argument("--repeats", type=int, default=400)

@@ -1,7 +1,7 @@
-"""Two augmented views of every image of an epoch: our feeder against a DataLoader of torchvision's transforms.
+"""Two augmented views of every image of an epoch: our feeder compared with a DataLoader of torchvision's transforms.
 
-Ours three ways: in one process; in two workers of a thread each, as a sweep's encoders are trained on two cores; and
-the crops alone, which are all that the host makes where the rest is done on a GPU.
+Our feeder runs in three ways: in one process; in two workers with one thread each, as a sweep's encoders are trained on
+two cores; and the crops alone, which are the host's part when the rest is done on a GPU.
 
 python benchmarks/feeder.py
 """
@@ -45,11 +45,11 @@ SETTINGS = {
     "COCO": (AugmentSpec(size=224, flip=0.5, blur=0.5), 64),
     "STL-10": (AugmentSpec(size=64, scale=(0.08, 1.0), flip=0.5, hue=0.4), 768),
 }
-"""Augmentation and batch."""
+"""Augmentation and batch of each setting."""
 
 
 def pictures(n: int, height: int, width: int) -> list[Image.Image]:
-    """Smooth random colours with a texture on them: as a photograph, neither flat nor noise to JPEG."""
+    """Make smooth random colours with a texture on them: like a photograph, neither flat nor noise to JPEG."""
     draws = np.random.default_rng(0)
     out = []
     for _ in range(n):
@@ -61,14 +61,14 @@ def pictures(n: int, height: int, width: int) -> list[Image.Image]:
 
 
 class Pil:
-    """MoCo's blur, which DenseCL uses too: PIL's, several times faster than torchvision's."""
+    """The blur of MoCo and DenseCL, by PIL, several times faster than torchvision's."""
 
     def __call__(self, image: Image.Image) -> Image.Image:
         return image.filter(ImageFilter.GaussianBlur(random.uniform(0.1, 2.0)))
 
 
 class Files(TorchDataset[tuple[Tensor, Tensor]]):
-    """Two views an image by torchvision's transforms, from JPEG bytes in files or from arrays."""
+    """Two views of each image by torchvision's transforms, from JPEG bytes in files or from arrays."""
 
     def __init__(self, source: Sequence[Path] | np.ndarray, augment: AugmentSpec, blur: Callable[..., object]) -> None:
         a = augment
@@ -96,7 +96,7 @@ class Files(TorchDataset[tuple[Tensor, Tensor]]):
 
 
 def ours(images: Images, augment: AugmentSpec, batch: int) -> Callable[[], None]:
-    """An epoch through the feeder."""
+    """Make a function that runs an epoch through the feeder."""
     spec = PretrainSpec(
         method=spec_of(Registry().resolve("dense_index")),
         objective=InfoNCE(temperature=0.2),
@@ -118,7 +118,7 @@ def ours(images: Images, augment: AugmentSpec, batch: int) -> Callable[[], None]
 
 
 def crops(images: Ragged, augment: AugmentSpec, batch: int) -> Callable[[], None]:
-    """The crops of an epoch."""
+    """Make a function that computes the crops of an epoch."""
     draws = torch.Generator().manual_seed(0)
 
     def run() -> None:
@@ -132,7 +132,7 @@ def crops(images: Ragged, augment: AugmentSpec, batch: int) -> Callable[[], None
 
 
 def workers(pool: ProcessPoolExecutor, setting: str, batch: int, path: Path, sizes: Tensor) -> Callable[[], None]:
-    """An epoch in processes that are started before and kept, each with its share of the images."""
+    """Make a function that runs an epoch in processes that already run, each with its share of the images."""
     share = setting, batch, path, tuple(map(tuple, sizes[: len(sizes) // CORES].tolist()))
 
     def run() -> None:
@@ -143,20 +143,20 @@ def workers(pool: ProcessPoolExecutor, setting: str, batch: int, path: Path, siz
 
 
 def work(*share: Any) -> None:
-    """An epoch of a worker's share."""
+    """Run an epoch of a worker's share."""
     made_once(*share)()
 
 
 @cache
 def made_once(setting: str, batch: int, path: Path, sizes: tuple[tuple[int, int], ...]) -> Callable[[], None]:
-    """``ours``, with one thread."""
+    """Make ``ours`` once per process, with one thread."""
     keep_freed_memory()
     torch.set_num_threads(1)
     return ours(from_file(path, torch.tensor(sizes)), SETTINGS[setting][0], batch)
 
 
 def peer(files: Files, batch: int) -> Callable[[], None]:
-    """An epoch through the DataLoader, whose workers are started before and kept."""
+    """Make a function that runs an epoch through the DataLoader, whose workers already run."""
     loader = DataLoader(files, batch, shuffle=True, num_workers=CORES, drop_last=True, persistent_workers=True)
 
     def run() -> None:
@@ -167,7 +167,7 @@ def peer(files: Files, batch: int) -> Callable[[], None]:
 
 
 def as_ragged(images: Sequence[Image.Image], path: Path) -> Ragged:
-    """Decoded images in one file, mapped into memory."""
+    """Write decoded images to one file and map it into memory."""
     with path.open("wb") as file:
         for image in images:
             file.write(np.asarray(image).tobytes())
@@ -175,12 +175,12 @@ def as_ragged(images: Sequence[Image.Image], path: Path) -> Ragged:
 
 
 def from_file(path: Path, sizes: Tensor) -> Ragged:
-    """The first images of a file that ``as_ragged`` wrote."""
+    """Map the first images of a file that ``as_ragged`` wrote."""
     return Ragged(torch.from_file(str(path), size=3 * int(sizes.prod(1).sum()), dtype=torch.uint8), sizes)
 
 
 def compare(setting: str, n: int, side: tuple[int, int], batch: int, rounds: int, folder: Path) -> dict[str, float]:
-    """Images a second of each way; prints a row a way."""
+    """Measure the images per second of each way, and print a row for each."""
     augment, drawn, file = SETTINGS[setting][0], pictures(n, *side), folder / "rgb"
     peers: dict[str, Callable[[], None]] = {}
     decoding = 0.0

@@ -1,9 +1,9 @@
-"""How often the baseline gate fails unchanged code, and how often it sees a correlation that became weaker.
+"""False alarms of the baseline gate on unchanged code, and its power to detect a correlation that became weaker.
 
 ``python benchmarks/gate.py false-alarms RECORDS.csv --before 2 --now 3`` draws disjoint sets of seeds from real
-records and holds one against the other, as two runs of the same code. ``python benchmarks/gate.py power RECORDS.csv``
-plants rows with the noise of real ones, whose true tau falls from -.6 to -.3. Tables in Markdown; docs/baseline.md
-quotes them.
+records and compares them like two runs of the same code. ``python benchmarks/gate.py power RECORDS.csv`` simulates rows
+with the noise of real ones, whose true tau changes from -.6 to -.3. Tables are in Markdown; docs/baseline.md quotes
+them.
 """
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ Array = NDArray[np.float64]
 
 
 def rows_of(path: Path) -> Rows:
-    """Figures of each row and level."""
+    """Read the figures of each row and level."""
     return {(row, level): Seeded.of(records, level) for row, records in read_records(path).items() for level in LEVELS}
 
 
 def taken(seeded: Seeded, seeds: Sequence[int]) -> Seeded:
-    """With some of its seeds."""
+    """Return the figures of some of the seeds."""
     at = [seeded.seeds.index(seed) for seed in seeds]
     return replace(seeded, seeds=tuple(seeds), values=seeded.values[:, at])
 
 
 def splits(seeds: Sequence[int], before: int, now: int) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """All pairs of disjoint sets of so many seeds."""
+    """Yield all pairs of disjoint sets of ``before`` and ``now`` seeds."""
     for first in itertools.combinations(seeds, before):
         for second in itertools.combinations([s for s in seeds if s not in first], now):
             yield first, second
 
 
 def found_of(rows: Rows, first: Sequence[int], second: Sequence[int], tau: float, points: float) -> list[Finding]:
-    """All checks of a run: tau and mean performance of every row and level."""
+    """Return all checks of a run: tau and mean performance of every row and level."""
     held = [
         Held(row, Claim("tau_negative", level), taken(seeded, first), taken(seeded, second))
         for (row, level), seeded in rows.items()
@@ -58,7 +58,7 @@ def found_of(rows: Rows, first: Sequence[int], second: Sequence[int], tau: float
 
 
 def false_alarms(rows: Rows, before: int, now: int, most: int, tau: float = 0.1, points: float = 1.0) -> str:
-    """A line of the table: runs of unchanged code, and how many fail."""
+    """Make a line of the table: runs of unchanged code, and the number that fails."""
     common = sorted(set.intersection(*(set(seeded.seeds) for seeded in rows.values())))
     pairs = list(splits(common, before, now))
     if len(pairs) > most:
@@ -78,9 +78,9 @@ def false_alarms(rows: Rows, before: int, now: int, most: int, tau: float = 0.1,
 
 
 def noise_of(seeded: Seeded) -> tuple[float, float]:
-    """Spread of a seed's figures over that of configurations of one family: of the normalised sum, of performance.
+    """Compute the spread over seeds, relative to that over configurations of a family, of the sum and of performance.
 
-    What a seed does to a whole family alike is taken out: it moves no pair of a family.
+    An effect of a seed on a whole family is subtracted, because it does not change the order within the family.
     """
     L_a, L_u, performance = seeded.values
     sums = L_a / np.ptp(L_a.mean(0)) + L_u / np.ptp(L_u.mean(0))
@@ -96,7 +96,7 @@ def noise_of(seeded: Seeded) -> tuple[float, float]:
 
 
 def true_means(x: Array, families: Sequence[str], tau: float, rng: np.random.Generator) -> Array:
-    """Performance (n,) of spread 1 within families, whose tau-b with x over pairs of one family is ``tau`` +- .03."""
+    """Draw performance (n,) of spread 1 whose tau-b with x over pairs within a family is ``tau`` +- .03."""
     rho = np.sin(np.pi / 2 * tau)
     z = stats.norm.ppf(stats.rankdata(x) / (len(x) + 1))
     while True:
@@ -110,7 +110,7 @@ def true_means(x: Array, families: Sequence[str], tau: float, rng: np.random.Gen
 def planted(
     x: Array, y: Array, families: Sequence[str], seeds: int, noise: tuple[float, float], rng: np.random.Generator
 ) -> Seeded:
-    """Rows of S seeds whose normalised sum and performance have that ``noise``, in units of their spread."""
+    """Make a row of S seeds whose normalised sum and performance have that ``noise``, in units of their spread."""
     shape = seeds, len(x)
     L_a, L_u = (x + noise[0] * np.sqrt(2) * x.std(ddof=1) * rng.normal(size=shape) for _ in range(2))
     values = np.stack([L_a, L_u, 10 * (y + noise[1] * rng.normal(size=shape))])
@@ -118,7 +118,7 @@ def planted(
 
 
 def power(n: int, seeds: int, noise: tuple[float, float], runs: int, after: float = -0.3, draws: int = 1999) -> str:
-    """Cells of the table: how often a true tau of -.6 that became ``after`` is seen, alone and as one of 16 checks."""
+    """Make cells of the table: how often a change of true tau from -.6 is detected, alone and as one of 16 checks."""
     rng = np.random.default_rng([n, seeds, int(100 * noise[1])])
     families = ["align_uniform"] * ((n + 1) // 2) + ["info_nce"] * (n // 2)
     seen = np.zeros(2)
@@ -133,7 +133,7 @@ def power(n: int, seeds: int, noise: tuple[float, float], runs: int, after: floa
 
 
 def main() -> None:
-    """Print the table that is asked for."""
+    """Print the chosen table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=("false-alarms", "power"))
     parser.add_argument("records", type=Path, nargs="?", default=Path("results/smoke/records.csv"))

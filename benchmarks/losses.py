@@ -1,4 +1,4 @@
-"""The losses against what else there is: time and memory of forward + backward, and how both grow with n.
+"""The losses compared with other implementations: time and memory of forward + backward, and their growth with n.
 
 python benchmarks/losses.py            # the table (ten minutes on two cores; lightly alone needs 10 GB)
 python benchmarks/losses.py --scaling  # cost against n, as a plot
@@ -26,25 +26,25 @@ HERE = Path(__file__)
 
 
 def features(n: int) -> tuple[Tensor, Tensor]:
-    """Two views of n / 2 vectors as a head gives them, 49 cells an image where that divides; leaves."""
+    """Make two views of n / 2 unit vectors, leaves of the graph, with 49 cells per image if that divides n / 2."""
     cells = CELLS if n % (2 * CELLS) == 0 else 64
     z = torch.randn(2, n // 2 // cells, cells, D, generator=torch.Generator().manual_seed(0)).to(DEVICE)
     return z[0].requires_grad_(), z[1].requires_grad_()
 
 
 def streaming(z1: Tensor, z2: Tensor) -> Tensor:
-    """NT-Xent on all cells, as cl-bench computes it."""
+    """Compute NT-Xent on all cells by cl-bench."""
     return info_nce(normalize(z1, dim=-1), normalize(z2, dim=-1), temperature=TEMPERATURE, negatives="ntxent").total
 
 
 def lightly(z1: Tensor, z2: Tensor) -> Tensor:
-    """The same by lightly, which normalises too."""
+    """Compute the same loss by lightly, which also normalises."""
     loss: Tensor = NTXentLoss(temperature=TEMPERATURE)(z1.flatten(0, 1), z2.flatten(0, 1))
     return loss
 
 
 def full_matrix(z1: Tensor, z2: Tensor) -> Tensor:
-    """The same as most codebases write it: cross-entropy over the n x n matrix."""
+    """Compute the same loss in the most common way, as cross-entropy over the n x n matrix."""
     z = normalize(torch.cat([z1.flatten(0, 1), z2.flatten(0, 1)]), dim=-1)
     n = len(z)
     logits = (z @ z.T / TEMPERATURE).fill_diagonal_(-math.inf)
@@ -52,12 +52,12 @@ def full_matrix(z1: Tensor, z2: Tensor) -> Tensor:
 
 
 def streaming_uniformity(z1: Tensor, z2: Tensor) -> Tensor:
-    """Uniformity over every two of the n vectors, as cl-bench computes it."""
+    """Compute uniformity over every two of the n vectors by cl-bench."""
     return uniformity(normalize(torch.cat([z1, z2]), dim=-1), t=T, scope="all_pairs")
 
 
 def pdist(z1: Tensor, z2: Tensor) -> Tensor:
-    """The same as Wang & Isola print it."""
+    """Compute uniformity by the code that Wang & Isola print."""
     return torch.pdist(normalize(torch.cat([z1, z2]), dim=-1).flatten(0, 1)).pow(2).mul(-T).exp().mean().log()
 
 
@@ -67,13 +67,13 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def step(name: str, z: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
-    """Forward and backward: the loss and its gradients."""
+    """Run forward and backward, and return the loss and its gradients."""
     loss = LOSSES[name](*z)
     return loss.detach(), *torch.autograd.grad(loss, z)
 
 
 def products(n: int, rows: int) -> Callable[[], None]:
-    """The three bare matrix products: similarities, the same again, and their product with the vectors."""
+    """Make a function that runs the bare matrix products: similarities twice, and their product with the vectors."""
     x = normalize(torch.randn(n, D, device=DEVICE), dim=-1)
     block, out = x.new_empty(rows, n), torch.empty_like(x)
 
@@ -89,7 +89,7 @@ def products(n: int, rows: int) -> Callable[[], None]:
 
 
 def compare(n: int, names: list[str], rounds: int) -> dict[str, float]:
-    """Print a row a candidate; the first is ours."""
+    """Print a row for each candidate; the first is ours."""
     z = features(n)
     ours, *others = (step(name, z) for name in names)
     for name, other in zip(names[1:], others, strict=True):
@@ -113,7 +113,7 @@ def compare(n: int, names: list[str], rounds: int) -> dict[str, float]:
 
 
 def scaling(rounds: int) -> None:
-    """Time and memory against n, with the slopes of the last decade."""
+    """Plot time and memory against n, with the slopes over the last decade."""
     import matplotlib.pyplot as plt
 
     most = {"streaming": 100_352, "lightly": 25_088, "full_matrix": 25_088}
@@ -137,7 +137,7 @@ def scaling(rounds: int) -> None:
 
 
 def main() -> None:
-    """Run what the arguments ask for."""
+    """Run the benchmark that the arguments choose."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--scaling", action="store_true")

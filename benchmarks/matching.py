@@ -1,4 +1,4 @@
-"""What a training step spends in each matching strategy, both ways, beside a ResNet-18 step of the same batch.
+"""Time of each matching strategy in a training step, in both directions, and of a ResNet-18 step of the same batch.
 
 python benchmarks/matching.py
 """
@@ -21,7 +21,7 @@ B, GRID, C, D, SIZE, SHARE = 256, (7, 7), 512, 128, 64, 0.15
 
 
 def views() -> DenseViews:
-    """Two views of a batch: features of one random field seen at each cell's place, and the geometry of real crops."""
+    """Make two views of a batch: features of a random field at each cell's place, and the geometry of real crops."""
     draws = torch.Generator().manual_seed(0)
     augment = AugmentSpec(size=SIZE)
     flips = torch.rand(2, B, generator=draws) < 0.5
@@ -36,7 +36,7 @@ def views() -> DenseViews:
 
 
 def resnet_step() -> Callable[[], None]:
-    """Forward and backward of both views, without head and loss."""
+    """Make a function that runs forward and backward of both views, without head and loss."""
     encoder = build_encoder("resnet18").to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's stubs
     images = torch.randn(2 * B, 3, SIZE, SIZE).contiguous(memory_format=torch.channels_last)
 
@@ -48,7 +48,7 @@ def resnet_step() -> Callable[[], None]:
 
 
 def main() -> None:
-    """Print a row a strategy."""
+    """Print a row for each strategy."""
     registry, both = Registry(), views()
     methods = [registry.resolve(name) for name in registry.names]
     dense = {m.name: lambda m=m: m.matches(both) for m in methods if m.level == "dense"}

@@ -39,7 +39,7 @@ from cl_bench.train.pretrain import untrained
 
 
 def both(path: str) -> tuple[str, str]:
-    """A setting of both kinds of data."""
+    """Return a setting for both kinds of data."""
     return f"single_object.{path}", f"multi_object.{path}"
 
 
@@ -48,9 +48,9 @@ FIRST = (
     *both("augment.grayscale=0.2"),
     *("detection.train.size=48", "detection.test.size=48", "detection.anchors=[12.0, 16.0]"),
 )
-"""Where the search began; every candidate changes something of it."""
+"""Settings that the search began with; every candidate changes some of them."""
 LARGE = ("detection.train.size=64", "detection.test.size=64", "detection.anchors=[18.0, 24.0]")
-"""Digits of 18 to 27 pixels, as single-object views show them; those of 48-pixel scenes have 13 to 20."""
+"""Larger detection scenes, with digits of 18 to 27 pixels as in single-object views; 48-pixel scenes have 13 to 20."""
 GREY = both("augment.grayscale=0.5")
 SMALL = tuple(
     f"{part}.height=[0.42, 0.66]"
@@ -99,27 +99,27 @@ FEW = (
 
 
 class Quiet:
-    """A watcher that says nothing."""
+    """A watcher that prints nothing."""
 
     def started(self, worker: int, spec: RunSpec) -> None:
-        """A worker took up a spec."""
+        """Ignore that a worker started a spec."""
 
     def stepped(self, worker: int, stage: str, done: int, total: int) -> None:
-        """It got on."""
+        """Ignore a worker's progress."""
 
     def finished(self, worker: int, spec: RunSpec, outcome: Record | str) -> None:
-        """It is through."""
+        """Ignore that a worker finished a spec."""
 
 
 def untrained_probes(spec: RunSpec, row: RunSpec) -> dict[str, float]:
-    """Probes of an untrained encoder on the held-out images and views of a row."""
+    """Compute the probes of an untrained encoder on the held-out images and views of a row."""
     encoder, pretrain = untrained(spec.pretrain).eval(), row.pretrain
     held_out = load(row.measure.data)
     return measure(encoder, held_out, row.measure, pretrain.augment, pretrain.views, torch.device("cpu"))["probes"]
 
 
 def reliability(records: Iterable[Record], level: Level) -> float:
-    """Between-configuration variance of performance over the total; nan with one seed."""
+    """Compute the share of the variance of performance that is between configurations; nan with one seed."""
     by_config: dict[str, list[float]] = {}
     for r in records:
         by_config.setdefault(r.config, []).append(r.performance[level])
@@ -132,7 +132,7 @@ def reliability(records: Iterable[Record], level: Level) -> float:
 
 
 def figures(profile: Profile, row: Row, store: Store, engine: LocalEngine) -> dict[str, Any]:
-    """What the criterion asks of one row."""
+    """Compute the figures of one row that the criterion uses."""
     specs, references = profile.sweep(row), profile.random_init()
     records, untrained_records = [engine.record(s) for s in specs], [engine.record(s) for s in references]
     done = [r for r in records if r.status == "complete"]
@@ -158,7 +158,7 @@ def figures(profile: Profile, row: Row, store: Store, engine: LocalEngine) -> di
 
 
 def line(name: str, row: str, f: dict[str, Any]) -> str:
-    """One line of the table."""
+    """Format one line of the table."""
     evaluations = " | ".join(
         f"{e['untrained']:.1f} / {e['median']:.1f} / {e['best']:.1f} | {e['above']} | {e['reliability']:.2f}"
         for e in (f["linear"], f["detection"])
@@ -168,7 +168,7 @@ def line(name: str, row: str, f: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Run the candidates that are named, all by default."""
+    """Run the named candidates, all by default."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("names", nargs="*", default=[])
     parser.add_argument("--seeds", default="100:101")

@@ -1,11 +1,11 @@
-"""What stopping when decided costs and saves: wrong verdicts, power and seeds of plans of looks, by simulation.
+"""Costs and savings of stopping when decided: wrong verdicts, power and seeds of plans of looks, by simulation.
 
 A row is ``n`` configurations in order of ``minmax(L_a) + minmax(L_u)``. The performance of one is ``-slope`` times its
-place (standardised) plus noise of variance 1 in a single seed, of which ``share`` is fresh in each seed and the rest
-stays with the configuration. With a slope of 0 configurations are exchangeable: a verdict is wrong whichever it is.
-Kendall's exact p decides, that of exchangeable configurations; the p of ``cl_bench`` knows the grid as well and is
-never smaller within a family. More seeds average their own share of the noise away and nothing of the rest: a tau that
-chance gave to the configurations stays, and the p of each look is what reckons with it.
+place (standardised) plus noise of variance 1 in a single seed, of which ``share`` is new in each seed and the rest
+stays with the configuration. With a slope of 0 configurations are exchangeable, and every verdict is wrong. Kendall's
+exact p for exchangeable configurations decides; the p of ``cl_bench`` also takes the grid into account and is never
+smaller within a family. More seeds average out their own share of the noise and none of the rest: a tau that
+configurations have by chance stays, and the p of each look accounts for it.
 
 Usage: ``python benchmarks/sequential.py [--repeats 4000] [--n 15]``, seconds.
 """
@@ -26,11 +26,11 @@ from cl_bench.statistics.kendall import null_distribution
 
 ALPHA, MOST = 0.05, 16
 Plan = Sequence[tuple[int, float]]
-"""Seeds and one-sided level of each look."""
+"""Plan: seeds and one-sided level of each look."""
 
 
 class Outcome(NamedTuple):
-    """Shares of the repeats in which tau < 0 was supported and refuted, and the mean number of seeds it took."""
+    """Shares of the repeats in which tau < 0 was supported and refuted, and the mean number of seeds until then."""
 
     supported: float
     refuted: float
@@ -38,7 +38,7 @@ class Outcome(NamedTuple):
 
 
 def run(plan: Plan, share: float, slope: float, n: int, repeats: int, seed: int = 0) -> Outcome:
-    """A claim of tau < 0 over the looks of a plan; the first that decides ends it."""
+    """Simulate a claim of tau < 0 over the looks of a plan, which ends at the first look that decides."""
     draws = np.random.default_rng(seed)
     place = (np.arange(n) - (n - 1) / 2) / math.sqrt((n * n - 1) / 12)
     lasting = math.sqrt(1 - share) * draws.standard_normal((repeats, n)) - slope * place
@@ -57,30 +57,33 @@ def run(plan: Plan, share: float, slope: float, n: int, repeats: int, seed: int 
 
 
 def inversions(performance: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Pairs of configurations that are out of order, (repeats,) of (repeats, n); tau is 1 - 2 of their share."""
+    """Count the pairs of configurations that are out of order, (repeats,) of (repeats, n).
+
+    Tau is 1 - 2 times their share.
+    """
     i, j = np.triu_indices(performance.shape[1], 1)
     return np.array((performance[:, i] > performance[:, j]).sum(1), dtype=np.int64)
 
 
 def at_least(n: int) -> NDArray[np.float64]:
-    """P(so many inversions or more) in a random order of n, by their number: Kendall's exact one-sided p."""
+    """Return P(k inversions or more) in a random order of n, for every k: Kendall's exact one-sided p."""
     _, shares = null_distribution([n])
     return np.cumsum(shares[::-1])[::-1]
 
 
 def spent_late(share: float, alpha: float) -> float:
-    """Lan & DeMets' function in the manner of O'Brien & Fleming."""
+    """Return the level spent by a share of the seeds by Lan & DeMets' function in the style of O'Brien & Fleming."""
     return float(2 * stats.norm.sf(stats.norm.isf(alpha / 2) / math.sqrt(share)))
 
 
 def planned(counts: Sequence[int], spending: Callable[[float, float], float], alpha: float = ALPHA) -> Plan:
-    """The looks at those seeds, with what a function lets each spend."""
+    """Return the looks at those numbers of seeds, with the levels that a spending function gives them."""
     by_then = [0.0, *(spending(count / counts[-1], alpha) for count in counts)]
     return [(count, b - a) for count, a, b in zip(counts, by_then, by_then[1:], strict=False)]
 
 
 def main() -> None:
-    """Print a table a case."""
+    """Print a table for each case."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=4000)
     parser.add_argument("--n", type=int, default=15)

@@ -1,4 +1,4 @@
-"""How every benchmark here measures: medians over interleaved rounds of one process, memory in a process of its own."""
+"""Measurements of the benchmarks: medians over interleaved rounds in one process, memory in a process of its own."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import torch
 def medians(
     candidates: Mapping[str, Callable[[], object]], rounds: int, clock: Callable[[], float] = time.perf_counter
 ) -> dict[str, float]:
-    """Median seconds of each candidate; they take turns, so that a slow minute of the machine falls on all of them."""
+    """Return the median seconds of each candidate; they take turns, so that a slow period affects all of them."""
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     for turn in range(rounds + 1):
         for name, run in candidates.items():
@@ -35,10 +35,10 @@ def medians(
 
 
 def extra_memory(warm_up: Callable[[], object], run: Callable[[], object]) -> int:
-    """Bytes that ``run`` needs at its peak beyond what is held before it: on the GPU where there is one, else resident.
+    """Return the bytes that ``run`` needs at its peak beyond those in use before: on a GPU if any, else resident.
 
-    Call it in a fresh process: what an earlier candidate gave back to the allocator would be used again unseen. Linux
-    alone tells of resident memory.
+    Call it in a new process, because memory that an earlier candidate returned to the allocator would be used again
+    without being counted. Resident memory is available on Linux alone.
     """
     warm_up()
     gc.collect()
@@ -47,7 +47,7 @@ def extra_memory(warm_up: Callable[[], object], run: Callable[[], object]) -> in
         held = torch.cuda.memory_allocated()
         run()
         return torch.cuda.max_memory_allocated() - held
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    Path("/proc/self/clear_refs").write_text("5")  # reset the peak
     before = _status("VmRSS")
     run()
     return _status("VmHWM") - before
@@ -59,13 +59,13 @@ def _status(field: str) -> int:
 
 
 def in_own_process(script: Path, *arguments: object) -> int:
-    """The number that a script prints last."""
+    """Run a script in a process of its own and return the number that it prints last."""
     command = [sys.executable, str(script), *map(str, arguments)]
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
 
 
 def machine(*packages: str) -> str:
-    """What the figures were taken on."""
+    """Describe the machine and the versions that the figures are from."""
     cpu = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
         names = [x for x in Path("/proc/cpuinfo").read_text().splitlines() if x.startswith("model name")]

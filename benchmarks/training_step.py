@@ -1,4 +1,4 @@
-"""Where a pre-training step spends its time, on one thread as the sweep's workers do.
+"""Time of each part of a pre-training step, on one thread as in the sweep's workers.
 
 python benchmarks/training_step.py
 """
@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 
 class _Given(nn.Module):
-    """Stands in for the encoder with a map that is already there: head and loss are timed apart from it."""
+    """A replacement of the encoder that returns a given map, so that head and loss are timed without it."""
 
     def __init__(self, feature_map: Tensor) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class _Given(nn.Module):
 
 
 def shares(spec: PretrainSpec) -> dict[str, float]:
-    """Median seconds of each part of a step."""
+    """Measure the median seconds of each part of a step."""
     seconds: dict[str, list[float]] = {}
 
     def timed(part: str, run: Callable[[], T]) -> T:
@@ -90,7 +90,7 @@ def shares(spec: PretrainSpec) -> dict[str, float]:
 
 
 def main() -> None:
-    """Print a row an objective and setting."""
+    """Print a row for each objective and setting."""
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     print(machine())

@@ -1,6 +1,6 @@
 """pytest for contrastive representations.
 
-What a plugin author imports lives here: ``matching``, ``Method``, ``DenseViews``, ``Match``, ``LossTerms``,
+The package exports the names that plugins import: ``matching``, ``Method``, ``DenseViews``, ``Match``, ``LossTerms``,
 ``predictor``, ``Seen`` and the losses.
 Names are resolved on first use, so that the parts that need no torch (store, claims, report) do not load it.
 """

@@ -1,4 +1,4 @@
-"""The command ``cl-bench``: one sub-command a module of ``cl_bench.commands``, imported only when it is asked for."""
+"""The command ``cl-bench``: each sub-command is a module of ``cl_bench.commands``, imported when it is used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Encoders in two parts, as R18-C4 detection cuts them: a trunk (C4) and a last stage (res5). And projection heads."""
+"""Encoders in the two parts of R18-C4 detection, a trunk (C4) and a last stage (res5), and projection heads."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from cl_bench.spec import EncoderName, Padding
 
 
 class Encoder(nn.Module):
-    """A backbone cut where a C4 detector cuts it.
+    """A backbone in two parts, divided as in a C4 detector.
 
     Attributes:
-        trunk: (B, 3, H, W) -> (B, trunk_channels, H / trunk_stride, W / trunk_stride).
-        last: The last stage, halving the resolution: -> (B, channels, H / (2 trunk_stride), ...).
+        trunk: First part, (B, 3, H, W) -> (B, trunk_channels, H / trunk_stride, W / trunk_stride).
+        last: Last stage, which halves the resolution: -> (B, channels, H / (2 trunk_stride), ...).
     """
 
     def __init__(
@@ -27,7 +27,7 @@ class Encoder(nn.Module):
         self.trunk_stride = trunk_stride
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) normalised images -> (B, channels, h, w) feature map, before any pooling or head."""
+        """Map (B, 3, H, W) normalised images to the (B, channels, h, w) feature map, before any pooling or head."""
         out: Tensor = self.last(self.trunk(images))
         return out
 
@@ -38,8 +38,8 @@ def build_encoder(name: EncoderName, padding: Padding = "zeros") -> Encoder:
     Args:
         name: ``resnet18`` (torchvision's, C4 trunk of stride 16, 512 channels) or ``small_cnn`` (five convolutions of
             the same shape, trunk of stride 4, 128 channels; ours, for two CPU cores).
-        padding: Of every convolution. With ``zeros`` (as published) the border tells a cell of a small map where it
-            is, which index-wise matching rewards; ``reflect`` shows it the image's own pixels instead.
+        padding: Padding of every convolution. With ``zeros`` (as published) the border reveals the place of a cell in a
+            small map, which index-wise matching rewards; ``reflect`` pads with the image's own pixels instead.
     """
     encoder = _zero_padded(name)
     if padding == "reflect":
@@ -48,7 +48,7 @@ def build_encoder(name: EncoderName, padding: Padding = "zeros") -> Encoder:
 
 
 def reflect(network: nn.Module) -> None:
-    """Have every padded convolution of a network reflect its input at the border; weights and names stay."""
+    """Make every padded convolution of a network reflect its input at the border; weights and names stay."""
     for module in network.modules():
         for name, child in module.named_children():
             if type(child) is nn.Conv2d and any(child.padding):
@@ -56,10 +56,10 @@ def reflect(network: nn.Module) -> None:
 
 
 class ReflectingConv2d(nn.Conv2d):
-    """A convolution with ``padding_mode="reflect"``; of maps too small to be reflected, the edge is repeated."""
+    """A convolution with ``padding_mode="reflect"``; for maps that are too small for that, the edge is repeated."""
 
     def __init__(self, conv: nn.Conv2d) -> None:
-        """Take the place of ``conv``, whose parameters it shares."""
+        """Replace ``conv``, with the same parameters."""
         super().__init__(
             conv.in_channels,
             conv.out_channels,
@@ -68,12 +68,12 @@ class ReflectingConv2d(nn.Conv2d):
             conv.padding,  # type: ignore[arg-type]
             bias=conv.bias is not None,
             padding_mode="reflect",
-            device="meta",  # nothing is drawn
+            device="meta",  # no random numbers are drawn
         )
         self.weight, self.bias = conv.weight, conv.bias
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C', h, w)."""
+        """Convolve (B, C, H, W) -> (B, C', h, w)."""
         high, wide = int(self.padding[0]), int(self.padding[1])
         mode = "reflect" if x.shape[-2] > high and x.shape[-1] > wide else "replicate"
         padded = nn.functional.pad(x, (wide, wide, high, high), mode=mode)
@@ -82,7 +82,7 @@ class ReflectingConv2d(nn.Conv2d):
 
 def _zero_padded(name: EncoderName) -> Encoder:
     if name == "resnet18":
-        import torchvision  # slow to load, and only this encoder needs it
+        import torchvision  # slow to import, and only this encoder needs it
 
         net = torchvision.models.resnet18(weights=None)
         trunk = nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool, net.layer1, net.layer2, net.layer3)
@@ -98,28 +98,28 @@ def _conv(inputs: int, outputs: int, stride: int) -> nn.Sequential:
 
 
 def pooled(feature_map: Tensor) -> Tensor:
-    """(B, C, H, W) -> (B, 1, C): global average pooling, one vector an image."""
+    """Pool by global average, (B, C, H, W) -> (B, 1, C), to one vector per image."""
     return feature_map.mean((2, 3)).unsqueeze(1)
 
 
 def cells(feature_map: Tensor) -> Tensor:
-    """(B, C, H, W) -> (B, H W, C): one vector a cell, row by row."""
+    """Reshape (B, C, H, W) -> (B, H W, C), one vector per cell, row by row."""
     return feature_map.flatten(2).transpose(1, 2)
 
 
 def widened(features: Tensor) -> Tensor:
-    """In float32 at least: what autocast left in half precision."""
+    """Convert features that autocast left in half precision to float32; others stay."""
     return features.float() if features.dtype in (torch.bfloat16, torch.float16) else features
 
 
 def unit(features: Tensor) -> Tensor:
-    """(..., C) -> unit vectors; features that are all 0 (dead cells) all take the one constant direction."""
+    """Scale (..., C) to unit vectors; features that are all 0 (dead cells) become the constant unit vector."""
     return unit_and_norm(features)[0]
 
 
 def unit_and_norm(features: Tensor) -> tuple[Tensor, Tensor]:
-    """(..., C) -> unit vectors, as ``unit``, and (...,) lengths; one past the dtype's range is its largest value."""
-    # By the largest entry first: squares leave float32's range long before the features do.
+    """Return unit vectors as ``unit`` does, and (...,) lengths, clamped to the largest value of the dtype."""
+    # Divide by the largest entry first, since squares overflow float32 long before the features do.
     peak = features.detach().abs().amax(-1, keepdim=True)
     nothing = peak == 0
     scaled = features / peak.masked_fill(nothing, 1.0)
@@ -129,12 +129,12 @@ def unit_and_norm(features: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class ProjectionHead(nn.Module):
-    """Two layers on each vector: fc -> ReLU -> fc, which on cells is DenseCL's pair of 1x1 convolutions."""
+    """Two layers on each vector, fc -> ReLU -> fc; on cells these are DenseCL's two 1x1 convolutions."""
 
     def __init__(self, inputs: int, hidden: int, outputs: int) -> None:
         super().__init__()
         self.net = nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, outputs))
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, P, C) -> (B, P, D) unit-norm projections."""
+        """Project (B, P, C) features to (B, P, D) unit-norm projections."""
         return unit(widened(self.net(features)))

@@ -1,15 +1,15 @@
-"""What can go wrong in a way the user is told about in one line."""
+"""Errors and warnings that are reported to the user in one line."""
 
 import difflib
 from collections.abc import Sequence
 
 
 class Diverged(ArithmeticError):
-    """A loss or a feature left the finite numbers; the run ends as ``diverged`` and is left out of tau by name."""
+    """A loss or a feature that is not finite; the run ends as ``diverged`` and is left out of tau by name."""
 
 
 class PluginError(ValueError):
-    """A plugin that cannot be found, loaded or used, of whichever kind."""
+    """A plugin, of any kind, that cannot be found, loaded or used."""
 
 
 class MethodError(PluginError):
@@ -21,7 +21,7 @@ class PredictorError(PluginError):
 
 
 class NameTakenError(MethodError, PredictorError):
-    """Two plugins of a kind want one name; both places are named."""
+    """Two plugins of a kind with the same name; the message has both places."""
 
     def __init__(self, name: str, one: str, other: str, noun: str = "method") -> None:
         super().__init__(f"two {noun}s are named {name!r}: {one} and {other}")
@@ -29,15 +29,15 @@ class NameTakenError(MethodError, PredictorError):
 
 
 class OutOfMemory(RuntimeError):
-    """The device cannot hold what a stage needs; the message says what to try."""
+    """A stage that needs more memory than the device has; the message says what to try."""
 
 
 class SpecError(ValueError):
-    """A profile, option or setting that makes no sense; its message is one line for the user."""
+    """A profile, option or setting that is not valid; its message is one line for the user."""
 
 
 class DataError(SpecError):
-    """A data set that is not there, is not what it should be, or cannot be decoded; its message is one line."""
+    """A data set that is missing, is not what it should be, or cannot be decoded; its message is one line."""
 
 
 class DataWarning(UserWarning):
@@ -45,19 +45,19 @@ class DataWarning(UserWarning):
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
-    """``"; did you mean 'x'?"`` when something is near, else nothing."""
+    """Return ``"; did you mean 'x'?"`` for the nearest known name, or an empty text if none is near."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def first_line(error: BaseException) -> str:
-    """An error's type and the first line of its message."""
+    """Return an error's type and the first line of its message."""
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
 
 
 def line_in(error: BaseException, file: str) -> int | None:
-    """The line of a file where an error happened, the innermost; None where it happened elsewhere."""
+    """Return the innermost line of a file in which an error happened; None if it happened elsewhere."""
     if isinstance(error, SyntaxError) and error.filename == file:
         return error.lineno
     lines = []

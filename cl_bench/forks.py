@@ -1,4 +1,4 @@
-"""Descriptors that are one process's alone: a child that is forked from it finds the null device in their place.
+"""File descriptors that belong to one process: in a forked child they are replaced by the null device.
 
 A child that kept them would hold its parent's locks and pipes open after the parent has ended.
 """
@@ -14,7 +14,7 @@ _OWN: set[int] = set()
 
 @contextmanager
 def own(*descriptors: int) -> Iterator[None]:
-    """Keep open descriptors from children that are forked meanwhile."""
+    """Hide open descriptors from children that are forked within the context."""
     _OWN.update(descriptors)
     try:
         yield

@@ -1,4 +1,4 @@
-"""One directory a run, written atomically: what is in the store is whole, or it is not there. No torch, no pytest.
+"""Store of runs, one directory each; files are written atomically, so they are complete or absent.
 
 ``<root>/runs/<key>/`` holds ``spec.json``, ``status.json``, ``history.jsonl``, ``encoder.safetensors``, ``output.txt``
 (what the plugin printed), ``evals/<key>.json``, ``lock`` and, while training, ``checkpoint.pt``. JSON records and the
@@ -23,29 +23,29 @@ from cl_bench.forks import own
 
 
 class StoreWarning(UserWarning):
-    """Something in the store was not what was written there, and was set aside."""
+    """Warning about a file in the store that was damaged and has been set aside."""
 
 
 class Store:
     """A directory of runs.
 
     Raises:
-        OSError: The directory cannot be made or written.
+        OSError: If the directory cannot be made or written.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
-        mine = not self.root.exists() or not any(self.root.iterdir())  # git must not ignore what others put there
+        mine = not self.root.exists() or not any(self.root.iterdir())  # git must not ignore others' files
         (self.root / "runs").mkdir(parents=True, exist_ok=True)
         if mine:
             write_atomically(self.root / ".gitignore", b"*\n")
 
     def run(self, key: str) -> Run:
-        """The run of that key, whether or not anything is stored of it."""
+        """Return the run of that key, which need not exist in the store yet."""
         return Run(self, key)
 
     def set_aside(self, path: Path, why: str) -> None:
-        """Move a file that cannot be trusted out of the way, and say so; it is computed again."""
+        """Move a damaged file out of the way, with a warning; its content is then computed again."""
         set_aside(path, self.root / "runs", self.root / "set_aside", why)
 
 
@@ -58,10 +58,9 @@ class Run:
         self.path = store.root / "runs" / key[:32]
 
     def read(self, name: str, complaint: Callable[[dict[str, Any]], str] = lambda _: "") -> dict[str, Any] | None:
-        """The payload of a JSON record; None if it is not there.
+        """Return the payload of a JSON record, or None if there is none.
 
-        One that is garbled, or another run's, or of which ``complaint`` says what is wrong, is set aside, and then it
-        is not there either.
+        A record that is damaged, belongs to another run, or has a ``complaint`` is set aside and counts as absent.
         """
         path = self.path / f"{name}.json"
         try:
@@ -82,20 +81,20 @@ class Run:
         return payload
 
     def write(self, name: str, payload: dict[str, Any]) -> None:
-        """Write a JSON record: all of it or, on an error, nothing."""
+        """Write a JSON record atomically: all of it or, on an error, nothing."""
         write_atomically(self.path / f"{name}.json", sealed({**payload, "record": self.identity(name)}))
 
     def identity(self, name: str) -> str:
-        """Which record of which run; part of what is sealed."""
+        """Return the identity of a record, its run and name, which is sealed with the payload."""
         return f"{self.key}/{name}"
 
     def write_bytes(self, name: str, content: bytes) -> str:
-        """Write a file whole; returns its sha256."""
+        """Write a file atomically and return its sha256."""
         write_atomically(self.path / name, content)
         return hashlib.sha256(content).hexdigest()
 
     def read_bytes(self, name: str, sha256: str) -> bytes | None:
-        """A file whose hash is known; None when it is not there or its hash is off (then it is set aside)."""
+        """Read a file with a known hash; None if it does not exist or its hash differs (then it is set aside)."""
         path = self.path / name
         try:
             content = path.read_bytes()
@@ -107,13 +106,13 @@ class Run:
         return content
 
     def set_aside(self) -> bool:
-        """Move all that is stored of this run into ``set_aside``; False when another process holds it."""
+        """Move all files of this run into ``set_aside``; return False if another process holds the run."""
         with self.locked() as mine:
             if not mine:
                 return False
             kept = self.store.root / "set_aside" / f"{self.path.name}-{time.time_ns()}"
             kept.mkdir(parents=True)
-            # The status first: without it the run is not trained, wherever this is interrupted.
+            # The status first: without it the run counts as untrained, even if this is interrupted.
             for path in sorted(self.path.iterdir(), key=lambda path: path.name != "status.json"):
                 if path.name != "lock":
                     path.rename(kept / path.name)
@@ -121,14 +120,14 @@ class Run:
 
     @contextmanager
     def locked(self) -> Iterator[bool]:
-        """Hold this run; yields False at once when another process holds it. Dies with the process."""
+        """Lock this run; yield False at once if another process holds it. The lock ends with the process."""
         with locked(self.path) as mine:
             yield mine
 
 
 @contextmanager
 def locked(folder: Path, wait: bool = False) -> Iterator[bool]:
-    """Hold a directory; while another process holds it, yields False at once or waits. Dies with the process."""
+    """Lock a directory; if another process holds it, yield False at once, or wait. The lock ends with the process."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as file:
         try:
@@ -141,7 +140,7 @@ def locked(folder: Path, wait: bool = False) -> Iterator[bool]:
 
 
 def set_aside(path: Path, within: Path, folder: Path, why: str) -> None:
-    """Move a file out of the way into ``folder``, named by where it was ``within`` a directory, and say so."""
+    """Move a file into ``folder``, under a name made from its path ``within`` a directory, and warn about it."""
     kept = folder / f"{path.relative_to(within)}-{time.time_ns()}".replace(os.sep, "-")
     kept.parent.mkdir(exist_ok=True)
     try:
@@ -152,12 +151,12 @@ def set_aside(path: Path, within: Path, folder: Path, why: str) -> None:
 
 
 def sealed(payload: dict[str, Any]) -> bytes:
-    """A JSON record with the hash of its payload."""
+    """Return a JSON record with the hash of its payload."""
     return json.dumps({"payload": payload, "sha256": digest(payload)}, indent=1, sort_keys=True).encode()
 
 
 def unsealed(content: bytes, fields: Iterable[str] = ()) -> dict[str, Any] | None:
-    """The payload of a JSON record; None if it is garbled or lacks a field."""
+    """Return the payload of a JSON record, or None if it is damaged or lacks a field."""
     try:
         outer = json.loads(content)
         payload: dict[str, Any] = outer["payload"]
@@ -168,7 +167,7 @@ def unsealed(content: bytes, fields: Iterable[str] = ()) -> dict[str, Any] | Non
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write to a temporary name, fsync, rename: the file is the old one or the new one, never half of it."""
+    """Write a file by a temporary name, fsync and rename, so that it is always the old one or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
     try:
@@ -195,5 +194,5 @@ def _umask() -> int:
 
 
 def digest(payload: Any) -> str:
-    """sha256 of what JSON can hold, whatever the order of its keys."""
+    """Return the sha256 of a JSON value, independent of the order of its keys."""
     return hashlib.sha256(json.dumps(payload, sort_keys=True).encode()).hexdigest()

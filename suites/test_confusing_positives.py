@@ -1,11 +1,12 @@
 """Confusing positives (the paper's Table 3): two views that share no pixel. Does the correlation break?
 
-Table 3 is of dense schemes. On single-object data the two halves still show one object, and tau stays negative; on
-multi-object data they show different ones, detection falls to the level of random initialisation, and with it tau < 0:
-it prints +.03. That is asked in two ways, for a row can answer either: is tau above 0, and is it next to none?
+Table 3 is about dense schemes. On single-object data the two halves still show one object, and tau stays negative. On
+multi-object data they show different objects, detection falls to the level of random initialisation, and tau is no
+longer negative: the table prints +.03. There are two claims on this, since a row may support either: tau is above 0,
+and tau is close to 0.
 
-Not to learn is the prediction here, so that learning is asked of the twin: the same method on the same data with
-overlapping views. Where the twin did not learn either, nothing is concluded.
+The prediction here is that encoders do not learn, so learning is required of the twin instead: the same method on the
+same data with overlapping views. If the twin did not learn either, the verdict is INCONCLUSIVE.
 """
 
 import pytest

@@ -1,6 +1,6 @@
-"""The contract of a method, in seconds and without training: what the other suites take for granted of it.
+"""The contract of a method, which the other suites assume: checked in seconds, without training.
 
-``pytest suites/test_contract.py --method ./my_match.py`` is the first thing to run on a method of one's own.
+``pytest suites/test_contract.py --method ./my_match.py`` is the first command to run on a new method.
 """
 
 import pytest

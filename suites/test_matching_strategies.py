@@ -1,7 +1,7 @@
 """Matching strategies: is index-wise matching as good as those that look for the true correspondence?
 
-One test for each other dense method that ``--method`` names beside dense_index. Both are trained over the whole grid of
-objectives; a pair is one configuration of it, the same seeds under both methods.
+There is one test for each dense method that ``--method`` names in addition to dense_index. Both are trained over the
+whole grid of objectives; a pair is one configuration of the grid, with the same seeds under both methods.
 """
 
 import pytest

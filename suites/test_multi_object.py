@@ -1,7 +1,7 @@
 """Multi-object data (the paper's Table 2): do better aligned and more uniform features go with better performance?
 
-Of the dense scheme the paper claims it for detection alone: in linear evaluation it prints a tau of -.01 and calls that
-irregular. There the claim is exploratory: judged and shown, but it never fails.
+For the dense scheme the paper claims it in detection alone: in linear evaluation it prints a tau of -.01 and calls that
+irregular. There the claim is exploratory: it is judged and shown, but never fails.
 """
 
 import pytest

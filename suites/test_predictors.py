@@ -1,11 +1,11 @@
-"""Predictors of performance: DSE's counter-claim, and the contract of predictors of one's own.
+"""Predictors of performance: DSE's counter-claim, and the contract that every predictor must satisfy.
 
-Dai et al. (NeurIPS 2025, arXiv:2510.17299) report that RankMe, alpha-ReQ and LiDAR go *against* dense performance: what
-they count as better does worse. That is of checkpoints along training, on segmentation; here it is asked of encoders
-that differ in their objective, with detection. So the claims are exploratory: judged and shown, never failing. They
-train nothing that the other suites do not.
+Dai et al. (NeurIPS 2025, arXiv:2510.17299) report that RankMe, alpha-ReQ and LiDAR go *against* dense performance:
+encoders that these count as better do worse. They compare checkpoints along training, on segmentation; here the
+encoders differ in their objective, and the task is detection. The claims are therefore exploratory: judged and shown,
+but never failing. They train no encoders that the other suites do not train.
 
-``pytest suites/test_predictors.py -k contract --predictor ./mine.py`` is the first thing to run on one of one's own.
+``pytest suites/test_predictors.py -k contract --predictor ./mine.py`` is the first command to run on a new predictor.
 """
 
 import pytest

@@ -2,8 +2,8 @@
 
 The paper's best STL-10 encoders reach 76 %, its best COCO encoders 68 %. A pair is one configuration of the objective,
 the same method and seeds on both data: the claim is supported where the interval of the mean of single - multi lies
-above 0, and refuted where it lies below. The single-object encoders must have learnt; of the others, worse is what is
-claimed.
+above 0, and refuted where it lies below. The single-object encoders must have learnt; the claim is that the others do
+worse.
 """
 
 import pytest

@@ -1,16 +1,16 @@
 """Transfer between schemes: do features do well at the evaluation that their scheme was not made for?
 
 The paper says that instance-level features pre-trained on multi-object data do well at detection, and dense ones
-pre-trained on single-object data at linear evaluation. "Well" is read in two ways, each on the whole sweep:
+pre-trained on single-object data at linear evaluation. "Well" is interpreted in two ways, each on the whole sweep:
 
-- against untrained encoders: the Welch interval of mean performance minus theirs lies above 0 (refuted: below 0). To
-  have learnt anything there is the claim itself, so that its gate is asked of the scheme's own evaluation;
-- against the other scheme on the same data, paired by configuration of the objective: the interval of the mean
-  difference lies above minus the margin (refuted: below). It takes a dense and an instance method under ``--method``.
+- compared with untrained encoders: the Welch interval of mean performance minus theirs lies above 0 (refuted: below 0).
+  This claim is itself about learning at that evaluation, so that learning is required at the scheme's own evaluation;
+- compared with the other scheme on the same data, paired by configuration of the objective: the interval of the mean
+  difference lies above minus the margin (refuted: below). This needs a dense and an instance method under ``--method``.
 
 By the paper's own averages instance-level features are .37 AP ahead of dense ones at detection; dense ones are 3.04
-points behind instance-level ones in linear evaluation, though .71 at the best. That they keep up on average is no claim
-of the paper's, so it is exploratory.
+points behind instance-level ones in linear evaluation, though .71 at the best. The paper does not claim that they keep
+up on average, so that claim is exploratory.
 """
 
 import pytest

@@ -1,11 +1,12 @@
-"""What two disjoint views share: the paper's explanation of its Table 3, with nothing but that changed.
+"""Shared content of two disjoint views: the paper's explanation of its Table 3, tested by changing that alone.
 
-Halves of one object share meaning, halves of a crowd do not, and so "confusing positives" confuse only there. Here
-multi-object scenes are drawn with digits of one class, or of different ones, or of different ones in one colour;
-places, sizes and backgrounds stay. If the explanation holds, encoders of disjoint views do worse where the digits of a
-scene are of different classes than where they are of one. What one colour does is exploratory.
+Halves of one object share their meaning and halves of a crowd do not, which is why positives are confusing only in the
+second case. Here multi-object scenes are drawn with digits of one class, of different classes, or of different classes
+in one colour; places, sizes and backgrounds stay. If the explanation holds, encoders of disjoint views do worse where
+the digits of a scene are of different classes than where they are of one class. The effect of one colour is
+exploratory.
 
-The gate is asked of the method's overlapping twin on scenes as they are.
+The method's overlapping twin on unchanged scenes must have learnt.
 """
 
 import pytest

@@ -1,4 +1,4 @@
-"""Engines on a folder of plugins: in this process, or in another that can be killed."""
+"""Engines on a folder of plugins: in this process, or in another process that can be killed."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ engine.close()
 
 
 class Notes:
-    """A watcher that remembers."""
+    """A watcher that keeps its events."""
 
     def __init__(self) -> None:
         self.begun: Counter[str] = Counter()
@@ -63,15 +63,15 @@ class Bench:
     """A folder with plugins and a store, and engines on them.
 
     Args:
-        folder: Where they lie.
-        files: What is in each plugin, by its file's name without the suffix.
+        folder: Folder of both.
+        files: Source of each plugin, by its file's name without the suffix.
     """
 
     def __init__(self, folder: Path, **files: str) -> None:
         self.folder = folder
         self.methods = folder / "methods"
         self.methods.mkdir()
-        self.plugins = {"dense_index": str(BUILT_IN / "dense_index.py")}  # as a registry has them, but not imported
+        self.plugins = {"dense_index": str(BUILT_IN / "dense_index.py")}  # like a registry's, but not imported
         for name, text in files.items():
             file = self.methods / f"{name}.py"
             file.write_text(text)
@@ -80,7 +80,7 @@ class Bench:
         self.notes = Notes()
 
     def specs(self, name: str, **changes: object) -> tuple[RunSpec, ...]:
-        """The sweep of a method; its source is whatever the file says."""
+        """Return the sweep of a method, whose source is the current content of its file."""
         digest = hashlib.sha256(Path(self.plugins[name]).read_bytes()).hexdigest()
         return tiny(self.folder, **changes).sweep(dense_row(name=name, source=digest))
 
@@ -90,7 +90,7 @@ class Bench:
 
 
 def within(seconds: float, call: Callable[[], object]) -> object:
-    """What a call returns or raises; an AssertionError if it hangs."""
+    """Return the result or the error of a call; an AssertionError if it hangs."""
     outcome: list[object] = []
 
     def run() -> None:

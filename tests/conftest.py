@@ -1,4 +1,4 @@
-"""What every test may rely on."""
+"""Fixtures of all tests."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from cl_bench.methods.registry import Registry
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
-    """As the workers have: small nets gain nothing from more, and a busy machine loses much."""
+    """Use one thread, as the workers do: small networks gain nothing from more, and a busy machine loses much."""
     torch.set_num_threads(1)
 
 
 @pytest.fixture
 def forget_methods() -> Iterator[None]:
-    """What a test registers is gone after it; the built-in methods stay, for a module is imported once."""
+    """Forget the methods that a test registers; the built-in ones stay, because a module is imported once."""
     Registry()
     before = dict(REGISTERED)
     yield
@@ -35,7 +35,7 @@ def forget_methods() -> Iterator[None]:
 
 @pytest.fixture
 def as_in_a_shell(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Surroundings as a user's, not as the outer test run's; no worker is left behind."""
+    """Set the environment of a user, not of the outer test run, and check that no worker is left behind."""
     for name in (*(n for n in os.environ if n.startswith("PYTEST_")), "FORCE_COLOR", "COLUMNS", "TTY_COMPATIBLE"):
         if name != "PYTEST_CURRENT_TEST":
             monkeypatch.delenv(name, raising=False)
@@ -46,18 +46,18 @@ def as_in_a_shell(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They take a second a row; what draws them has tests of its own, and the whole job of test_plugin draws them."""
+    """Do not draw figures, which take a second per row and have tests of their own; test_plugin draws them once."""
     kind = cl_bench.report.figures.KINDS[0]
     monkeypatch.setattr(cl_bench.report.figures, "drawn", lambda _, stem: [(kind, Path(f"{stem}.png"), b"a figure")])
 
 
 @pytest.fixture
 def job(tmp_path: Path, pytester: pytest.Pytester, no_figures: None, as_in_a_shell: None) -> Job:
-    """For a module whose ``pytest_plugins`` has ``pytester``."""
+    """Make a job, for a module whose ``pytest_plugins`` has ``pytester``."""
     return Job(tmp_path, pytester)
 
 
 @pytest.fixture
 def two_seeds(tmp_path: Path, pytester: pytest.Pytester, no_figures: None, as_in_a_shell: None) -> Job:
-    """That job with two seeds a configuration."""
+    """Make that job with two seeds per configuration."""
     return Job(tmp_path, pytester, seeds=2)

@@ -1,4 +1,4 @@
-"""Small sweeps for tests: a profile that trains in a second an encoder, and records that were never trained."""
+"""Small sweeps for tests: a profile that trains an encoder in a second, and records without training."""
 
 from __future__ import annotations
 
@@ -49,28 +49,28 @@ TINY: dict[str, Any] = {
     **{f"linear.{part}.images": 64 for part in ("train", "test")},
     **{f"detection.{part}.images": 8 for part in ("train", "test")},
 }
-"""Changes to the smoke profile, by dotted key; what is not named here follows it."""
+"""Changes to the smoke profile, by dotted key; other values stay."""
 PROBES = ("position_share", "image_share", "colour_share", "position_accuracy", "position_chance")
 KINDS = ("positive", "same_image", "other_images")
 
 
 def drawn_scenes(kind: str, split: str, images: int, size: int, seed: int = 0, **more: Any) -> Dataset:
-    """Drawn anew, past the cache of ``cl_bench.data.load``."""
+    """Draw scenes without the cache of ``cl_bench.data.load``."""
     return draw_scenes(ScenesSpec(kind=kind, split=split, images=images, size=size, seed=seed, **more))
 
 
 def some(examples: int) -> settings:
-    """So many examples of a property, however long each takes."""
+    """Return settings for that number of examples of a property, however long each takes."""
     return settings(max_examples=examples, deadline=None)
 
 
 def rng(seed: int = 0) -> torch.Generator:
-    """A generator of one's own."""
+    """Return a new generator."""
     return torch.Generator().manual_seed(seed)
 
 
 def ragged(sizes: list[tuple[int, int]], seed: int = 0) -> Ragged:
-    """Noise of those heights and widths."""
+    """Make images of noise with those heights and widths."""
     pixels = torch.randint(256, (sum(3 * h * w for h, w in sizes),), generator=rng(seed), dtype=torch.uint8)
     return Ragged(pixels, torch.tensor(sizes))
 
@@ -84,17 +84,17 @@ def tiny_profile(path: Path, **changes: Any) -> Path:
 
 
 def tiny(path: Path, **changes: Any) -> Profile:
-    """That profile, loaded."""
+    """Write that profile and load it."""
     return load_profile(str(tiny_profile(path / "tiny.toml", **changes)))
 
 
 def dense_row(data: str = "single_object", views: str = "overlapping", **method: Any) -> Row:
-    """A row of the built-in dense method, or of the one described."""
+    """Return a row of the built-in dense method, or of the one described."""
     return Row(MethodSpec(**{"name": "dense_index", **method}), data, views)  # type: ignore[arg-type]
 
 
 def record(config: str, family: str = "info_nce", method: str = "dense_index", seed: int = 0, **more: Any) -> Record:
-    """One trained encoder as the claims and the report see it, never trained; figures are 0 unless they are given."""
+    """Make the record of a trained encoder without training; figures are 0 unless they are given."""
     zero = dict.fromkeys(LEVELS, 0.0)
     known = {"case": f"{method}-{config}-s{seed}", "alignment": zero, "uniformity": zero, "performance": zero, **more}
     return Record(
@@ -108,7 +108,7 @@ def record(config: str, family: str = "info_nce", method: str = "dense_index", s
 
 
 def point(k: int, x: float, score: float, seed: int = 0, family: str = "info_nce", **changes: object) -> Record:
-    """One encoder whose normalised sum is a rising function of x, the same at both levels."""
+    """Make the record of an encoder whose normalised sum is a rising function of x, the same at both levels."""
     both = {"alignment": x, "uniformity": -1.0, "performance": score}
     figures = {name: dict.fromkeys(LEVELS, value) for name, value in both.items()}
     base = record(f"{family}-k{k:03d}", family, seed=seed, **figures)
@@ -116,12 +116,12 @@ def point(k: int, x: float, score: float, seed: int = 0, family: str = "info_nce
 
 
 def sweep(x: Sequence[float], y: Sequence[float]) -> list[Record]:
-    """Configurations of those normalised sums, up to scale, and performances."""
+    """Make configurations with those normalised sums, up to scale, and performances."""
     return [point(k, float(a), float(b)) for k, (a, b) in enumerate(zip(x, y, strict=True))]
 
 
 def untrained(*performance: float) -> list[Record]:
-    """Randomly initialised encoders that do so well at both levels."""
+    """Make records of randomly initialised encoders with those performances at both levels."""
     return [
         record(RANDOM_INIT, RANDOM_INIT, RANDOM_INIT, s, performance=dict.fromkeys(LEVELS, p))
         for s, p in enumerate(performance)
@@ -129,12 +129,12 @@ def untrained(*performance: float) -> list[Record]:
 
 
 def asked(records: Sequence[Record], row: str = "row", expected: Sequence[Record] | None = None) -> Sweep:
-    """A row whose grid asks for these records, or for others."""
+    """Make a row whose grid asks for these records, or for others."""
     return Sweep(row, records, [r.case for r in (records if expected is None else expected)])
 
 
 def disordered(n: int, inversions: int) -> list[int]:
-    """0 to n - 1, so many pairs in the wrong order: tau with the right one is ``1 - 4 inversions / (n (n - 1))``."""
+    """Return 0 to n - 1 with so many inversions: tau with the right order is ``1 - 4 inversions / (n (n - 1))``."""
     rest, order = list(range(n)), []
     for k in range(n):
         order.append(rest.pop(min(inversions, n - 1 - k)))
@@ -143,7 +143,7 @@ def disordered(n: int, inversions: int) -> list[int]:
 
 
 def shown(renderable: RenderableType, width: int) -> str:
-    """What a terminal without colours prints."""
+    """Return the text that a terminal without colours prints."""
     console = Console(file=io.StringIO(), width=width, color_system=None, force_terminal=False)
     console.print(renderable)
     assert isinstance(console.file, io.StringIO)
@@ -151,7 +151,7 @@ def shown(renderable: RenderableType, width: int) -> str:
 
 
 def line_of(text: str, name: str, nth: int = 0) -> str:
-    """The nth line that begins so."""
+    """Return the nth line that begins with ``name``."""
     return [line for line in text.splitlines() if line.startswith(name)][nth]
 
 
@@ -166,7 +166,7 @@ def plant(
     decomposition_error: float = 0.0,
     matching_precision: float = 0.5,
 ) -> None:
-    """Store a record that nobody trained."""
+    """Store a record without training."""
     run = store.run(spec.pretrain.key)
     precision = None if spec.pretrain.objective.family == RANDOM_INIT else matching_precision
     encoder = {"encoder_sha256": "0" * 64}
@@ -204,14 +204,14 @@ def until(condition: Callable[[], Any], seconds: float = 60.0, what: str = "") -
 
 
 def children(pid: int) -> list[int]:
-    """Processes whose parent is that one, and theirs."""
+    """Return the descendants of a process."""
     listed = Path(f"/proc/{pid}/task/{pid}/children")
     own = [int(p) for task in Path(f"/proc/{pid}/task").glob("*/children") for p in _words(task)] if listed else []
     return own + [p for child in own for p in children(child)]
 
 
 def alive(pid: int) -> bool:
-    """Whether a process runs; a zombie does not."""
+    """Return True if a process runs; a zombie does not."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
@@ -220,7 +220,7 @@ def alive(pid: int) -> bool:
 
 
 def workers(pids: Iterable[int]) -> set[int]:
-    """Those of some processes that compute for cl-bench."""
+    """Return those of some processes that are workers of cl-bench."""
     found = set()
     for pid in pids:
         with contextlib.suppress(OSError):  # it has just ended
@@ -230,14 +230,14 @@ def workers(pids: Iterable[int]) -> set[int]:
 
 
 def trained(store: Path) -> dict[str, int]:
-    """When each encoder and evaluation in a store was written (ns)."""
+    """Return the time (ns) at which each encoder and evaluation in a store was written."""
     return {str(p.relative_to(store)): p.stat().st_mtime_ns for p in sorted((store / "runs").rglob("*.json"))} | {
         str(p.relative_to(store)): p.stat().st_mtime_ns for p in sorted((store / "runs").rglob("*.safetensors"))
     }
 
 
 def environment(**changes: str) -> dict[str, str]:
-    """The surroundings of a subprocess, free of what a test runner adds."""
+    """Return the environment of a subprocess, without the variables that a test runner adds."""
     return {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")} | changes
 
 

@@ -1,4 +1,4 @@
-"""The job that a person runs, on a tiny profile and records that nobody trained: in this process or in a fork of it."""
+"""A user's whole run on a tiny profile and records without training: in this process or in a fork of it."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from cl_bench.store import Store
 
 OUTCOMES = Mapping[str, int]
 TAU_FALLS, TAU_RISES, TAU_UNCLEAR = (90, 80, 70, 60), (60, 70, 80, 90), (70, 90, 80, 60)
-"""Performance of two configurations of either family, in the order of rising L_a and L_u."""
+"""Performance of two configurations of each family, in the order of rising L_a and L_u."""
 ALPHA = 0.3
-"""Of the claims: that two pairs of configurations are both in the order that is claimed happens by chance in 1 of 4."""
+"""Level of the claims: two pairs of configurations are both in the claimed order by chance in 1 of 4 cases."""
 
 
 class Job:
@@ -49,7 +49,7 @@ class Job:
         return (*self.profile.sweep(self.row(data, views)), *self.profile.random_init())
 
     def plant(self, performance: tuple[float, ...] = TAU_FALLS, untrained: float = 10.0, **row: str) -> None:
-        """A whole sweep whose L_a and L_u rise together; a seed does a tenth of a point better than the one before."""
+        """Store a sweep whose L_a and L_u rise together; each seed is a tenth of a point better than the one before."""
         specs = self.profile.sweep(self.row(**row))
         places = {name: n for n, name in enumerate(dict.fromkeys(spec.pretrain.objective.config for spec in specs))}
         for spec in specs:
@@ -65,12 +65,12 @@ class Job:
         return ["-p", "no:cacheprovider", f"--rootdir={ROOT}", where, *own, *more]
 
     def run(self, *more: str, suites: str = "test_single_object.py") -> pytest.RunResult:
-        """Inside this process."""
+        """Run pytest inside this process."""
         assert self.pytester is not None
         return self.pytester.runpytest_inprocess(*self.args(*more, suites=suites))
 
     def fork(self, *more: str, encoding: str = "utf-8") -> Fork:
-        """In a child of this process."""
+        """Run pytest in a child of this process."""
         return Fork(self.args(*more), self.folder, encoding)
 
 

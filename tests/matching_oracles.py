@@ -1,8 +1,8 @@
-"""What the matching strategies should do: loops over float64 numbers, from the papers, sharing no code with cl_bench.
+"""Reference matching strategies: loops over float64 numbers, written from the papers, without code of cl_bench.
 
 A batch of features is ``f[image][cell]``, a list of numbers each, not normalised; a view's place is a box (x1, y1, x2,
 y2) in an image of (height, width), mirrored or not. Weights are ``weights[image][p][q]``. Where a rule picks the best
-of several, ``TieError`` says that rounding decides which that is.
+of several, ``TieError`` is raised if rounding would decide which that is.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def apart(a, b):
 
 
 def best(values):
-    """Where the largest is."""
+    """Return the index of the largest value."""
     order = sorted(range(len(values)), key=lambda i: -values[i])
     if len(order) > 1:
         apart(values[order[0]], values[order[1]])
@@ -36,7 +36,7 @@ def best(values):
 
 
 def shares(chosen):
-    """Equal weights over the chosen of each row; rows without any stay 0."""
+    """Give equal weights to the chosen cells of each row; rows without any stay 0."""
     return [[float(c) / sum(row) if any(row) else 0.0 for c in row] for row in chosen]
 
 
@@ -76,9 +76,9 @@ def sinkhorn(f1, f2, epsilon, iterations):
 
 
 def assignment(f1, f2):
-    """The cheapest one-to-one match of one image for cost 1 - cos, by two solvers.
+    """Find the cheapest one-to-one match of one image for cost 1 - cos, by two solvers.
 
-    Returns index[p], its mean cost, and how much dearer the second cheapest is.
+    Returns index[p], its mean cost, and by how much the second cheapest costs more.
     """
     cost = 1 - np.array(cosines(f1, f2))
     _, index = linear_sum_assignment(cost)
@@ -131,7 +131,7 @@ def centres(box, flip, image, grid):
 
 
 def diagonal(box, image, grid):
-    """Of a cell, in [0, 1]."""
+    """Compute the diagonal of a cell, in [0, 1]."""
     (x1, y1, x2, y2), (height, width), (rows, columns) = box, image, grid
     return math.hypot((x2 - x1) / columns / width, (y2 - y1) / rows / height)
 

@@ -1,4 +1,4 @@
-"""What losses, probes and VOC07's average precision should be: loops, from the formulas, sharing no code with cl_bench.
+"""Reference losses, probes and VOC07 average precision: loops written from the formulas, without code of cl_bench.
 
 Every sum of a loss is a loop of scalar torch operations in float64, so that autograd gives the gradient by a second
 route. A batch is ``z[image][cell]``, a vector each; ``weights[image][p][q]`` are floats.
@@ -27,7 +27,7 @@ def identity(B, P):
 
 
 def reversed_weights(weights):
-    """The correspondence seen from view 2: transposed, rows scaled to sum to 1, rows of zeros left alone."""
+    """Return the correspondence from view 2: transposed, rows scaled to sum to 1, rows of zeros left unchanged."""
     out = []
     for image in weights:
         columns = [[row[q] for row in image] for q in range(len(image))]
@@ -102,7 +102,7 @@ def info_nce_terms(z1, z2, forth, back, temperature=0.2, negatives="both_views",
 
 
 def info_nce(z1, z2, forth, back, temperature=0.2, negatives="both_views", positive_in_denominator=True):
-    """The loss as it is usually written: the mean of ``-log(exp(positive) / sum exp)``, weighted over positives."""
+    """Compute the loss in its usual form, the mean of ``-log(exp(positive) / sum exp)``, weighted over positives."""
     losses = []
     for positives, denominator in _anchors(z1, z2, forth, back, temperature, negatives, positive_in_denominator):
         losses.append(sum(-w * torch.log(torch.exp(s / temperature) / sum(denominator)) for w, s in positives))
@@ -110,7 +110,7 @@ def info_nce(z1, z2, forth, back, temperature=0.2, negatives="both_views", posit
 
 
 def row_logsumexp(a, b, scale, group):
-    """``log sum_c exp(scale <a_r, b_c>)``, where runs of ``group`` rows and columns do not see each other."""
+    """Compute ``log sum_c exp(scale <a_r, b_c>)``, where runs of ``group`` rows and columns exclude each other."""
     rows = []
     for r in range(len(a)):
         seen = [c for c in range(len(b)) if not group or r // group != c // group]

@@ -25,7 +25,7 @@ SHAPES = ((64, 80), (80, 64), (72, 72))
 
 
 class Odd(NamedTuple):
-    """Which images, by their index, are out of the ordinary."""
+    """Indices of the images that are unusual, by kind."""
 
     grey: Collection[int] = ()
     cmyk: Collection[int] = ()
@@ -39,7 +39,7 @@ class Odd(NamedTuple):
 
 
 USUAL = Odd(grey={2}, empty={4}, outside={5}, difficult={6}, crowd={7})
-"""What the published sets have in them; nothing of it is an error."""
+"""Unusual images that the published sets contain; none of them is an error."""
 
 
 def write_stl10(root: Path, train: int = 40, test: int = 40, unlabeled: int = 60) -> None:

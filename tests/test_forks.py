@@ -1,4 +1,4 @@
-"""Plugins that fork: nothing hangs, nobody answers in another's name, nothing is left behind."""
+"""Plugins that fork: nothing hangs, no child answers for its parent, no process is left behind."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def noted(bench: Bench, who: str) -> list[int]:
 
 
 def asked(bench: Bench, name: str) -> tuple[object, float]:
-    """What became of a spec, and the seconds that closing the engine took."""
+    """Return the outcome of a spec, and the seconds that closing the engine took."""
     spec = bench.specs(name)[0]
     engine = bench.engine(jobs=1)
     try:
@@ -140,7 +140,7 @@ def test_a_plugin_that_forks_gets_its_record_and_leaves_nobody(bench: Bench, nam
 
 
 def test_a_worker_whose_child_holds_its_pipe_is_found_dead_at_once(bench: Bench) -> None:
-    """By a look at the process: the pipe is open as long as the child is."""
+    """The process is checked, since the pipe stays open as long as the child runs."""
     spec = bench.specs("fork_holds_the_pipe")[0]
     engine = bench.engine(jobs=1)
     try:
@@ -178,7 +178,7 @@ def free(bench: Bench, spec: RunSpec) -> bool:
 
 
 def worker(monkeypatch: pytest.MonkeyPatch, code: str) -> WorkerProcess:
-    """One that runs other code."""
+    """Start a worker process that runs other code."""
     real = subprocess.Popen
 
     def popen(command: list[str], **more: object) -> subprocess.Popen[bytes]:
@@ -220,7 +220,7 @@ def test_one_that_closes_its_pipe_and_lives_on_is_ended(monkeypatch: pytest.Monk
 
 
 def test_a_group_is_ended_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its number may be another group's by then."""
+    """Later its number may belong to another group."""
     process = worker(monkeypatch, "")
     until(lambda: process.poll() is not None, 60, "it ends")
     monkeypatch.setattr(os, "killpg", lambda *_: pytest.fail("killed again"))
@@ -235,7 +235,7 @@ def test_a_group_is_ended_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextmanager
 def forked(code: Callable[[], object]) -> Iterator[int]:
-    """A child that runs something and then waits to be killed."""
+    """Fork a child that runs ``code`` and then waits to be killed."""
     ready, told = os.pipe()
     pid = os.fork()
     if pid == 0:

@@ -1,1 +1,1 @@
-"""From records to verdicts: judging, comparisons, the league of predictors, baselines, the paper's own numbers."""
+"""Verdicts computed from records: claims, comparisons, the league of predictors, baselines, the paper's own numbers."""

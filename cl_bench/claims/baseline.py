@@ -1,4 +1,4 @@
-"""Figures of a run kept in a file, with the verdicts they gave; ``gate`` holds later runs against them."""
+"""Baseline files: figures of a run and the verdicts that they gave; ``gate`` compares later runs with them."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ _FIGURES = ("alignment", "uniformity", "performance")
 
 
 class OldFormat(SpecError):
-    """A file of an earlier format: what it holds cannot be compared with."""
+    """A baseline file of an earlier format, whose content cannot be compared with a run."""
 
 
 @dataclass(frozen=True, eq=False)
 class Kept:
-    """What is kept of a claim about a row.
+    """Entry of a baseline for one claim about one row.
 
     Attributes:
-        verdict, sentence: As the run judged it; shown, and compared with nothing.
-        setting: Of the run, as ``setting_of`` names it.
-        figures: Of the row at the claim's level.
+        verdict, sentence: Judgement of the run, for display; they take no part in the comparison.
+        setting: Name of the run's setting, from ``setting_of``.
+        figures: Figures of the row at the claim's level.
         untrained: Performance of the untrained encoders at that level by seed, percent.
-        reference: Name of the row that a paired claim compares with, and its figures.
+        reference: Name and figures of the row that a paired claim compares with.
     """
 
     verdict: Verdict
@@ -53,13 +53,13 @@ class Kept:
 
 @dataclass(frozen=True)
 class Changes:
-    """Verdicts beside those of a baseline.
+    """Differences between the verdicts of a run and those of a baseline.
 
     Attributes:
-        name: Of its file.
-        compared: How many the baseline holds too.
-        changed: Judgements whose verdict is another, each with the one before.
-        new: Those that the baseline does not hold.
+        name: Name of the baseline's file.
+        compared: Number of judgements that the baseline holds too.
+        changed: Judgements whose verdict has changed, each with the earlier verdict.
+        new: Judgements that the baseline does not hold.
     """
 
     name: str
@@ -83,11 +83,11 @@ def _named(judgement: Judgement) -> str:
 
 
 class Baseline:
-    """What is kept, by row and claim.
+    """Figures and verdicts of a run, by row and claim, that later runs are compared with.
 
     Args:
-        path: The file, named in what is said of it.
-        kept: What it holds.
+        path: The file, which messages name.
+        kept: Entries by row and claim.
     """
 
     def __init__(self, path: Path, kept: Mapping[tuple[str, Claim], Kept] | None = None) -> None:
@@ -100,12 +100,12 @@ class Baseline:
 
         Args:
             path: The file.
-            renew: The command that makes it anew, for one of an earlier format.
+            renew: Command that makes the file again, shown for one of an earlier format.
 
         Raises:
-            OldFormat: It is of an earlier format.
-            SpecError: It is no such file; the message names the first thing that is wrong with it.
-            OSError: It cannot be read.
+            OldFormat: If the file is of an earlier format.
+            SpecError: If it is not a baseline; the message names the first thing that is wrong with it.
+            OSError: If it cannot be read.
         """
         content = path.read_bytes()
         try:
@@ -135,10 +135,10 @@ class Baseline:
         return cls(path, kept)
 
     def of(self, row: str, claim: Claim, setting: str) -> Kept | None:
-        """What is kept of a claim about a row; None where nothing is.
+        """Return the entry for a claim about a row, or None where there is none.
 
         Raises:
-            SpecError: It was judged in another setting: the two are not to be compared.
+            SpecError: If the claim was judged in another setting, so that the two cannot be compared.
         """
         kept = self.kept.get((row, claim))
         if kept is not None and kept.setting != setting:
@@ -149,19 +149,19 @@ class Baseline:
         return kept
 
     def compare(self, judgements: Iterable[Judgement]) -> Changes:
-        """Which verdicts are others than here, or not here at all; of whole judgements only."""
+        """Find the verdicts that differ from this baseline or are not in it; incomplete judgements are ignored."""
         whole = [j for j in judgements if not j.missing]
         before = [(j, self.kept[j.row, j.claim].verdict) for j in whole if j in self]
         changed = tuple((j, verdict) for j, verdict in before if verdict is not j.verdict)
         return Changes(self.path.name, len(before), changed, tuple(j for j in whole if j not in self))
 
     def renewed(self, judged: Iterable[tuple[str, Claim, Kept]]) -> Baseline:
-        """With these, each of a row and a claim, in the place of older ones."""
+        """Return a copy in which these entries, each for a row and a claim, replace older ones."""
         return Baseline(self.path, {**self.kept, **{(row, claim): kept for row, claim, kept in judged}})
 
     @property
     def one_seed(self) -> bool:
-        """Whether no row that it holds has a second seed."""
+        """True where no row in it has a second seed."""
         return all(len(kept.figures.seeds) < 2 for kept in self.kept.values())
 
     def __len__(self) -> int:
@@ -171,10 +171,10 @@ class Baseline:
         return (judgement.row, judgement.claim) in self.kept
 
     def save(self) -> None:
-        """Write the file, whole or not at all; sorted, a figure's seeds on a line, so that changes read well.
+        """Write the file atomically, sorted and with a figure's seeds on one line, so that a diff of it is readable.
 
         Raises:
-            OSError: It cannot be written.
+            OSError: If it cannot be written.
         """
         claims = [
             {
@@ -191,7 +191,7 @@ class Baseline:
             for (row, claim), kept in sorted(self.kept.items(), key=lambda item: (item[0][0], str(item[0][1])))
         ]
         text = json.dumps({"format": FORMAT, "claims": claims}, indent=1)
-        # Lists of numbers alone: within a string there is no line break.
+        # Only lists of numbers match, because a JSON string holds no line break.
         text = re.sub(r"\[\n[^\[\]{}\"]*\n\s*\]", lambda found: re.sub(r"\s+", " ", found[0]), text)
         write_atomically(self.path, f"{text}\n".encode())
 
@@ -204,11 +204,11 @@ def _written(seeded: Seeded) -> dict[str, Any]:
     return {"seeds": list(seeded.seeds), "configurations": by_name}
 
 
-# ---- reading, strictly
+# ---- strict reading
 
 
 class _Wrong(Exception):
-    """Where an entry is wrong, and how."""
+    """Error in an entry: its place, the value that is expected, and the value that is there."""
 
     def __init__(self, where: str, wanted: str, got: object) -> None:
         super().__init__(f"{where}: {wanted} is wanted, got {_short(got)}")
@@ -289,10 +289,10 @@ def _short(value: object) -> str:
 
 
 def setting_of(specs: Sequence[RunSpec], alpha: float, margin: float) -> str:
-    """A name for all that a verdict depends on but code and seeds: grid, data, recipes and thresholds.
+    """Return a hash of everything that a verdict depends on except code and seeds: grid, data, recipes, thresholds.
 
-    A method's source and the version of the recipe are code: a baseline tells what a change to it does. How many seeds
-    there are, and which, is what runs may differ in: the comparison takes them for a random draw.
+    A method's source and the recipe's version count as code, because a baseline is there to show the effect of changing
+    it. Runs may differ in the number and choice of their seeds, which the comparison treats as a random draw.
     """
 
     def described(spec: RunSpec) -> Any:

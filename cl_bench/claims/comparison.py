@@ -1,4 +1,4 @@
-"""Performance of a row against another's, configuration by configuration, and against untrained encoders'. Pure."""
+"""Performance of a row compared with another row, configuration by configuration, and with untrained encoders."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from scipy import stats
 from cl_bench.spec.records import RANDOM_INIT, Level, Record, configurations
 from cl_bench.statistics.power import FEWEST
 
-REFERENCE = "dense_index"  # the paper's matching, that others are measured against
+REFERENCE = "dense_index"  # the paper's matching, which others are compared with
 RESAMPLES = 9999
 _SEED = 20220
 
@@ -25,18 +25,18 @@ class Comparison:
     """Performance of one row minus that of another, in percentage points, over pairs of configurations.
 
     Attributes:
-        reference: The method that is subtracted from; where the rows differ in data, those.
-        other: The method that is subtracted, or the data.
+        reference: Method of the row that is subtracted from; its data where the rows differ in data.
+        other: Method, or data, of the row that is subtracted.
         level: ``instance`` (linear evaluation) or ``dense`` (detection).
-        n: Pairs: configurations of which both rows have every seed, complete and finite.
+        n: Number of pairs: configurations of which both rows have every seed, complete and finite.
         mean: Mean of the n differences, nan without a pair.
-        low, high: Its two-sided ``1 - 2 alpha`` paired t interval, nan below four pairs.
-        best: The reference's best of the n configurations minus the other's best of them, nan without a pair.
-        best_low, best_high: Its ``1 - 2 alpha`` percentile bootstrap interval, nan below four pairs.
+        low, high: Two-sided ``1 - 2 alpha`` paired t interval of ``mean``, nan below four pairs.
+        best: Best of the n configurations of the reference minus the best of the other row, nan without a pair.
+        best_low, best_high: ``1 - 2 alpha`` percentile bootstrap interval of ``best``, nan below four pairs.
         p: One-sided p of "the mean difference is -margin or less"; 1 below four pairs.
-        p_against: Of "it is -margin or more".
-        margin: By how many points the reference may fall behind and still count as no worse.
-        left_out: Configurations without a pair: one side's runs are not all there, complete and finite.
+        p_against: One-sided p of "the mean difference is -margin or more".
+        margin: Percentage points by which the reference may fall behind and still count as no worse.
+        left_out: Configurations without a pair, because one side lacks a complete and finite run of them.
     """
 
     reference: str
@@ -69,15 +69,15 @@ class Contrast:
     """Mean performance of configurations and of randomly initialised encoders, in percent.
 
     Attributes:
-        mean: Of the ``n`` configurations.
-        random_mean: Of the ``n_random`` randomly initialised encoders.
-        difference: The first minus the second, in percentage points.
-        low, high: Its two-sided ``1 - 2 alpha`` Welch interval, nan with fewer than two on a side.
+        mean: Mean of the ``n`` configurations.
+        random_mean: Mean of the ``n_random`` randomly initialised encoders.
+        difference: ``mean`` minus ``random_mean``, in percentage points.
+        low, high: Two-sided ``1 - 2 alpha`` Welch interval of the difference, nan with fewer than two on a side.
         p_below: One-sided p of "the difference is ``margin`` or more"; 1 with fewer than two on a side.
-        p_above: Of "it is ``margin`` or less".
-        n: Configurations.
-        n_random: Randomly initialised encoders.
-        margin: In percentage points: a difference below it counts as the level of random initialisation.
+        p_above: One-sided p of "the difference is ``margin`` or less".
+        n: Number of configurations.
+        n_random: Number of randomly initialised encoders.
+        margin: Percentage points; a difference below it counts as the level of random initialisation.
         by_family: Mean of the configurations of each family.
     """
 
@@ -107,22 +107,22 @@ class Contrast:
 def compare(
     reference: Sequence[Record], other: Sequence[Record], level: Level, alpha: float = 0.05, margin: float = 1.0
 ) -> Comparison:
-    """The difference of two rows' performance, paired by configuration of the objective.
+    """Compare the performance of two rows, paired by configuration of the objective.
 
     A configuration's seeds are averaged first, for each row, so that a pair is one difference whatever the number of
-    seeds; a pair shares objective, seeds and views, and differs in the method alone, or in the data alone. A weighting
-    without alignment trains the same encoder under every method: it is a pair, of difference 0. The t interval takes
+    seeds. A pair shares objective, seeds and views, and differs in the method alone, or in the data alone. A weighting
+    without alignment trains the same encoder under every method: it is a pair with difference 0. The t interval treats
     the n differences as a sample from the configurations that such a grid could have had; differences without any
-    variance give the mean itself as both ends. The bootstrap resamples pairs (9,999 times, from a fixed seed) and takes
-    each row's best anew. That interval is rough, for the bootstrap of a maximum is not consistent: no resample has a
-    better best than the sample has, and about two in three hold that very best. No verdict rests on it.
+    variance give the mean itself as both ends. The bootstrap resamples pairs (9,999 times, from a fixed seed) and finds
+    each row's best again. That interval is rough, because the bootstrap of a maximum is not consistent: no resample has
+    a better best than the sample, and about two in three have that same best. No verdict rests on it.
 
     Args:
-        reference: Records of one row; those of untrained encoders are passed over.
+        reference: Records of one row; those of untrained encoders are ignored.
         other: Records of another row, of the same views.
-        level: Which performance.
+        level: Level of the performance.
         alpha: One-sided level.
-        margin: In percentage points (ours).
+        margin: Percentage points (our choice).
 
     Raises:
         ValueError: If the records of a side are of more than one row, or the sides differ in views, or in both method
@@ -158,7 +158,7 @@ def compare(
 
 
 class _Mean(NamedTuple):
-    """A mean or a difference of means with its interval, and one-sided p of its being below and above a bound."""
+    """A mean, or a difference of means, with its interval and the one-sided p for being below and above a bound."""
 
     mean: float
     low: float
@@ -168,7 +168,7 @@ class _Mean(NamedTuple):
 
 
 def _mean_difference(differences: NDArray[np.float64], alpha: float, margin: float) -> _Mean:
-    """The mean of paired differences, and whether it is below or above -margin."""
+    """Compute the mean of paired differences (n,), and test whether it is below or above -margin."""
     mean = float(differences.mean()) if len(differences) else math.nan
     if len(differences) < FEWEST:
         return _Mean(mean, math.nan, math.nan, 1.0, 1.0)
@@ -180,12 +180,12 @@ def _mean_difference(differences: NDArray[np.float64], alpha: float, margin: flo
 
 
 def _certain(value: float, bound: float) -> _Mean:
-    """Of figures without any variance."""
+    """Return the result for figures without any variance, which is certain."""
     return _Mean(value, value, value, float(value >= bound), float(value <= bound))
 
 
 def _difference_of_best(pairs: NDArray[np.float64], alpha: float) -> tuple[float, float, float]:
-    """Of pairs (n, 2): best of the first column minus best of the second, and its interval."""
+    """Compute the best of the first column of pairs (n, 2) minus the best of the second, and its interval."""
     n = len(pairs)
     best = float(np.subtract(*pairs.max(0))) if n else math.nan
     if n < FEWEST:
@@ -203,10 +203,10 @@ def contrast(
     Two groups without variance give the difference itself. With fewer than two on a side there is no interval.
 
     Args:
-        performance: Of the configurations, by family, in percent.
-        random: Of the randomly initialised encoders.
+        performance: Performance of the configurations by family, in percent.
+        random: Performance of the randomly initialised encoders, in percent.
         alpha: One-sided level.
-        margin: What the difference is held against, in percentage points.
+        margin: Bound that the difference is compared with, in percentage points.
     """
     scores = [score for of_family in performance.values() for score in of_family]
     mean, random_mean = (statistics.fmean(g) if g else math.nan for g in (scores, random))

@@ -1,4 +1,4 @@
-"""A run held against a kept one: is it worse by more than re-seeding explains, and by more than is allowed? Pure."""
+"""Comparison of a run with a kept one: is it worse by more than seeds explain, and by more than is allowed?"""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _BAD: Mapping[str, Callable[[Any], Any]] = {
     "tau_not_negative": np.negative,
     "no_correlation": np.abs,
 }
-"""How bad a tau is for a claim about it."""
+"""Functions of tau, by kind of claim, whose value is larger the worse tau is for the claim."""
 
 
 class NotComparable(ValueError):
-    """Two sweeps that show nothing of each other; the message says why, in one line."""
+    """Two sweeps that cannot be compared; the message gives the reason in one line."""
 
 
 @dataclass(frozen=True)
@@ -33,15 +33,15 @@ class Check:
     """A figure of a row before and now.
 
     Attributes:
-        row: Its name.
-        what: The figure in words, as ``tau with detection``.
-        unit: Of the figure: nothing, or ``points``.
+        row: Name of the row.
+        what: The figure in words, such as ``tau with detection``.
+        unit: Unit of the figure: empty, or ``points``.
         before, now: The figure over the configurations that both sides have.
-        worse: By how much it is worse now; negative where it is better.
-        allowed: By how much it may be, and the profile's name of that.
-        p: One-sided p of "worse by no more than is allowed"; 1 where what is observed is no more.
-        bound: The one-sided lower bound of ``worse`` at a level.
-        compared: How many configurations both sides have, and how many at least one of them has.
+        worse: Amount by which the figure is worse now; negative where it is better.
+        allowed: Amount by which it may be worse, and the name of that limit in the profile.
+        p: One-sided p of "worse by no more than is allowed"; 1 where the observed change is within the limit.
+        bound: Function from a level to the one-sided lower bound of ``worse``.
+        compared: Number of configurations that both sides have, and that at least one of them has.
     """
 
     row: str
@@ -58,7 +58,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Finding:
-    """A check with what Holm's procedure makes of it: the ``level`` it was held to, and whether it ``failed``."""
+    """A check with the result of Holm's procedure: the ``level`` it was tested at, and whether it ``failed``."""
 
     check: Check
     level: float
@@ -87,17 +87,17 @@ class Held:
 def findings(
     held: Sequence[Held], alpha: float = 0.05, max_tau_drop: float = 0.1, max_performance_drop: float = 1.0
 ) -> list[list[Finding | NotComparable]]:
-    """What each claim has to tell: tau of its own, and mean performance at every level that its row is judged at.
+    """Check the tau of each claim, and the mean performance of its row at every level that the row is judged at.
 
-    An exploratory claim tells nothing, since it never fails: mean performance is told by the row's first claim that is
-    not exploratory. Where all figures are the same as before there is nothing to check. Holm's procedure is over all
-    checks.
+    The result has one list for each claim. An exploratory claim has no finding, since it never fails; the findings on
+    mean performance belong to the row's first claim that is not exploratory. Where all figures are the same as before
+    there is nothing to check. Holm's procedure is over all checks.
 
     Args:
         held: The claims of a run, in order.
         alpha: Chance that a run without any deterioration fails.
-        max_tau_drop: By how much a tau may move against its claim.
-        max_performance_drop: By how many points the mean performance of a row may fall.
+        max_tau_drop: Amount by which a tau may move against its claim.
+        max_performance_drop: Percentage points by which the mean performance of a row may fall.
     """
     checks: list[tuple[int, Check]] = []
     told: list[list[Finding | NotComparable]] = [[] for _ in held]
@@ -123,22 +123,22 @@ def findings(
 
 
 def tau_check(row: str, claim: Claim, before: Seeded, now: Seeded, allowed: float = 0.1, draws: int = DRAWS) -> Check:
-    """Whether tau over pairs of one family moved against a claim about it.
+    """Check whether tau over pairs within a family moved against a claim about it.
 
     The interval is a percentile bootstrap of the difference over re-seeding (``reseeded``): the configurations stay,
-    and each one's seeds are drawn anew on both sides, independently of the other configurations'. A side of one seed
-    takes its spread from the other. A tau that is undefined, because performance is the same everywhere, counts as 0.
+    and the seeds of each are resampled on both sides, independently of the other configurations. A side with one seed
+    takes its spread from the other side. An undefined tau, where performance is the same everywhere, counts as 0.
 
     Args:
-        row: Its name.
-        claim: ``tau_negative``, ``tau_not_negative``, or ``no_correlation``, of which a tau farther from 0 is worse.
-        before: As it was kept.
-        now: As it is; the configurations that both have are compared.
-        allowed: By how much tau may move.
-        draws: Of the bootstrap.
+        row: Name of the row.
+        claim: ``tau_negative``, ``tau_not_negative``, or ``no_correlation``, for which a tau farther from 0 is worse.
+        before: Figures of the kept run.
+        now: Figures of this run; the configurations that both have are compared.
+        allowed: Amount by which tau may move.
+        draws: Number of bootstrap draws.
 
     Raises:
-        NotComparable: As ``paired`` says.
+        NotComparable: In the cases that ``paired`` names.
     """
     compared = _compared(before, now)
     before, now = paired(row, before, now)
@@ -167,20 +167,20 @@ def tau_check(row: str, claim: Claim, before: Seeded, now: Seeded, allowed: floa
 
 
 def performance_check(row: str, level: Level, before: Seeded, now: Seeded, allowed: float = 1.0) -> Check:
-    """Whether performance, averaged over the configurations, fell by more points than are allowed.
+    """Check whether performance, averaged over the configurations, fell by more points than are allowed.
 
-    A seed does much to all configurations alike, so a seed's mean over the configurations is one observation: Student's
-    two-sample t with pooled variance, whose degrees of freedom are the seeds of both sides less two.
+    A seed affects all configurations in a similar way, so the mean over the configurations for one seed is one
+    observation: Student's two-sample t with pooled variance, its degrees of freedom the seeds of both sides less two.
 
     Args:
-        row: Its name.
-        level: Of the performance.
-        before: As it was kept.
-        now: As it is; the configurations that both have are compared.
-        allowed: By how many points it may fall.
+        row: Name of the row.
+        level: Level of the performance.
+        before: Figures of the kept run.
+        now: Figures of this run; the configurations that both have are compared.
+        allowed: Percentage points by which it may fall.
 
     Raises:
-        NotComparable: As ``paired`` says.
+        NotComparable: In the cases that ``paired`` names.
     """
     compared = _compared(before, now)
     before, now = paired(row, before, now)
@@ -206,10 +206,10 @@ def performance_check(row: str, level: Level, before: Seeded, now: Seeded, allow
 
 
 def paired(row: str, before: Seeded, now: Seeded) -> tuple[Seeded, Seeded]:
-    """Both sides with the configurations that both have.
+    """Restrict both sides to the configurations that both have.
 
     Raises:
-        NotComparable: These are under four or under half of those before; or both sides have one seed.
+        NotComparable: If these are fewer than four or fewer than half of those before, or if both sides have one seed.
     """
     names = [name for name in before.names if name in now.names]
     if len(names) < FEWEST or 2 * len(names) < len(before.names):
@@ -223,9 +223,9 @@ def paired(row: str, before: Seeded, now: Seeded) -> tuple[Seeded, Seeded]:
 
 
 def holm(checks: Sequence[Check], alpha: float = 0.05) -> list[Finding]:
-    """Holm's step-down procedure over all checks of a run, in their order: at most ``alpha`` for any false alarm.
+    """Apply Holm's step-down procedure to all checks of a run: the chance of any false alarm is at most ``alpha``.
 
-    What does not fail is held to the level at which the procedure stopped.
+    The findings are in the order of the checks. Checks that do not fail get the level at which the procedure stopped.
     """
     findings: dict[int, Finding] = {}
     level, failing = alpha, True
@@ -237,12 +237,12 @@ def holm(checks: Sequence[Check], alpha: float = 0.05) -> list[Finding]:
 
 
 def _compared(before: Seeded, now: Seeded) -> tuple[int, int]:
-    """How many configurations both sides have, and how many one of them has."""
+    """Count the configurations that both sides have, and those that at least one of them has."""
     one, other = set(before.names), set(now.names)
     return len(one & other), len(one | other)
 
 
 def _quantile(ordered: NDArray[np.float64], level: float) -> float:
-    """The bound that exceeds a value exactly where the p of that value is at most ``level``."""
+    """Return the bound that exceeds a value exactly where the p of that value is at most ``level``."""
     k = math.floor(level * (1 + len(ordered)) + 1e-9)
     return float(ordered[k - 1]) if k else -math.inf

@@ -1,4 +1,4 @@
-"""From records to a verdict on a claim. Pure: neither torch nor pytest, nothing read, nothing written."""
+"""Verdicts on claims, computed from records without reading or writing anything."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ def judge(
     twin: Sweep | None = None,
     better: Mapping[str, Better] | None = None,
 ) -> Judgement:
-    """The verdict of a row's records on a claim.
+    """Judge a claim by the records of a row.
 
-    ``tau_negative`` is supported by a one-sided p of tau < 0 below alpha and refuted by one of tau > 0; both are of tau
-    within families and know that neighbours on a knob are alike (``cl_bench.statistics.correlation.association``).
-    ``tau_not_negative`` is its mirror: that a correlation is *not* found is no support, since a small sweep never finds
-    one; only a tau that is significantly positive shows that it is no longer negative. ``no_correlation`` is supported
-    by two one-sided tests that the same tau is less than .3 from 0, and refuted by a two-sided one that it is more.
+    ``tau_negative`` is supported by a one-sided p of tau < 0 below alpha and refuted by one of tau > 0. Both are of tau
+    within families and allow for neighbours on a knob being alike (``cl_bench.statistics.correlation.association``).
+    ``tau_not_negative`` is its mirror image. Finding no correlation is no support for it, since a small sweep never
+    finds one; only a tau that is significantly positive shows that it is no longer negative. ``no_correlation`` is
+    supported by two one-sided tests that the same tau is less than .3 from 0, and refuted by a two-sided test that it
+    is more.
 
-    ``predictor_against`` is decided as ``tau_not_negative`` is, with the predictor in the place of alignment and
-    uniformity.
+    ``predictor_against`` is decided like ``tau_not_negative``, with the predictor in place of alignment and uniformity.
 
     The other claims are decided by t tests, which agree with a ``1 - 2 alpha`` interval: of mean performance minus that
     of random initialisation (``at_random_level``: below ``margin``, refuted above it; ``above_random_level``: above 0,
@@ -53,22 +53,23 @@ def judge(
     ``keeps_up``, row minus reference: above ``-margin``, refuted below it; ``falls_behind``, reference minus row: above
     0, refuted below 0).
 
-    Nothing is concluded from fewer than four configurations (or pairs), or if over half are left out; of an order
-    (tau), nor where performance does not even predict itself (the positive control, ``controls``); nor where
-    the encoders that the claim is about did not learn (``validity``), at its level. Those are the row's and the
-    reference's; of disjoint views, where not learning is the prediction, the twin's alone; and of ``falls_behind``,
-    where doing badly is, the reference's alone. A claim about the level of random initialisation that has no twin is
-    about learning at that level itself: there learning has to show at the other level.
+    The verdict is INCONCLUSIVE with fewer than four configurations (or pairs), and if more than half are left out. A
+    claim about an order (tau) is also INCONCLUSIVE where performance does not even predict itself (the positive
+    control, ``controls``). Every claim is where the encoders that it is about did not learn at its level
+    (``validity``). Those encoders are the row's and the reference's. For disjoint views, where not learning is the
+    prediction, they are the twin's alone; for ``falls_behind``, where doing badly is the prediction, the reference's
+    alone. A claim about the level of random initialisation without a twin is itself about learning at that level, so
+    that learning has to show at the other level.
 
     Args:
-        claim: What is claimed.
+        claim: The claim.
         sweep: The row. Diverged and failed records count as present.
         random_init: Randomly initialised encoders.
         alpha: One-sided level.
-        margin: In percentage points (ours).
-        reference: The row that a paired claim compares with.
-        twin: The same method on the same data with overlapping views, for a row of disjoint ones.
-        better: Which values of a predictor are better, by its name without the level.
+        margin: Percentage points (our choice).
+        reference: Row that a paired claim compares with.
+        twin: Row of the same method on the same data with overlapping views, for a row of disjoint views.
+        better: Better values (low or high) of each predictor, by its name without the level.
 
     Raises:
         IncompleteSweep: If an expected case has no record, or a complete one was not measured at the claim's level; or
@@ -145,7 +146,7 @@ def _complete(
     reference: Sweep | None,
     twin: Sweep | None,
 ) -> None:
-    """Raise IncompleteSweep where anything is missing that the verdict rests on; another row's is told with its row."""
+    """Raise IncompleteSweep where a record is missing that the verdict needs; another row is named with its cases."""
     missing = sweep.missing(levels)
     for other in (reference, twin):
         missing += [f"{case} of {other.row}" for case in other.missing(levels)] if other else []
@@ -164,7 +165,7 @@ def _gate(
     reference: Sweep | None,
     twin: Sweep | None,
 ) -> Validity:
-    """The validity of the rows that must have learnt: the first that fails, or else the first."""
+    """Return the validity of the rows that must have learnt: the first that fails, or else the first."""
     asked = [(TWIN, twin)] if twin else [] if claim.kind == "falls_behind" else [("this row", sweep)]
     if reference and not twin:
         asked.append((reference.row, reference))
@@ -184,7 +185,7 @@ def _gate(
 
 
 def _on_tau(claim: Claim, found: Correlation, alpha: float) -> tuple[float, float, str]:
-    """The p of a claim and of its contrary, and the evidence: of either way the p that decided."""
+    """Return the p of a claim, the p of its contrary, and the evidence in words with the p that decided."""
     if claim.kind == "no_correlation":
         p, against = equivalence(found.within, found.effective_n, NEGLIGIBLE)
         way, method = ("|tau| > {:g}", "|tau| < {:g}")[against >= alpha].format(NEGLIGIBLE), "two one-sided tests"
@@ -198,7 +199,7 @@ def _on_tau(claim: Claim, found: Correlation, alpha: float) -> tuple[float, floa
 
 
 def _needed(claim: Claim, found: Correlation, alpha: float) -> str:
-    """How many configurations would decide a claim about tau, were the tau that was seen the true one."""
+    """Say how many configurations would decide a claim about tau if the observed tau were the true one."""
     if claim.kind == "no_correlation":
         n, way, given = needed_for_none(NEGLIGIBLE, alpha), "support", "were there none"
     elif found.needed is None:
@@ -210,9 +211,9 @@ def _needed(claim: Claim, found: Correlation, alpha: float) -> str:
 
 
 def holm(judgements: Sequence[Judgement], *, against: bool = False) -> list[float]:
-    """Holm-adjusted p of each claim over the run, in order, or of its contrary.
+    """Adjust the p of each claim of a run by Holm's procedure, in order; of its contrary if ``against``.
 
-    It is nan without a p, and for an exploratory claim, which is not counted.
+    It is nan without a p, and for an exploratory claim, which does not count as a test.
     """
     p = [j.p_against if against else j.p for j in judgements]
     return holm_adjusted([math.nan if j.claim.exploratory else one for j, one in zip(judgements, p, strict=True)])

@@ -1,4 +1,4 @@
-"""What was found of a claim. Plain values; ``judge`` is how one is had."""
+"""Judgements of claims as plain values; ``judge`` makes them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cl_bench.statistics.correlation import Correlation
 
 
 class Verdict(StrEnum):
-    """What the records say of a claim; absence of evidence is never evidence, it is ``INCONCLUSIVE``."""
+    """Verdict of the records on a claim; absence of evidence is never evidence but ``INCONCLUSIVE``."""
 
     SUPPORTED = "SUPPORTED"
     REFUTED = "REFUTED"
@@ -27,7 +27,7 @@ class Verdict(StrEnum):
 
 
 class IncompleteSweep(Exception):
-    """Records that the claim's grid asks for are not there; ``row``, and ``missing``: the case ids."""
+    """Missing records that the claim's grid asks for: the ``row``, and ``missing``, the case ids."""
 
     def __init__(self, row: str, missing: Sequence[str]) -> None:
         super().__init__(row, tuple(missing))
@@ -39,7 +39,7 @@ class IncompleteSweep(Exception):
 
 @dataclass(frozen=True)
 class Sweep:
-    """What there is of a row: its ``records``, and ``expected``, the case ids that its grid asks for."""
+    """Records of a row, and ``expected``, the case ids that its grid asks for."""
 
     row: str
     records: Sequence[Record]
@@ -47,12 +47,12 @@ class Sweep:
 
     @property
     def present(self) -> list[Record]:
-        """The records that were asked for; others take no part."""
+        """Records that the grid asks for; others take no part."""
         wanted = set(self.expected)
         return [r for r in self.records if r.case in wanted]
 
     def missing(self, levels: Collection[Level]) -> list[str]:
-        """Cases without a record, or complete without having been measured at these levels."""
+        """Return the case ids without a record, or whose complete record was not measured at these levels."""
         seen = {
             r.case
             for r in self.records
@@ -64,13 +64,14 @@ class Sweep:
 
 @dataclass(frozen=True)
 class Judgement:
-    """A claim about a row, its verdict and, in one ``sentence``, what that rests on.
+    """A claim about a row, its verdict and, in one ``sentence``, the evidence for it.
 
     ``correlation`` is the whole row's, None if the claim is not about tau; ``contrast`` belongs to ``at_random_level``
-    and ``above_random_level``, ``comparison`` to the paired claims, ``prediction`` to a predictor's; ``missing`` names
-    the cases without a record; ``alpha`` is the level; ``validity`` tells what the encoders learnt and ``controls`` how
-    far an order can be believed, None where nothing was judged or no order is claimed. ``p`` is the p of what is
-    claimed and ``p_against`` that of its contrary, nan where nothing was judged.
+    and ``above_random_level``, ``comparison`` to the paired claims, ``prediction`` to a claim about a predictor;
+    ``missing`` names the cases without a record; ``alpha`` is the level. ``validity`` describes what the encoders
+    learnt and ``controls`` how far an order can be believed; they are None where nothing was judged or no order is
+    claimed.
+    ``p`` is the p of the claim and ``p_against`` that of its contrary, nan where nothing was judged.
     """
 
     claim: Claim
@@ -90,17 +91,17 @@ class Judgement:
 
     @classmethod
     def incomplete(cls, claim: Claim, error: IncompleteSweep) -> Judgement:
-        """What to show where ``judge`` raised: nothing is concluded, and what is missing is named."""
+        """Make an INCONCLUSIVE judgement that names what is missing, for when ``judge`` raised ``error``."""
         sentence = f"{error.row}: INCONCLUSIVE: {claim.text}; missing: {', '.join(error.missing)}"
         return cls(claim, error.row, Verdict.INCONCLUSIVE, None, None, sentence, error.missing)
 
     def to_json(self) -> str:
-        """As strict JSON: a nan becomes null."""
+        """Return the judgement as strict JSON; a nan becomes null."""
         return json.dumps(json.loads(json.dumps(asdict(self)), parse_constant=lambda name: None))
 
     @classmethod
     def from_json(cls, text: str) -> Judgement:
-        """The inverse of ``to_json``."""
+        """Read a judgement from the text of ``to_json``."""
 
         def restore(data: dict[str, Any]) -> dict[str, Any]:
             optional = ("needed", *_PARTS)

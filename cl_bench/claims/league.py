@@ -1,7 +1,7 @@
-"""The league of predictors: which figure of an encoder goes with its performance, and does any beat L_a + L_u? Pure.
+"""The league of predictors: which figure of an encoder predicts its performance, and does any beat L_a + L_u?
 
-The unit of analysis is a configuration of the objective, its seeds averaged first. Predictors are turned so that lower
-is predicted better: a negative tau predicts.
+The unit of analysis is a configuration of the objective, its seeds averaged first. The sign of a predictor is chosen so
+that a lower value predicts better performance; a negative tau means that it predicts.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from cl_bench.statistics.kendall import tau_b
 from cl_bench.statistics.power import FEWEST
 
 SWAPS = 9999
-"""Random swaps of the permutation test."""
+"""Number of random swaps in the permutation test."""
 _SEED = 20220
 Array = NDArray[np.float64]
 
 OF_RECORD: Mapping[str, Better] = {"alignment": "low", "uniformity": "low", "position_share": "low", "loss": "low"}
-"""The predictors that a record holds anyway: L_a, L_u, the share of place in dense features, the last training loss."""
+"""Predictors that every record holds: L_a, L_u, the position share of dense features, and the last training loss."""
 
 
 def reference(level: Level) -> str:
-    """The predictor that the others are held against: the paper's, at the level of the performance."""
+    """Return the predictor that the others are compared with: the paper's, at the level of the performance."""
     return f"sum_minmax@{level}"
 
 
@@ -43,13 +43,13 @@ class Prediction:
     """Kendall's tau-b of one predictor with performance over a row's configurations.
 
     Attributes:
-        predictor: As ``rankme@dense``.
-        level: Of the performance: ``instance`` (linear evaluation) or ``dense`` (detection).
-        n: Configurations of which both are known.
-        tau: In [-1, 1], negative where the predictor predicts; nan where undefined.
-        p_negative: One-sided p of tau < 0 over pairs of one family.
-        p_positive: Of tau > 0 over them.
-        better: Which of its values are better; empty where nobody says.
+        predictor: Name and level of the predictor, such as ``rankme@dense``.
+        level: Level of the performance: ``instance`` (linear evaluation) or ``dense`` (detection).
+        n: Number of configurations for which both are known.
+        tau: Tau-b in [-1, 1], negative where the predictor predicts; nan where undefined.
+        p_negative: One-sided p of tau < 0 over pairs within a family.
+        p_positive: One-sided p of tau > 0 over pairs within a family.
+        better: Better values of the predictor, low or high; empty where that is not declared.
     """
 
     predictor: str
@@ -69,14 +69,14 @@ class Standing:
     """One predictor in the league for one performance.
 
     Attributes:
-        predictor: As ``rankme@dense``.
-        level: Of the performance.
-        taus: Tau by row, as ``Prediction.tau``; rows where it is undefined are left out.
-        tau: Their mean; nan where there is none.
-        difference: Mean over rows of its tau minus the reference's, of the configurations that both are known of:
+        predictor: Name and level of the predictor, such as ``rankme@dense``.
+        level: Level of the performance.
+        taus: ``Prediction.tau`` by row; rows where it is undefined are left out.
+        tau: Mean of ``taus``; nan where there is none.
+        difference: Mean over rows of its tau minus the reference's, over configurations for which both are known:
             negative where it predicts better; nan for the reference itself and where nothing can be paired.
-        p: Two-sided, of no difference, by a permutation test; nan where the difference is.
-        p_holm: Adjusted for all predictors of that performance.
+        p: Two-sided p of no difference, by a permutation test; nan where the difference is nan.
+        p_holm: ``p`` adjusted for all predictors of that performance.
     """
 
     predictor: str
@@ -89,16 +89,16 @@ class Standing:
 
 
 def league(rows: Mapping[str, Sequence[Record]], better: Mapping[str, Better]) -> list[Standing]:
-    """Every predictor against each performance, over rows: the best first, the performances one after the other.
+    """Rank every predictor by its mean tau over rows, the best first, for one level of performance after the other.
 
     The difference to the reference is tested as Deutsch, Dror & Roth do for evaluation metrics: both predictors'
-    ranks in a row are standardised, those of each configuration change places with probability a half, and the mean
-    over rows of the difference of taus is computed anew, 9,999 times. p is the share of differences at least as large.
+    ranks in a row are standardised, those of each configuration are swapped with probability one half, and the mean
+    over rows of the difference of taus is computed again, 9,999 times. p is the share of differences at least as large.
 
     Args:
-        rows: Records by row; randomly initialised and incomplete ones are passed over.
-        better: Which values of a predictor are better, by its name without the level, as far as ``OF_RECORD`` does not
-            say; others that records have are left out.
+        rows: Records by row; randomly initialised and incomplete ones are ignored.
+        better: Better values (low or high) of each predictor, by its name without the level, for those that are not in
+            ``OF_RECORD``. Predictors in neither are left out.
 
     Source: arXiv:2104.00054, PERM-BOTH with configurations for inputs.
     """
@@ -119,10 +119,10 @@ def league(rows: Mapping[str, Sequence[Record]], better: Mapping[str, Better]) -
 
 
 def predicted(records: Sequence[Record], level: Level, predictor: str, better: Mapping[str, Better]) -> Prediction:
-    """Tau of one predictor in one row; undefined where it was not measured.
+    """Compute tau of one predictor in one row; it is nan where the predictor was not measured.
 
-    p is that of the paper's own claim: of tau over pairs of one family, knowing that neighbours on a knob are alike
-    (``cl_bench.statistics.correlation.association``).
+    p is computed as for the paper's own claim: of tau over pairs within a family, allowing for neighbours on a knob
+    being alike (``cl_bench.statistics.correlation.association``).
     """
     kept = _kept(records)
     table = {**columns(records, better), "place": np.arange(len(kept), dtype=np.float64)}
@@ -137,11 +137,12 @@ def predicted(records: Sequence[Record], level: Level, predictor: str, better: M
 
 
 def columns(records: Sequence[Record], better: Mapping[str, Better]) -> dict[str, Array]:
-    """A row as columns over its configurations, in order of name: predictors, lower better, and ``performance@level``.
+    """Return a row as columns (n,) over its configurations, in order of name.
 
-    A configuration has a value where each of its records has, else nan. Beside what was measured there are, at each
-    level, three sums of L_a and L_u (``sum_minmax``, the paper's; ``sum_rank``; ``sum_z``), and ``dse@dense``, the sum
-    of its parts weighted by the inverse of their standard deviations over the row.
+    The columns are the predictors, with lower values better, and ``performance@level``. A configuration has a value if
+    each of its records has one, else nan. Besides the measured figures there are, at each level, three sums of L_a and
+    L_u (``sum_minmax``, the paper's; ``sum_rank``; ``sum_z``), and ``dse@dense``, the sum of its parts weighted by the
+    inverse of their standard deviations over the row.
     """
     known = {**OF_RECORD, **better}
     values = [[_values(record) for record in group] for group in _kept(records)]
@@ -160,14 +161,14 @@ def columns(records: Sequence[Record], better: Mapping[str, Better]) -> dict[str
 
 
 def _kept(records: Sequence[Record]) -> list[list[Record]]:
-    """The records of each configuration, in order of name, where all of them are complete."""
+    """Return the records of each configuration whose records are all complete, in order of name."""
     usable = sorted((r for r in records if r.family != RANDOM_INIT), key=lambda r: (r.config, r.seed))
     configurations = [[*group] for _, group in groupby(usable, key=lambda r: r.config)]
     return [group for group in configurations if all(r.status == "complete" for r in group)]
 
 
 def _values(record: Record) -> dict[str, float]:
-    """What a record says, by the names of the league."""
+    """Return the figures of a record by their names in the league."""
     out = {f"performance@{level}": value for level, value in record.performance.items()}
     out |= {f"alignment@{level}": value for level, value in record.alignment.items()}
     out |= {f"uniformity@{level}": value for level, value in record.uniformity.items()}
@@ -179,7 +180,7 @@ def _values(record: Record) -> dict[str, float]:
 
 
 def _sums(table: Mapping[str, Array]) -> dict[str, Array]:
-    """The predictors that are made of others over a row."""
+    """Compute the predictors that combine others over a row."""
     out: dict[str, Array] = {}
     for level in LEVELS:
         parts = [table.get(f"{name}@{level}") for name in ("alignment", "uniformity")]
@@ -193,7 +194,7 @@ def _sums(table: Mapping[str, Array]) -> dict[str, Array]:
 
 
 def _over_known(scaled: Callable[[Array], Array], one: Array, other: Array) -> Array:
-    """The sum of two columns, each scaled over the configurations of which both are known; nan elsewhere."""
+    """Add two columns, each scaled over the configurations for which both are known; nan elsewhere."""
     both = np.isfinite(one) & np.isfinite(other)
     out = np.full(len(one), math.nan)
     if both.any():
@@ -223,7 +224,7 @@ _SCALES: Mapping[str, Callable[[Array], Array]] = {"minmax": _minmax, "rank": _r
 
 
 def _paired(table: Mapping[str, Array], *names: str) -> list[Array]:
-    """Columns over the configurations of which all are known; empty where one is not there."""
+    """Return the named columns over the configurations for which all are known; empty columns if one is missing."""
     if not all(name in table for name in names):
         return [np.zeros(0) for _ in names]
     stacked = np.stack([table[name] for name in names])
@@ -231,7 +232,7 @@ def _paired(table: Mapping[str, Array], *names: str) -> list[Array]:
 
 
 def _tau(x: Array, y: Array) -> float:
-    """Tau-b; nan where it is undefined or there are fewer than four configurations."""
+    """Compute tau-b; nan where it is undefined or there are fewer than four configurations."""
     return tau_b(x, y) if len(x) >= FEWEST else math.nan
 
 
@@ -250,9 +251,9 @@ def _standing(predictor: str, level: Level, tables: Mapping[str, Mapping[str, Ar
     return Standing(predictor, level, taus, tau, difference, p, math.nan)
 
 
-@lru_cache(maxsize=8192)  # a summary, its file and league.csv ask for the same
+@lru_cache(maxsize=8192)  # the summary, its file and league.csv need the same values
 def _swapped(rows: tuple[tuple[tuple[float, ...], ...], ...], observed: float) -> float:
-    """Two-sided p of the mean over rows of tau(x, z) - tau(y, z), under swaps of x and y by configuration."""
+    """Compute two-sided p of the mean over rows of tau(x, z) - tau(y, z), under swaps of x and y by configuration."""
     draws = np.random.default_rng(_SEED)
     total = np.zeros(SWAPS)
     for x, y, z in (map(np.array, row) for row in rows):
@@ -264,11 +265,11 @@ def _swapped(rows: tuple[tuple[tuple[float, ...], ...], ...], observed: float) -
 
 
 def _tau_of_mixed(x: Array, y: Array, z: Array, swaps: Array) -> Array:
-    """Tau-b with z of what takes y where ``swaps`` is 1 and x where it is 0: (m,) of swaps (m, n); 0 if undefined.
+    """Compute tau-b, (m,), of z with a mix that is y where ``swaps`` (m, n) is 1 and x where it is 0; 0 if undefined.
 
-    Whether a pair is concordant depends on both swaps of the pair, so that the sum over pairs is a quadratic form in
-    the swaps s: with X of pairs that both keep x, Y of those that both take y, and M of those of which the first keeps
-    x and the second takes y (of the others it is M^T), ``1 X 1 + 2 (1 M - 1 X) s + s (X - 2 M + Y) s``.
+    The concordance of a pair depends on both of its swaps, so the sum over pairs is a quadratic form in the swaps s.
+    Let X hold the signs of pairs that both keep x, Y of pairs that both take y, and M of pairs whose first keeps x and
+    whose second takes y (M^T for the reverse). The sum is ``1 X 1 + 2 (1 M - 1 X) s + s (X - 2 M + Y) s``.
     """
     sz = np.sign(z[:, None] - z[None])
 
@@ -283,7 +284,7 @@ def _tau_of_mixed(x: Array, y: Array, z: Array, swaps: Array) -> Array:
 
 
 def holm_adjusted(p: Sequence[float]) -> list[float]:
-    """Adjust p for testing all of these by Holm's step-down, in order; nan stays, and is not counted as a test."""
+    """Adjust p for testing all of these by Holm's step-down, in order; nan stays nan and does not count as a test."""
     adjusted = [math.nan] * len(p)
     tested = sorted((i for i, value in enumerate(p) if not math.isnan(value)), key=lambda i: p[i])
     worst = 0.0

@@ -1,8 +1,9 @@
-"""What the paper printed: Moon, Kim, Choi, BMVC 2022 (arXiv:2210.08819), Tables 1 to 3, and whether ours agrees. Pure.
+"""Numbers printed in the paper (Moon, Kim, Choi, BMVC 2022, arXiv:2210.08819), Tables 1 to 3, and agreement with them.
 
-It is another setting than a run on embedded data: STL-10 and COCO, ResNet-18, 200 epochs, 12 to 100 models a row.
-Linear evaluation is STL-10 accuracy in percent. Of detection it prints "average precision (AP)" in percent and not
-which: it is read as what MoCo's VOC recipe reports, VOC07 AP (11 points, IoU .50:.05:.95), which is not COCO's.
+The paper's setting differs from a run on embedded data: STL-10 and COCO, ResNet-18, 200 epochs, 12 to 100 models a row.
+Linear evaluation is STL-10 accuracy in percent. For detection the paper prints "average precision (AP)" in percent
+without naming the kind. It is taken to be the one that MoCo's VOC recipe reports, VOC07 AP (11 points, IoU
+.50:.05:.95), which is not COCO's.
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ from cl_bench.statistics.power import FEWEST, spread
 
 SOURCE = "Moon, Kim, Choi, BMVC 2022, Tables 1-3"
 SETTINGS = {"single_object": "stl10", "multi_object": "coco"}
-"""The paper's data by the part that it plays, in which embedded data ask the same question in another setting."""
+"""Data set of the paper for each kind of pre-training data; embedded data of that kind ask the same question."""
 SETTING_NAMES = {"stl10": "STL-10", "coco": "COCO"}
 METRIC, METRIC_NAME = "voc07_ap", "VOC07 AP"
 METHODS: Mapping[Level, str] = {"instance": "instance", "dense": REFERENCE}
-"""Ours that answers to a scheme of the paper; no other matching has a printed row."""
-ROUNDING = 0.01  # two decimals: half a hundredth for what is printed, and as much for the mean of what is printed
+"""Method of this suite for each scheme of the paper; no other matching has a printed row."""
+ROUNDING = 0.01  # half a hundredth for a printed number, and as much for the mean of printed numbers
 SWAPPED = "the text of section 4.3 swaps the two detection taus of Table 2"
 
 
@@ -57,9 +58,9 @@ class Score:
 
     @property
     def told_from_zero(self) -> bool:
-        """Whether so many models without any correlation give so large a tau less than 5 times in 100 (two-sided).
+        """True where tau differs from 0 at the 5 % level (two-sided), for that number of models.
 
-        By Kendall's normal approximation: the paper prints neither intervals nor p.
+        It uses Kendall's normal approximation, since the paper prints neither intervals nor p.
         """
         return abs(self.tau) > float(stats.norm.isf(0.025)) * spread(self.models)
 
@@ -87,22 +88,22 @@ class PaperRow:
     detection: Score
 
     def score(self, level: Level) -> Score:
-        """Linear evaluation at ``instance`` level, detection at ``dense`` level."""
+        """Return the linear evaluation at ``instance`` level and the detection at ``dense`` level."""
         return self.linear if level == "instance" else self.detection
 
     @property
     def families(self) -> tuple[PaperRow, ...]:
-        """The printed rows that a total is the total of: none in Table 3."""
+        """Printed rows of the families that make up a total; none in Table 3, and none if this is not a total."""
         kin = (row for row in ROWS if (row.table, row.data, row.scheme) == (self.table, self.data, self.scheme))
         return tuple(row for row in kin if self.loss == "total" != row.loss)
 
     @property
     def separate(self) -> bool:
-        """Whether it is among the rows no two of which share a model: families, and totals without printed ones."""
+        """True for families, and for totals without printed families: no two of these rows share a model."""
         return not self.families
 
     def notes(self, level: Level) -> tuple[str, ...]:
-        """What to know of the printed numbers: they are shown as they are printed, whatever contradicts them."""
+        """Return remarks on the printed numbers, which are shown as printed even where they contradict each other."""
         swapped = (self.table, self.loss, level) == (2, "total", "dense")
         found = inconsistencies(self.score(level), [family.score(level) for family in self.families])
         return (*found, *([SWAPPED] if swapped else []))
@@ -145,11 +146,11 @@ RANDOM_INIT: dict[Level, float] = {"instance": 28.04, "dense": 31.93}
 
 
 def lookup(data: str, views: str, scheme: str, loss: str) -> PaperRow | None:
-    """The printed row that a row of this suite answers to, or None.
+    """Return the printed row that corresponds to a row of this suite, or None.
 
     Args:
-        data: ``stl10`` or ``coco``, or the part that it plays (``SETTINGS``): ``single_object`` and ``multi_object``.
-            Where other data play it, numbers are of another setting, and only tau's sign and order can be compared.
+        data: ``stl10`` or ``coco``, or the kind of data (``SETTINGS``), ``single_object`` or ``multi_object``. With
+            other data of that kind the setting differs, and only the sign and the order of tau can be compared.
         views: ``overlapping`` or ``disjoint``.
         scheme: ``instance`` or ``dense``.
         loss: ``align_uniform``, ``info_nce`` or ``total``.
@@ -160,12 +161,12 @@ def lookup(data: str, views: str, scheme: str, loss: str) -> PaperRow | None:
 
 @dataclass(frozen=True)
 class Own:
-    """What the paper's own numbers give a claim.
+    """Verdict of the paper's own numbers on a claim.
 
     Attributes:
-        numbers: In words.
-        verdict: By our rule, on a printed tau and its n; None on printed means, since no spread is printed with them.
-        p: One-sided p of what is claimed; nan without a verdict.
+        numbers: The printed numbers in words.
+        verdict: Verdict of our rule on a printed tau and its n; None for printed means, which come without a spread.
+        p: One-sided p of the claim; nan without a verdict.
     """
 
     numbers: str
@@ -179,10 +180,10 @@ class Own:
 
 
 def own(claim: Claim, data: str, views: str, method: str, alpha: float = 0.05) -> Own | None:
-    """What the paper's own numbers give a claim about a row; None where it prints none of such a row.
+    """Judge a claim about a row by the paper's own numbers; None where the paper prints none for such a row.
 
-    p is by the normal approximation of tau without ties: the printed tau has two decimals, so that an exact p of it
-    would claim more than is known. Where the printed numbers are means, their difference is told.
+    p uses the normal approximation of tau without ties: the printed tau has two decimals, so an exact p would suggest
+    more precision than there is. Where the printed numbers are means, the result gives their difference.
     """
     scheme = next((scheme for scheme, answers in METHODS.items() if answers == method), None)
     row = scheme and lookup(data, views, scheme, "total")
@@ -212,10 +213,10 @@ def _averages(one: float, other: float) -> str:
 
 
 def inconsistencies(total: Score, families: Sequence[Score]) -> tuple[str, ...]:
-    """Where a total does not follow from its families, in their own numbers and beyond what rounding explains.
+    """Describe where a total does not follow from its families by more than rounding, with the numbers concerned.
 
-    That the total's tau lies outside theirs is no contradiction, since it compares models across families too, on a
-    min-max of all; it is told because the families alone would lead one to expect otherwise.
+    A total tau outside the range of theirs is no contradiction, since it compares models across families too, on a
+    min-max over all of them. It is named because a reader of the families' numbers would expect otherwise.
     """
     if not families:
         return ()
@@ -258,29 +259,29 @@ class Pair:
 
     @property
     def sign(self) -> Literal["same", "other", "-"]:
-        """Whether both lie on one side of 0; ``-`` where ours is 0 or undefined."""
+        """``same`` if both taus lie on one side of 0, else ``other``; ``-`` if a tau is 0 or ours is undefined."""
         product = self.ours.tau * self.printed.tau
         return "-" if math.isnan(product) or product == 0 else "same" if product > 0 else "other"
 
     @property
     def certain(self) -> bool:
-        """Whether both are told from 0: our 95 % interval leaves it out, and the paper's tau is ``told_from_zero``."""
+        """True where both differ from 0: our 95 % interval excludes it, and the paper's tau is ``told_from_zero``."""
         return (self.ours.low > 0 or self.ours.high < 0) and self.printed.told_from_zero
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How rows of ours agree with the paper's.
+    """Agreement of our rows with the paper's.
 
     Attributes:
-        rows: Rows of which our tau is defined.
-        signed: Those of them with a sign.
-        same: Those of them with the paper's sign.
-        certain: Signed rows in which both taus are told from 0.
-        certain_same: Those of them with the paper's sign.
+        rows: Number of rows whose tau is defined in our run.
+        signed: Number of these rows in which neither tau is 0.
+        same: Number of signed rows in which our tau has the paper's sign.
+        certain: Number of signed rows in which both taus differ from 0 significantly.
+        certain_same: Number of certain rows in which our tau has the paper's sign.
         tau: Kendall's tau-b of our taus with the paper's; nan below four rows and where one side does not vary.
-        p: One-sided p of tau > 0 if the rows were exchangeable; nan where tau is, and for both evaluations together.
-        method: How p was had: ``exact``, ``permutation`` (there are ties), ``none``.
+        p: One-sided p of tau > 0 if the rows were exchangeable; nan if tau is nan, and for both evaluations together.
+        method: Test that gave p: ``exact``, ``permutation`` (there are ties), ``none``.
     """
 
     rows: int
@@ -294,12 +295,12 @@ class Agreement:
 
 
 def agreement(pairs: Sequence[Pair]) -> Agreement:
-    """Signs counted, and Kendall's tau-b between our rows' taus and the paper's.
+    """Count equal signs, and compute Kendall's tau-b between our rows' taus and the paper's.
 
-    To be asked of rows that share no model (``PaperRow.separate``): a total goes where its families go, so that with it
-    the same models would count twice. Linear evaluation and detection of a row are of the same models, so that both
-    together have no p. Nor has the count of signs: nearly all of the paper's taus are negative, so that whatever makes
-    ours negative agrees, and our rows share a grid, seeds and evaluation images.
+    Give only rows that share no model (``PaperRow.separate``); a total and its families would count the same models
+    twice. Linear evaluation and detection of a row are of the same models, so there is no p for both together. The
+    count of signs has no p either: nearly all of the paper's taus are negative, so anything that makes ours negative
+    agrees, and our rows share a grid, seeds and evaluation images.
     """
     defined = [pair for pair in pairs if not math.isnan(pair.ours.tau)]
     signed = [pair for pair in defined if pair.sign != "-"]

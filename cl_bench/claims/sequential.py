@@ -1,17 +1,17 @@
-"""How often a claim is judged while seeds are added, at which level each time, and what a budget of time is. Pure.
+"""Sequential testing: repeated looks at a claim while seeds are added, the level of each look, and a time budget.
 
-Judged again and again at one level, a claim that is wrong passes sooner or later. So the level is spent: each look has
-a level of its own, and together they have that of the profile. How much is spent by which share of the seeds is a
-function that is fixed beforehand (Lan & DeMets, Discrete sequential boundaries for clinical trials, Biometrika 70,
-1983), here the one that imitates Pocock's boundaries, ``alpha log(1 + (e - 1) t)``.
+A wrong claim that is judged again and again at one level passes sooner or later. Each look therefore has a level of its
+own, and together they have the level of the profile. A function that is fixed beforehand gives the level that may be
+spent by a share t of the seeds (Lan & DeMets, Discrete sequential boundaries for clinical trials, Biometrika 70, 1983),
+here the one that imitates Pocock's boundaries, ``alpha log(1 + (e - 1) t)``.
 
-Lan & DeMets turn what is spent into boundaries by the joint distribution of independent increments. Seeds do not give
-those: the configurations stay, and what chance gave to them is in every look. Here the levels simply add up
-(Boole's inequality), which takes no more than that each look's own p is one. It is cautious, the more so the less of
-the noise is the seeds'.
+Lan & DeMets derive boundaries from the joint distribution of independent increments. Adding seeds does not give
+independent increments: the configurations stay, and their share of chance is in every look. Here the levels simply add
+up (Boole's inequality), which assumes only that the p of each look is valid. This is cautious, and more so the less of
+the noise comes from the seeds.
 
-Nothing of this is kept: looks follow from the options, verdicts from the records. Whoever goes on later, judges the
-first look with the seeds of the first look once more.
+No state is kept: looks follow from the options, verdicts from the records. A run that is continued later judges the
+first look again, with the seeds of the first look.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from cl_bench.claims.judgement import Judgement, Verdict
 from cl_bench.errors import SpecError
 
 FEWEST_SEEDS = 2
-"""At the first look: one seed shows no spread."""
+"""Least number of seeds at the first look; one seed shows no spread."""
 _BUDGET = re.compile(r"(?=\d)(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", re.ASCII)
 
 
 @dataclass(frozen=True)
 class Look:
-    """A time at which claims are judged: its number from 1, how many there are at most, and the seeds by then.
+    """A time at which claims are judged: its number from 1, the number of looks at most, and the seeds by then.
 
     ``alpha`` is the one-sided level of this look alone.
     """
@@ -46,18 +46,18 @@ class Look:
 
 
 def spent(share: float, alpha: float) -> float:
-    """How much of ``alpha`` may be spent by a share in [0, 1] of the seeds: 0 at none of them, ``alpha`` at all."""
+    """Return the part of ``alpha`` that a share in [0, 1] of the seeds may spend: 0 without seeds, ``alpha`` at all."""
     return alpha * math.log1p((math.e - 1) * share)
 
 
 def looks(first: int, most: int, alpha: float) -> tuple[Look, ...]:
-    """The looks from ``first`` seeds (two at least) to ``most``, the seeds doubled from each to the next.
+    """Return the looks from ``first`` seeds (two at least) to ``most``, each with twice the seeds of the last.
 
-    Doubling makes few looks, so that each keeps a level worth having, and ends with at most twice the seeds that it
-    took. The levels of all looks sum to ``alpha``.
+    Doubling gives few looks, so that each has a useful level, and spends at most twice the seeds that were necessary.
+    The levels of all looks sum to ``alpha``.
 
     Raises:
-        SpecError: ``most`` is less than the first look has.
+        SpecError: If ``most`` is less than the seeds of the first look.
     """
     counts = [max(first, FEWEST_SEEDS)]
     if most < counts[0]:
@@ -74,10 +74,10 @@ def looks(first: int, most: int, alpha: float) -> tuple[Look, ...]:
 
 
 def first_decided(judgements: Iterable[Judgement]) -> Judgement:
-    """The first judgement that decides, for what a look decided stays decided; else the last.
+    """Return the first judgement that is not INCONCLUSIVE, since a decision stays; else the last judgement.
 
     Raises:
-        ValueError: There is none.
+        ValueError: If there is no judgement.
     """
     found = None
     for found in judgements:
@@ -89,10 +89,10 @@ def first_decided(judgements: Iterable[Judgement]) -> Judgement:
 
 
 def budget_seconds(text: str) -> float:
-    """Seconds of ``90s``, ``45m``, ``2h`` or ``1h30m``.
+    """Return the seconds of a time such as ``90s``, ``45m``, ``2h`` or ``1h30m``.
 
     Raises:
-        SpecError: It is none of those, or no time at all.
+        SpecError: If the text is not of that form, or the time is zero.
     """
     found = _BUDGET.fullmatch(text)
     hours, minutes, seconds = (int(part or 0) for part in found.groups()) if found else (0, 0, 0)

@@ -1,7 +1,7 @@
-"""The gate before a claim: did the encoders learn, and does what is compared exceed its noise? Pure.
+"""Conditions for judging a claim: did the encoders learn, and do the compared figures exceed their noise?
 
-A correlation over encoders that learnt nothing is one of noise, or of what they learnt instead of content. Such a row
-tells of its recipe and not of the claim.
+A correlation over encoders that learnt nothing shows noise, or whatever they learnt instead of content. Such a row
+says something about its recipe, and nothing about the claim.
 """
 
 from __future__ import annotations
@@ -17,34 +17,36 @@ from scipy import stats
 from cl_bench.spec.records import EVALUATIONS, RANDOM_INIT, Level, Record, configurations, figures
 
 COLLAPSED = -0.02
-"""Dense L_u above which cells of different images are as good as equal; 0 is equal."""
+"""Dense L_u above which cells of different images count as equal; at 0 they are equal."""
 AT_OPTIMUM = 0.01
-"""How near to the optimum of knowing the place alone a final loss counts as there, in units of ``max(1, |optimum|)``:
-relative where the optimum is far from 0, absolute near 0, where a relative distance (L_a + w L_u passes 0) is none."""
+"""Distance from the optimum of position-only features below which a final loss counts as being there.
+
+It is in units of ``max(1, |optimum|)``: relative where the optimum is far from 0, and absolute near 0, where a relative
+distance would be meaningless (L_a + w L_u passes through 0)."""
 MOSTLY = 0.5
-"""Position share above which the place is most of what the features tell."""
+"""Position share above which features mostly encode the place of their cell."""
 LISTED = 5
 
 
 @dataclass(frozen=True)
 class Validity:
-    """What the encoders of a row learnt, and why nothing can be said of a claim about them, if so.
+    """Result of asking whether the encoders of a row learnt enough for a claim about them to be judged.
 
     Attributes:
-        whose: The row that was asked, in words: not the claim's own where that is predicted not to learn.
-        level: The evaluation that was asked.
-        learnt: Configurations that beat ``threshold``, their seeds averaged.
-        of: Usable configurations; those that diverged are left out and named elsewhere.
+        whose: The row that was examined, in words; not the claim's own row where that is predicted not to learn.
+        level: Level of the evaluation that was examined.
+        learnt: Number of configurations whose mean over seeds exceeds ``threshold``.
+        of: Number of usable configurations; those that diverged are left out and named elsewhere.
         threshold: Mean of the untrained encoders plus its standard error, percent; nan with fewer than two of them.
         reliability: Share of the variance between configurations' means that seeds do not explain, in [0, 1]; nan where
             there are fewer than two configurations or no seeds' variance.
-        p: Of the F test that configurations differ no more than seeds do; nan where reliability is.
-        own_seeds: Whether the variance of seeds is the configurations' own; that of untrained encoders stands in
-            where each configuration has one seed.
+        p: p of the F test that configurations differ no more than seeds do; nan where reliability is nan.
+        own_seeds: True if the variance of seeds is the configurations' own; where each configuration has one seed, that
+            of the untrained encoders is used instead.
         collapsed: Case ids of the claim's own row with dense L_u above -.02.
-        at_shortcut: Case ids of the claim's own row whose training ends at the loss of knowing the place alone.
-        knows_place: Whether the encoders of the claim's own row mostly know the place.
-        reason: Why nothing can be said; empty where the gate is passed.
+        at_shortcut: Case ids of the claim's own row whose training ends at the loss of position-only features.
+        knows_place: True if the features of the claim's own row mostly encode the place of their cell.
+        reason: Reason why the claim cannot be judged; empty where it can.
     """
 
     whose: str
@@ -68,7 +70,7 @@ class Validity:
 
     @property
     def spread(self) -> str:
-        """Reliability in words."""
+        """Reliability, with the p of its F test, in words."""
         seeds = "" if self.own_seeds else "; one seed each, so held against untrained encoders' seeds"
         return f"reliability {self.reliability:.2f} (p = {self.p:.2g}{seeds})"
 
@@ -83,21 +85,21 @@ def validity(
     ordered: bool = True,
     alpha: float = 0.05,
 ) -> Validity:
-    """Whether the encoders learnt enough for a claim about them to be judged.
+    """Check whether the encoders learnt enough for a claim about them to be judged.
 
     At least half of the configurations must beat the mean of the untrained encoders by more than its standard error
-    (``sd / sqrt(k)``). One untrained encoder has no error, and none is guessed: it takes two. For a claim about order
-    (tau) performance must also spread more between configurations than between seeds: a one-way analysis of variance,
-    its F test at ``alpha``. What a seed does to all configurations alike counts as noise there, which is cautious. A
-    claim about a mean does not need a spread: configurations may all do equally well.
+    (``sd / sqrt(k)``). A single untrained encoder gives no standard error, so at least two are needed. For a claim
+    about an order (tau) performance must also vary more between configurations than between seeds: a one-way analysis
+    of variance with its F test at ``alpha``. An effect that a seed has on all configurations counts as noise there,
+    which is cautious. A claim about a mean needs no such variation, since all configurations may do equally well.
 
     Args:
-        records: The claim's own row, whose collapsed and shortcut encoders are named.
-        untrained: Randomly initialised encoders.
-        level: The evaluation that must show it.
-        gate: The row that must have learnt, where it is another: for confusing positives the overlapping twin.
+        records: Records of the claim's own row, whose collapsed and shortcut encoders are named.
+        untrained: Records of randomly initialised encoders.
+        level: Level of the evaluation that must show learning.
+        gate: Records of the row that must have learnt, if it is another: the overlapping twin for disjoint views.
         whose: That row in words.
-        ordered: Whether the claim is about order.
+        ordered: True for a claim about an order.
         alpha: Level of the F test.
 
     Raises:
@@ -139,7 +141,7 @@ def _reason(found: Validity, untrained: int, *, ordered: bool, alpha: float) -> 
 def _spread(
     records: Sequence[Record], usable: set[str], untrained: list[float], level: Level
 ) -> tuple[float, float, bool]:
-    """Reliability of configurations' means, p of the F test, and whether the seeds are the configurations' own."""
+    """Return the reliability of configurations' means, p of the F test, and True if the seeds are their own."""
     runs = sorted((r for r in records if r.config in usable), key=lambda r: r.config)
     groups = [[r.performance[level] for r in group] for _, group in groupby(runs, key=lambda r: r.config)]
     repeated = [group for group in groups if len(group) > 1]
@@ -159,20 +161,21 @@ def _spread(
 
 
 def performances(records: Sequence[Record], level: Level) -> list[float]:
-    """Performance of the complete encoders in which it is finite, percent."""
+    """Return the finite performances of the complete encoders, in percent."""
     return [v for r in records if r.status == "complete" and math.isfinite(v := figures(r, level)[2])]
 
 
 def collapsed(records: Sequence[Record]) -> tuple[str, ...]:
-    """Case ids of the trained encoders with dense L_u above -.02."""
+    """Return the case ids of the trained encoders with dense L_u above -.02."""
     return tuple(r.case for r in _trained(records) if r.uniformity.get("dense", -math.inf) > COLLAPSED)
 
 
 def at_shortcut(records: Sequence[Record]) -> tuple[str, ...]:
-    """Case ids of the trained encoders whose last logged loss is at the least that knowing the place alone gives.
+    """Return the case ids of the trained encoders whose last logged loss does not beat position-only features.
 
-    At it is within 1 % (``AT_OPTIMUM``), or above it. It is a hint and decides nothing: at temperatures from about 1 on
-    every loss that there can be lies as near.
+    Such a loss is above the least loss of features that know only their cell's place, or within 1 % of it
+    (``AT_OPTIMUM``). This is a hint and decides nothing: at temperatures of about 1 and more every possible loss is
+    that near.
     """
     return tuple(
         r.case
@@ -182,10 +185,11 @@ def at_shortcut(records: Sequence[Record]) -> tuple[str, ...]:
 
 
 def place_sentence(records: Sequence[Record], untrained: Sequence[Record]) -> str:
-    """That encoders of a row mostly know the place, in one sentence; empty where they do not.
+    """Say in one sentence that the encoders of a row mostly encode the place; empty where they do not.
 
-    They do where more than half of the variance of the median encoder's features is the cell's place. Untrained
-    encoders are told for comparison and are no threshold: padding alone gives some of them more than half.
+    They do where the cell's place accounts for more than half of the variance of the median encoder's features. The
+    share of untrained encoders is named for comparison; it is no threshold, since padding alone gives some of them more
+    than half.
     """
     share = _median_share(_trained(records))
     if not share > MOSTLY:
@@ -196,7 +200,7 @@ def place_sentence(records: Sequence[Record], untrained: Sequence[Record]) -> st
 
 
 def listed(names: Sequence[str]) -> str:
-    """The first five, and how many more."""
+    """Return the first five names as text, and the number of the others."""
     more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
     return f"{', '.join(names[:LISTED])}{more}"
 

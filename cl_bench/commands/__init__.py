@@ -1,1 +1,1 @@
-"""The sub-commands of ``cl-bench``, one a module: ``add_arguments(parser)`` and ``run(arguments) -> exit status``."""
+"""Sub-commands of ``cl-bench``, each a module with ``add_arguments(parser)`` and ``run(arguments) -> exit status``."""

@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the two files and what may have changed."""
+    """Add the two files and the allowed changes."""
     parser.add_argument("before", type=Path, metavar="A", help="figures as they were, a file of --save-baseline")
     parser.add_argument("now", type=Path, metavar="B", help="figures as they are")
     parser.add_argument(
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Show verdicts and figures side by side; 1 where a figure is surely worse than is allowed."""
+    """Show verdicts and figures side by side; return 1 if a figure is significantly worse than allowed."""
     from rich.console import Console
 
     from cl_bench.claims.baseline import Baseline

@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Do what the options say."""
+    """Draw contact sheets, or prepare or verify the data, by the options."""
     from cl_bench.data.__main__ import work
 
     return work(arguments, "cl-bench data")

@@ -35,12 +35,12 @@ def {name}(views: DenseViews, *, mutual: bool = False) -> Match:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the name."""
+    """Add the name of the new method."""
     parser.add_argument("name", metavar="NAME", help="of the method, as my_match; the file is NAME.py")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Write the file, which is never written over another one."""
+    """Write the file, without overwriting an existing one."""
     name, path = arguments.name, Path(f"{arguments.name}.py")
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         print(f"cl-bench new-method: a name is lower-case letters, digits and _, got {name!r}", file=sys.stderr)

@@ -8,10 +8,10 @@ from cl_bench.commands.run import call_pytest
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the files to look into as well."""
+    """Add the option for more files to search."""
     parser.add_argument("files", nargs="*", metavar="FILE.py", help="files whose predictors are listed too")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """List them."""
+    """List the predictors, and return the exit status."""
     return call_pytest(["--cl-list-predictors", *(f"--cl-predictor={file}" for file in arguments.files)])

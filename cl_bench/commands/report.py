@@ -11,5 +11,5 @@ add_arguments = suites.add_arguments
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Judge what is there and write the report; an encoder that is not in the store is skipped."""
+    """Judge the stored records and write the report; encoders that are not in the store are skipped."""
     return suites.run(arguments, "--cl-from-store", "-q")

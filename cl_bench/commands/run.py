@@ -15,12 +15,12 @@ SUITE = "test_{}.py"
 
 
 def suites() -> list[str]:
-    """Return the name of each suite, as ``single_object``."""
+    """Return the name of each suite, such as ``single_object``."""
     return sorted(path.stem.removeprefix("test_") for path in suites_folder().glob("test_*.py"))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what is not pytest's own; the rest is passed on."""
+    """Add the options that are not pytest's; all others are passed on to pytest."""
     parser.add_argument(
         "--suite",
         action="append",
@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace, *more: str) -> int:
 
 
 def call_pytest(arguments: Sequence[str]) -> int:
-    """Call pytest in this process, rooted where it is called, so that the store and the cache lie there."""
+    """Call pytest in this process, with the working directory as its root, which then holds store and cache."""
     import pytest
 
     return int(pytest.main(["-p", "cl_bench.plugin", f"--rootdir={Path.cwd()}", *arguments]))

@@ -1,1 +1,1 @@
-"""record(spec), the memoised way, and who computes what is missing: workers on this machine, or Ray."""
+"""Computation of records, memoised in a store, by workers on this machine or on a Ray cluster."""

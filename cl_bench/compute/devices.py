@@ -1,4 +1,4 @@
-"""The devices that encoders are computed on, and how many workers they take."""
+"""Devices that encoders are computed on, and the number of workers for them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from cl_bench.errors import SpecError
 if TYPE_CHECKING:
     import torch
 
-WORKER_MEMORY = 3 * 2**29  # bytes to reckon with for a worker: torch and the data, 1.5 GiB
+WORKER_MEMORY = 3 * 2**29  # bytes that a worker needs: torch and the data, 1.5 GiB
 
 
 def default_jobs(devices: Sequence[str]) -> int:
-    """Workers to start: one a GPU, or one a core as memory allows; one alone inside a pytest-xdist worker."""
+    """Return the number of workers: one per GPU, or one per core as memory allows; 1 in a pytest-xdist worker."""
     if "PYTEST_XDIST_WORKER" in os.environ:
         return 1
     if devices[0].startswith("cuda"):
@@ -26,10 +26,12 @@ def default_jobs(devices: Sequence[str]) -> int:
 
 
 def usable_devices(name: str) -> list[str]:
-    """The devices that ``auto``, ``cpu``, ``cuda`` (all of them) or ``cuda:i`` names; pytest-xdist workers take turns.
+    """Return the devices that ``auto``, ``cpu``, ``cuda`` (all GPUs) or ``cuda:i`` names.
+
+    Each pytest-xdist worker gets the GPUs in an order that starts with another one.
 
     Raises:
-        SpecError: As ``torch_device``.
+        SpecError: If there is no such device, or it does not work.
     """
     import torch
 
@@ -42,10 +44,10 @@ def usable_devices(name: str) -> list[str]:
 
 
 def torch_device(name: str) -> torch.device:
-    """The device of that name, proved to work by using it.
+    """Return the device of that name, after checking that it works.
 
     Raises:
-        SpecError: No such device, or it does not work.
+        SpecError: If there is no such device, or it does not work.
     """
     import torch
 

@@ -23,32 +23,32 @@ from cl_bench.store import Store, StoreWarning
 if TYPE_CHECKING:
     pass
 
-POLL = 0.5  # seconds between two looks at a run that another process is at work on
+POLL = 0.5  # seconds between two checks of a run that another process is computing
 
 
 class ComputationError(RuntimeError):
-    """A record could not be computed; the message is one line."""
+    """Failure to compute a record; the message is one line."""
 
 
 class PredictorWarning(UserWarning):
-    """A predictor that could not be computed of an encoder, whose record is whole but for it."""
+    """Warning that a predictor could not be computed for an encoder; the rest of the record is complete."""
 
 
 class Watcher(Protocol):
-    """Who is told what the workers do. Called from several threads."""
+    """Observer of the workers' progress; its methods are called from several threads."""
 
     def started(self, worker: int, spec: RunSpec) -> None:
-        """A worker took up a spec."""
+        """Note that a worker started a spec."""
 
     def stepped(self, worker: int, stage: str, done: int, total: int) -> None:
-        """It got on."""
+        """Note that a worker has done so many steps of a stage."""
 
     def finished(self, worker: int, spec: RunSpec, outcome: Record | str) -> None:
-        """It is through: with a record, or with what went wrong."""
+        """Note that a worker finished a spec, with a record or with what went wrong."""
 
 
 class Desk:
-    """Where one worker process sits at a time, and which plugin it has imported, if any."""
+    """Slot for one worker process at a time, with the plugin that the process has imported, if any."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -58,19 +58,20 @@ class Desk:
 
 
 class LocalEngine:
-    """A queue of specs and the worker processes that empty it into the store.
+    """A queue of specs and the worker processes that compute their records into the store.
 
-    A process imports one plugin at most, for what is imported may change the numbers of whatever runs beside it. One
-    that has imported none computes untrained encoders; it may take up a plugin, and the next plugin takes another one.
-    So a predictor that is not built in is computed after the rest, by a process of its own; that it fails is a warning.
+    A process imports one plugin at most, because importing one may change the numbers of everything else in the
+    process. A process without a plugin computes untrained encoders; it may import one plugin later, and every other
+    plugin needs a new process. A predictor that is not built in is therefore computed after the rest, by a process of
+    its own; its failure is only a warning.
 
     Args:
-        store: Where records are kept.
-        plugins: What to import for a method, by its name, as ``Registry.plugins``.
-        devices: As ``cpu`` or ``cuda:1``; the workers take them in turn.
-        jobs: Worker processes at most; they start only when something is missing from the store.
-        watcher: Who is told.
-        data_root: Where data sets lie.
+        store: Store that keeps the records.
+        plugins: Plugin to import for each method, by the method's name (``Registry.plugins``).
+        devices: Names of devices, such as ``cpu`` or ``cuda:1``; the workers take them in turn.
+        jobs: Largest number of worker processes; they start only when something is missing from the store.
+        watcher: Observer of the progress.
+        data_root: Folder of the data sets.
     """
 
     def __init__(
@@ -92,8 +93,8 @@ class LocalEngine:
         self._plugins = plugins
         self._devices = devices
         self.jobs = jobs
-        self._queue: deque[tuple[RunSpec, str]] = deque()  # and what to import for it
-        self._busy: list[tuple[RunSpec, str]] = []  # those that another process is at work on
+        self._queue: deque[tuple[RunSpec, str]] = deque()  # each with the plugin to import for it
+        self._busy: list[tuple[RunSpec, str]] = []  # specs that another process is computing
         self._given_up: dict[str, set[str]] = {}  # plugins whose predictors failed, by the spec's key
         self._known: set[str] = set()
         self._results: dict[str, Record | ComputationError] = {}
@@ -104,7 +105,7 @@ class LocalEngine:
         self._closed = False
 
     def submit(self, specs: Iterable[RunSpec]) -> int:
-        """Queue what the store lacks, in order; returns how many that is."""
+        """Queue the specs that the store lacks, in order, and return their number."""
         missing = 0
         for spec in specs:
             if spec.key in self._known:
@@ -120,11 +121,11 @@ class LocalEngine:
         return missing
 
     def has(self, spec: RunSpec) -> bool:
-        """Whether the outcome of a spec is known without waiting."""
+        """Return True if the outcome of a spec is known without waiting."""
         return spec.key in self._results
 
     def wait(self, specs: Sequence[RunSpec], meanwhile: Callable[[], None]) -> None:
-        """Until the outcome of each spec is known; ``meanwhile`` is called a few times a second."""
+        """Wait until the outcome of each spec is known, calling ``meanwhile`` a few times a second."""
         for spec in specs:
             while not self.has(spec):
                 self._start()
@@ -133,10 +134,10 @@ class LocalEngine:
                 meanwhile()
 
     def record(self, spec: RunSpec) -> Record:
-        """The record of a spec, computed if it must be.
+        """Return the record of a spec, computing it if it is not in the store.
 
         Raises:
-            ComputationError: It could not be computed; asked again in this process, the answer is the same.
+            ComputationError: If it could not be computed; another call in this process raises the same error.
         """
         self.submit([spec])
         self.wait([spec], lambda: None)
@@ -149,7 +150,7 @@ class LocalEngine:
         return result
 
     def close(self) -> None:
-        """Stop the workers where they are; what is in the store stays whole."""
+        """Stop the workers at once; everything in the store stays intact."""
         self._closed = True
         for process in self._processes:
             process.stop()
@@ -166,7 +167,7 @@ class LocalEngine:
             thread.start()
 
     def _work(self, desk: Desk) -> None:
-        """Feed one worker process at a time, started when there is something to do, until the engine is closed."""
+        """Run one worker process at a time, started when there is work, until the engine is closed."""
         while not self._closed:
             task = self._next(desk.plugin)
             if task is None:
@@ -178,10 +179,10 @@ class LocalEngine:
                 outcome = self._one(desk, spec, plugin)
                 if outcome is not None:
                     outcome, further = self._after(spec, plugin, outcome)
-            except Exception as error:  # a thread that ends in silence would leave the others waiting for ever
+            except Exception as error:  # if the thread ended silently, others would wait for ever
                 outcome = ComputationError(f"{spec.case}: {type(error).__name__}: {error}")
                 if desk.process is not None:
-                    desk.process.stop()  # it may still be at work on this spec
+                    desk.process.stop()  # it may still be computing this spec
             if outcome is None:
                 with self._changed:
                     self._busy.append(task)
@@ -199,9 +200,9 @@ class LocalEngine:
             desk.errors.close()
 
     def _next(self, plugin: str) -> tuple[RunSpec, str] | None:
-        """The next task for a process that has imported a plugin: one of that plugin if there is one, else the first.
+        """Return the next task for a process that has imported ``plugin``: one of that plugin, else the first.
 
-        None after a while in which there was nothing to do; then those that another process holds are looked at again.
+        With an empty queue it waits a little and returns None; specs that another process holds are then queued again.
         """
         with self._changed:
             if not self._queue:
@@ -215,7 +216,7 @@ class LocalEngine:
             return task
 
     def _todo(self, spec: RunSpec) -> str | None:
-        """What to import for what is computed next of a stored spec: built-in predictors first; None if nothing is."""
+        """Return the plugin for the next missing predictors of a stored spec, built-in ones first; None if complete."""
         given_up = self._given_up.get(spec.key, set())
         plugins = sorted({predictor.plugin for predictor in lacking(spec, self.store)} - given_up)
         return plugins[0] if plugins else None
@@ -223,9 +224,9 @@ class LocalEngine:
     def _after(
         self, spec: RunSpec, plugin: str, outcome: Record | ComputationError
     ) -> tuple[Record | ComputationError, str | None]:
-        """What is known of a spec after a task, and what to import for the next one, if any.
+        """Return the outcome of a spec after a task, and the plugin for its next task, or None if there is none.
 
-        Where the record is whole a task that failed cost predictors alone, which nobody tries again in this session.
+        If the record is complete, a failed task affects predictors alone, which are not tried again in this session.
         """
         found = load_record(spec, self.store) if isinstance(outcome, ComputationError) else outcome
         if found is None:
@@ -240,18 +241,18 @@ class LocalEngine:
         return found, self._todo(spec)
 
     def _plugin_of(self, spec: RunSpec) -> str:
-        """What a process imports for a spec: nothing for an untrained encoder."""
+        """Return the plugin that a process imports for a spec; empty for an untrained encoder."""
         if spec.pretrain.objective.family == RANDOM_INIT:
             return ""
-        return self._plugins.get(spec.pretrain.method.name, "")  # a method that nobody knows is told of by the worker
+        return self._plugins.get(spec.pretrain.method.name, "")  # the worker reports an unknown method
 
     def _one(self, desk: Desk, spec: RunSpec, plugin: str) -> Record | ComputationError | None:
-        """Have a worker that imports a plugin compute one spec; None when another process holds it."""
+        """Compute one spec in a worker that imports ``plugin``; None when another process holds the spec."""
         found = load_record(spec, self.store)
         if found is not None and self._todo(spec) is None:
             return found
         with self.store.run(spec.pretrain.key).locked() as free:
-            if not free:  # and no process need be started to find that out
+            if not free:  # known without starting a process
                 return None
         process = self._seated(desk, plugin)
         self.watcher.started(desk.number, spec)
@@ -259,7 +260,7 @@ class LocalEngine:
         process.send({"spec": spec.model_dump(mode="json"), "plugin": plugin, "tag": tag})
         for line in process.lines():
             event = _event(line, tag)
-            if event["event"] == "ready":  # what was said while it started matters only where the start failed
+            if event["event"] == "ready":  # errors from its start matter only if the start failed
                 self._forget_errors(desk)
             elif event["event"] == "step":
                 self.watcher.stepped(desk.number, event["stage"], event["done"], event["total"])
@@ -280,7 +281,7 @@ class LocalEngine:
         return ComputationError(f"{spec.case}: its worker process ended ({why}){': ' + said[-1] if said else ''}")
 
     def _seated(self, desk: Desk, plugin: str) -> Process:
-        """The process of a desk, or a new one in its place where it has ended or has imported another plugin."""
+        """Return the process of a desk, or a new one if it has ended or has imported another plugin."""
         process = desk.process
         if process is None or process.poll() is not None or desk.plugin not in ("", plugin):
             if process is not None:
@@ -303,7 +304,7 @@ class LocalEngine:
         return process
 
     def _process(self, device: str, errors: IO[str]) -> Process:
-        """A new one, and where what it says on standard error goes."""
+        """Start a new process that writes its standard error to ``errors``."""
         return WorkerProcess(device, errors)
 
     @staticmethod
@@ -314,7 +315,7 @@ class LocalEngine:
 
 
 def _event(line: str, tag: str) -> dict[str, Any]:
-    """What a line says of the spec that was asked for with that tag; nothing, where it is about anything else."""
+    """Parse a line as an event of the request with that tag; an event ``none`` if it is anything else."""
     with contextlib.suppress(ValueError, RecursionError):
         event = json.loads(line)
         if isinstance(event, dict) and event.get("tag") == tag:

@@ -1,4 +1,4 @@
-"""Memory of the process that computes: what it keeps, and what to try where it is out."""
+"""Memory of a computing process: its allocator's settings, and advice when memory is exhausted."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep up to 64 MiB of what is freed; without effect where the C library is another one.
+    """Make glibc keep up to 64 MiB of freed memory; this has no effect with another C library.
 
-    It hands blocks of 128 KiB and more back to the system, and each block of views pays for the same pages anew.
+    By default it returns blocks of 128 KiB and more to the system, so that every batch of views must map new pages.
     """
     with suppress(OSError, AttributeError):
         libc = ctypes.CDLL(None)
@@ -26,7 +26,7 @@ def keep_freed_memory() -> None:
 
 @contextmanager
 def room_for(stage: str, spec: RunSpec) -> Iterator[None]:
-    """Say what to try where memory is out."""
+    """Turn lack of memory within the context into an error that says what to try."""
     from cl_bench.methods.method import NO_MEMORY
 
     try:
@@ -40,14 +40,14 @@ def room_for(stage: str, spec: RunSpec) -> Iterator[None]:
 
 
 def _fewer(spec: RunSpec) -> str:
-    """What a plugin has before it at a time: the batch, whether or not it goes through the encoder whole."""
+    """Name the batch, which a plugin handles as a whole even with chunks, and the setting that halves it."""
     batch, table = spec.pretrain.optimiser.batch, f"{spec.pretrain.data.kind}.optimiser"
     advice = f"--set {table}.batch={batch // 2} (for the whole row: fewer negatives are another objective)"
     return f"a batch of {batch} images; try {advice if batch > 3 else '--device cpu'}"
 
 
 def _smaller(stage: str, spec: RunSpec) -> str:
-    """What a stage has in memory at a time, and the setting that halves it."""
+    """Name the images that a stage has in memory at a time, and the setting that halves their number."""
     if stage == "pre-training":
         batch = spec.pretrain.optimiser.batch
         tried = spec.pretrain.optimiser.chunk or batch

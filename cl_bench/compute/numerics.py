@@ -1,4 +1,4 @@
-"""torch's switches that change numbers: the same before each stage, and told beside what was computed under them."""
+"""Settings of torch that change numbers: equal before each stage, and recorded with the results."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ import torchvision
 from cl_bench import __version__
 
 THREADS = torch.get_num_threads()
-"""As many as torch takes by itself; noted when this is imported, which in a worker is before any plugin."""
+"""Number of threads that torch uses by default, read at import, which in a worker comes before any plugin."""
 
 MIXED = "mixed"
-"""Precision of matrix products where one backend's is not another's, for which torch has no one word."""
+"""Precision of matrix products when backends differ, for which torch has no single value."""
 
 
 class Switch(NamedTuple):
-    """Something of torch that can be read and set, and what it is set to."""
+    """A setting of torch: how to read it, how to set it, and the value that it gets."""
 
     name: str
     get: Callable[[], Any]
@@ -30,10 +30,10 @@ class Switch(NamedTuple):
 
 
 def switches(device: torch.device) -> list[Switch]:
-    """All of them, in the order in which they are set.
+    """Return all settings, in the order in which they are set.
 
-    The values are torch's own, made explicit, but on a CPU: there one thread a process is faster on small nets, and
-    with deterministic algorithms the order of sums, so the result, is the same every time.
+    The values are torch's defaults, made explicit, except on a CPU. There one thread per process is faster on small
+    networks, and deterministic algorithms keep the order of sums, and so the result, the same every time.
     """
     on_cpu = device.type == "cpu"
     return [
@@ -46,7 +46,7 @@ def switches(device: torch.device) -> list[Switch]:
             torch.use_deterministic_algorithms,
             on_cpu,
         ),
-        # torch keeps this word apart from the backends' precisions, and refuses to read it where they contradict it.
+        # torch keeps this value apart from the backends' precisions, and refuses to read it where they contradict it.
         Switch("matmul_precision", _matmul_precision, _set_matmul_precision, "highest"),
         _backend("cuda.matmul.fp32_precision", "ieee"),
         _backend("cuda.matmul.allow_fp16_reduced_precision_reduction", True),
@@ -65,7 +65,7 @@ def switches(device: torch.device) -> list[Switch]:
 
 @contextmanager
 def settled(device: torch.device) -> Iterator[None]:
-    """Every switch as ``switches`` has it, whatever a plugin left behind; afterwards as they were found."""
+    """Set every switch to its value in ``switches`` within the context, and restore the previous values after it."""
     every = switches(device)
     found = [switch.get() for switch in every]
     try:
@@ -78,7 +78,7 @@ def settled(device: torch.device) -> Iterator[None]:
 
 
 def provenance(device: torch.device) -> dict[str, Any]:
-    """Where, with which versions and under which switches something is computed; plain values."""
+    """Return machine, versions and settings of a computation as plain values."""
     on_gpu = device.type == "cuda"
     return {
         "cl_bench": __version__,
@@ -94,7 +94,7 @@ def provenance(device: torch.device) -> dict[str, Any]:
 
 
 def _backend(name: str, value: object) -> Switch:
-    """A switch of ``torch.backends``."""
+    """Make a switch of ``torch.backends``."""
     owner, _, attribute = name.rpartition(".")
     holder = attrgetter(owner)(torch.backends)
     return Switch(name, lambda: getattr(holder, attribute), lambda new: setattr(holder, attribute, new), value)
@@ -108,7 +108,7 @@ def _matmul_precision() -> str:
 
 
 def _set_matmul_precision(value: str) -> None:
-    if value != MIXED:  # then it is the backends' own, which are set one by one
+    if value != MIXED:  # then it follows the backends' values, which are set one by one
         torch.set_float32_matmul_precision(value)
 
 

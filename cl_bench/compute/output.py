@@ -1,4 +1,4 @@
-"""Where what is printed while an encoder is computed goes."""
+"""Redirection of output that is printed while an encoder is computed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cl_bench.store import Run
 
 @contextmanager
 def output_to(run: Run) -> Iterator[None]:
-    """Whatever is printed meanwhile, also by compiled code, goes to the run's ``output.txt``."""
+    """Redirect everything printed within the context, also by compiled code, to the run's ``output.txt``."""
     sys.stdout.flush()
     sys.stderr.flush()
     kept = os.dup(1), os.dup(2)

@@ -1,4 +1,4 @@
-"""A worker process on this machine, and whatever it starts: one group of processes, which ends as one."""
+"""A worker process on this machine and its children: one group of processes, which is ended as a whole."""
 
 from __future__ import annotations
 
@@ -14,38 +14,38 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-LOOK = 0.2  # seconds between two looks at whether a process that says nothing has ended
-GRACE = 5.0  # seconds for a process to end once it can say nothing more
+LOOK = 0.2  # seconds between two checks of whether a silent process has ended
+GRACE = 5.0  # seconds for a process to end once its output is closed
 
 
 class Process(Protocol):
-    """A worker process as the engine sees it: here, or on another machine."""
+    """A worker process as the engine uses it, on this machine or on another."""
 
     def send(self, message: dict[str, Any]) -> None:
-        """Pass a message; that it is gone is found out about by its lines."""
+        """Send a message; if the process has ended, ``lines`` will show it."""
 
     def lines(self) -> Iterator[str]:
-        """What it says, until it has ended."""
+        """Yield the lines that it prints, until it has ended."""
 
     def poll(self) -> int | None:
-        """The exit status, or None while it runs."""
+        """Return the exit status, or None while it runs."""
 
     def stop(self) -> int:
-        """End it and all that it started, where they are; returns its exit status."""
+        """End it and every process that it started, at once, and return its exit status."""
 
     def close(self) -> None:
-        """Close the pipes to it, once nobody reads its lines any more."""
+        """Close the pipes to it, once its lines are no longer read."""
 
 
 class WorkerProcess:
     """``python -m cl_bench.compute.worker``, the leader of a session and so of a group of processes.
 
-    A plugin may fork. Its child inherits the group, and may hold the pipe and outlive its parent: so the end of the
-    process is looked for, not the end of the pipe, and with it ends the group.
+    A plugin may fork. Its child inherits the group, and may keep the pipe open and outlive its parent. The end is
+    therefore detected from the process, not from the pipe, and the whole group is ended with it.
 
     Args:
-        device: What it computes on.
-        errors: Where what it says on standard error goes.
+        device: Device to compute on.
+        errors: File that its standard error goes to.
     """
 
     def __init__(self, device: str, errors: IO[str]) -> None:
@@ -59,28 +59,28 @@ class WorkerProcess:
             stdout=subprocess.PIPE,
             stderr=errors,
             env=environment,
-            start_new_session=True,  # Ctrl-C reaches the process that asks, which then stops its workers
+            start_new_session=True,  # Ctrl-C reaches the parent alone, which then stops its workers
         )
         self.pid = self._process.pid
         self._ended = False
         self._ending = threading.Lock()
 
     def send(self, message: dict[str, Any]) -> None:
-        """Pass a message; that it is gone is found out about by its lines."""
+        """Send a message; if the process has ended, ``lines`` will show it."""
         assert self._process.stdin is not None
         with contextlib.suppress(OSError):
             self._process.stdin.write(json.dumps(message).encode() + b"\n")
             self._process.stdin.flush()
 
     def lines(self) -> Iterator[str]:
-        """What it says, until it has ended; to be read to the end, or to the answer to a message."""
+        """Yield the lines that it prints, until it has ended; read them to the end, or to the answer to a message."""
         assert self._process.stdout is not None
         pipe = self._process.stdout.fileno()
         looking = select.poll()
         looking.register(pipe, select.POLLIN)
         rest = b""
         while True:
-            ended = self.poll() is not None  # before the look: what it said until then is in the pipe
+            ended = self.poll() is not None  # before reading: its output until then is in the pipe
             if looking.poll(0 if ended else 1000 * LOOK):
                 said = os.read(pipe, 2**16)
                 if not said:
@@ -93,7 +93,7 @@ class WorkerProcess:
                 return
 
     def poll(self) -> int | None:
-        """The exit status, or None while it runs; where it has ended, so has its group."""
+        """Return the exit status, or None while it runs; once it has ended, its group is ended too."""
         with self._ending:
             status = self._process.poll()
             if status is not None:
@@ -101,21 +101,21 @@ class WorkerProcess:
         return status
 
     def stop(self) -> int:
-        """End it and all that it started, where they are; returns its exit status."""
+        """End it and every process that it started, at once, and return its exit status."""
         with self._ending:
             self._end_group()
             return self._process.wait()
 
     def close(self) -> None:
-        """Close the pipes to it, once nobody reads its lines any more."""
+        """Close the pipes to it, once its lines are no longer read."""
         for pipe in (self._process.stdin, self._process.stdout):
             assert pipe is not None
-            with contextlib.suppress(OSError):  # what it never read
+            with contextlib.suppress(OSError):  # messages that it never read
                 pipe.close()
 
     def _end_group(self) -> None:
-        """Once only: the number may be another group's after this one has ended."""
+        """End the group, once only, since its number may later belong to another group."""
         if not self._ended:
             self._ended = True
-            with contextlib.suppress(ProcessLookupError, PermissionError):  # of none, or of none but zombies
+            with contextlib.suppress(ProcessLookupError, PermissionError):  # no process is left, or only zombies
                 os.killpg(self.pid, signal.SIGKILL)

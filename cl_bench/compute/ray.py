@@ -1,7 +1,7 @@
 """Records computed on a Ray cluster: the worker processes of the local engine, each where a core or a GPU is free.
 
-The store, the data and the plugins lie on a file system that every node sees, under the same path; cl-bench is
-installed on every node. What a node has computed is in the store at once: one that is lost takes an encoder's time.
+The store, the data and the plugins must be on a file system that every node sees under the same path, and cl-bench must
+be installed on every node. Results are in the store at once, so losing a node costs the time of one encoder.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from cl_bench.compute.process import WorkerProcess
 from cl_bench.errors import SpecError
 from cl_bench.store import Store
 
-WAIT = 0.5  # seconds that a node waits for a line before it answers that there is none
+WAIT = 0.5  # seconds that a node waits for a line before it replies that there is none
 
 
 class NodeWorker:
-    """On its node: a worker process, its lines in and out. An actor of Ray; two of its methods run at a time."""
+    """A Ray actor that runs a worker process on its node and passes lines to and from it, two calls at a time."""
 
     def __init__(self, token: str, device: str) -> None:
         if not Path(token).exists():
@@ -42,11 +42,11 @@ class NodeWorker:
         self._lines.put(None)
 
     def send(self, message: dict[str, Any]) -> None:
-        """Pass a message to the process; one that is gone is found out about by its lines."""
+        """Send a message to the process; if the process has ended, ``line`` will show it."""
         self._process.send(message)
 
     def line(self) -> tuple[str | None, int | None, str]:
-        """The next line, or None; if there is none any more the exit status, and what the process said last."""
+        """Return the next line or None, and after the last line the exit status and the standard error."""
         try:
             line = self._lines.get(timeout=WAIT)
         except queue.Empty:
@@ -59,11 +59,11 @@ class NodeWorker:
 
 
 class RemoteProcess:
-    """A ``NodeWorker`` as the engine sees a process of its own.
+    """A ``NodeWorker`` with the interface of a local process.
 
     Args:
-        actor: Its handle.
-        errors: Where to put what it said last, once it has ended.
+        actor: Handle of the actor.
+        errors: File that its standard error is written to, once it has ended.
     """
 
     def __init__(self, actor: Any, errors: IO[str]) -> None:
@@ -72,12 +72,12 @@ class RemoteProcess:
         self._code: int | None = None
 
     def send(self, message: dict[str, Any]) -> None:
-        """Pass a message; returns once the process has it, for Ray may change the order of calls under way."""
-        with contextlib.suppress(_ray().exceptions.RayError):  # reading its lines will find out why
+        """Send a message and wait until the process has it, because Ray may change the order of pending calls."""
+        with contextlib.suppress(_ray().exceptions.RayError):  # reading its lines shows the reason
             _ray().get(self._actor.send.remote(message))
 
     def lines(self) -> Iterator[str]:
-        """What the process says, until it has ended."""
+        """Yield the lines that the process prints, until it has ended."""
         ray = _ray()
         while self._code is None:
             try:
@@ -92,11 +92,11 @@ class RemoteProcess:
                 self._code = code
 
     def poll(self) -> int | None:
-        """The exit status, or None while it runs."""
+        """Return the exit status, or None while it runs."""
         return self._code
 
     def stop(self) -> int:
-        """Stop the actor, and with it the process, whose input ends, and all that it started."""
+        """Stop the actor, and with it the process, whose input ends, and every process that it started."""
         if self._code is None:
             self._code = -signal.SIGKILL
             with contextlib.suppress(_ray().exceptions.RayError):
@@ -104,15 +104,15 @@ class RemoteProcess:
         return self._code
 
     def close(self) -> None:
-        """No pipe is held here."""
+        """Do nothing, since no pipe is held on this side."""
 
 
 class RayEngine(LocalEngine):
-    """The local engine with its workers on the nodes of a Ray cluster; arguments as ``LocalEngine`` takes them."""
+    """The local engine with its workers on the nodes of a Ray cluster; it takes the arguments of ``LocalEngine``."""
 
     def __init__(self, store: Store, *more: Any) -> None:
         super().__init__(store, *more)
-        self._token = store.root / f".ray-{uuid.uuid4().hex[:16]}"  # what a node must see
+        self._token = store.root / f".ray-{uuid.uuid4().hex[:16]}"  # a file that a node must see
 
     def _process(self, device: str, errors: IO[str]) -> RemoteProcess:
         needs: dict[str, Any] = {"num_cpus": 1} if device == "cpu" else {"num_gpus": 1}
@@ -121,30 +121,30 @@ class RayEngine(LocalEngine):
         return RemoteProcess(actor, errors)
 
     def close(self) -> None:
-        """As the local engine; then leave the cluster."""
+        """Stop the workers at once, then leave the cluster."""
         super().close()
         self._token.unlink(missing_ok=True)
         _ray().shutdown()
 
 
 def _ray() -> Any:
-    """Imported when it is asked for: most users have no cluster, and no Ray."""
+    """Import Ray when it is needed, because most users do not have it."""
     import ray
 
     return ray
 
 
 def joined(device: str) -> tuple[list[str], int]:
-    """Join the cluster that Ray finds (``RAY_ADDRESS``, or one on this machine; else one is started here).
+    """Join the cluster that Ray finds (``RAY_ADDRESS``, or one on this machine), or start one here.
 
     Args:
         device: ``auto``, ``cpu`` or ``cuda``.
 
     Returns:
-        The device a worker takes, as a list of one; and how many there are of it.
+        The device of every worker, as a list of one, and the number of such devices in the cluster.
 
     Raises:
-        SpecError: Ray is not installed, does not answer, or has no such device.
+        SpecError: If Ray is not installed, does not answer, or has no such device.
     """
     try:
         ray = _ray()

@@ -1,4 +1,4 @@
-"""record(spec): each stage is a memoised function of its spec, kept in the store."""
+"""Computation of a spec's stages, each a memoised function of its spec whose result is kept in the store."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ if TYPE_CHECKING:
     from cl_bench.predictors.registry import Predictors
 
 OnStep = Callable[[str, int, int], None]
-"""Called with (stage, steps done, steps in all)."""
+"""Function that is called with (stage, steps done, steps in all)."""
 
 STAGES = tuple(EVALUATIONS)
 AVERAGE_PRECISIONS = sorted(Detected.model_fields.keys() - Evaluation.model_fields.keys() - {"halves"})
 KEEPS = {"measure": "", "linear": "-2", "detection": "-2", PREDICTORS: ""}
-"""Part of an evaluation's name; it changes where an evaluation keeps more than it did, and older ones stay unread."""
+"""Suffix of an evaluation's name; it changes when an evaluation keeps more fields, so that older files are ignored."""
 
 
 def load_record(spec: RunSpec, store: Store) -> Record | None:
-    """What the store knows of an encoder; None unless every stage is there."""
+    """Read the record of an encoder from the store; None unless every stage is there."""
     run = store.run(spec.pretrain.key)
     status = _read_status(run)
     if status is None:
@@ -99,7 +99,7 @@ def load_record(spec: RunSpec, store: Store) -> Record | None:
 
 
 def lacking(spec: RunSpec, store: Store) -> list[PredictorSpec]:
-    """The predictors of a spec that are not computed yet and can be: the encoder is kept and did not diverge."""
+    """Return the predictors of a spec that are missing and can be computed: the encoder is kept and did not diverge."""
     run = store.run(spec.pretrain.key)
     status = _read_status(run) if spec.predictors else None
     if status is None or status["status"] != "complete" or not (run.path / "encoder.safetensors").exists():
@@ -117,17 +117,17 @@ def compute(
     places: DataPaths | None = None,
     predictors: Predictors | None = None,
 ) -> bool:
-    """Compute what the store lacks of a run; ``places`` is where data sets other than the embedded one lie.
+    """Compute what the store lacks of a run; ``places`` gives the paths of data sets other than the embedded one.
 
-    Of the spec's predictors those are computed that ``predictors`` holds with that source: built-in ones if None.
+    Of the spec's predictors it computes those that ``predictors`` holds with the same source: built-in ones if None.
 
     Returns:
-        False, having done nothing, when another process is at work on this run.
+        False, without doing anything, when another process is computing this run.
 
     Raises:
-        MethodError: The plugin failed; nothing is stored, so that the next run tries again.
-        OSError: The store cannot be written; what it held before is whole.
-        OutOfMemory: A stage needs more than there is; of this stage nothing is stored.
+        MethodError: If the plugin fails; nothing is stored, so that the next run tries again.
+        OSError: If the store cannot be written; its earlier content stays intact.
+        OutOfMemory: If a stage needs more memory than there is; nothing of this stage is stored.
     """
     from cl_bench.compute.numerics import settled
 
@@ -141,7 +141,7 @@ def compute(
             if encoder is not None:
                 for stage in STAGES:
                     if _read_evaluation(spec, run, stage, sha256) is None:
-                        with room_for(stage, spec), settled(device):  # not as a plugin's loss left it
+                        with room_for(stage, spec), settled(device):  # not as a plugin left them
                             _evaluate(stage, spec, run, encoder, sha256, device, on_step, places)
                 with room_for(PREDICTORS, spec), settled(device):
                     _predict(spec, run, encoder, sha256, device, places, predictors)
@@ -151,7 +151,7 @@ def compute(
 def _pretrained(
     spec: RunSpec, run: Run, registry: Registry, device: torch.device, on_step: OnStep | None, places: DataPaths | None
 ) -> tuple[Encoder | None, str]:
-    """The pre-trained encoder, from the store or trained now, and the sha256 of its file; None when it diverged."""
+    """Return the pre-trained encoder, from the store or trained now, and its file's sha256; None if it diverged."""
     import safetensors.torch
     import torch
 
@@ -171,7 +171,7 @@ def _pretrained(
             encoder.load_state_dict(safetensors.torch.load(content))
             encoder.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
             return encoder.eval(), status["encoder_sha256"]
-        # Without its encoder the run is as good as not trained; what was evaluated on the same weights stands.
+        # Without its encoder the run must be trained again; evaluations of the same weights stay valid.
     method = None
     if spec.pretrain.objective.family != RANDOM_INIT:
         options = ",".join(f"{k}={v}" for k, v in spec.pretrain.method.options)
@@ -205,7 +205,7 @@ def _pretrained(
             "encoder_sha256": digest,
             "history_sha256": history_digest,
             "seconds": checkpoint.seconds,
-            "provenance": {"begun": begun, **provenance(device)},  # as a plugin left the switches
+            "provenance": {"begun": begun, **provenance(device)},  # with the switches as a plugin left them
         },
     )
     checkpoint.clear()
@@ -222,7 +222,7 @@ def _evaluate(
     on_step: OnStep | None,
     places: DataPaths | None,
 ) -> None:
-    """Run one evaluation of the encoder of that sha256 and store it; one that diverges is stored as such."""
+    """Run one evaluation of the encoder with that sha256 and store it, also if it diverges."""
     from cl_bench.compute.numerics import provenance
     from cl_bench.data import load
     from cl_bench.evaluate.alignment_uniformity import measure
@@ -262,7 +262,7 @@ def _predict(
     places: DataPaths | None,
     known: Predictors | None,
 ) -> None:
-    """Compute those predictors of the encoder of that sha256 that are missing, beside those that are there."""
+    """Compute the missing predictors of the encoder with that sha256, and store them with the existing ones."""
     from cl_bench.compute.numerics import provenance
     from cl_bench.data import load
     from cl_bench.predictors.measure import Found, found_by, seen_of
@@ -294,7 +294,7 @@ def _predict(
 
 
 def _predictions(spec: RunSpec, run: Run, encoder_sha256: str) -> dict[str, dict[str, Any]]:
-    """What is known of a spec's predictors, by name: of their present sources, that is."""
+    """Return the stored results of a spec's predictors by name, if they are of the predictors' present sources."""
     stored = _read_evaluation(spec, run, PREDICTORS, encoder_sha256) if spec.predictors else None
     asked = {predictor.name: predictor.source for predictor in spec.predictors}
     found = stored["found"] if stored else {}
@@ -310,17 +310,20 @@ def _read_evaluation(spec: RunSpec, run: Run, stage: str, encoder_sha256: str) -
 
 
 def _losses(run: Run, status: dict[str, Any]) -> tuple[tuple[int, float], ...]:
-    """``Record.losses``; none where the history is lost, for which nobody trains again."""
+    """Return ``Record.losses``; empty if the history is lost, since that is no reason to train again."""
     history = run.read_bytes("history.jsonl", status.get("history_sha256", "")) or b""
     return tuple((entry["step"], entry["loss"]) for entry in map(json.loads, history.splitlines()))
 
 
 def _defined(value: float) -> float | None:
-    """None for nan, which is no JSON."""
+    """Return the value, or None for nan, which JSON cannot hold."""
     return None if math.isnan(value) else value
 
 
 def evaluation_name(spec: RunSpec, stage: str) -> str:
-    """Where an evaluation lies. L_a and L_u depend on the run's own views, which its directory already stands for."""
-    of = spec.measure if stage == PREDICTORS else getattr(spec, stage)  # which look at the same images
+    """Return the name of an evaluation in its run.
+
+    L_a and L_u depend on the run's own views too, but the run's directory already identifies these.
+    """
+    of = spec.measure if stage == PREDICTORS else getattr(spec, stage)  # predictors use the same images
     return f"evals/{stage}-{of.key[:16]}{KEEPS[stage]}"

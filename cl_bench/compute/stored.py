@@ -1,4 +1,4 @@
-"""The payloads of a run's records, and what they must be to be believed. No torch, no pytest."""
+"""Schemas of the payloads of a run's stored records; without torch and pytest."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from cl_bench.spec.records import Level
 
 SLACK = 1e-5
-"""By so much a float32 mean of cosines may leave [-1, 1], L_u of equal features exceed 0, or a sum of shares 1."""
+"""Rounding allowance for float32 means of cosines outside [-1, 1], L_u above 0, and sums of shares above 1."""
 
 Percent = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
 Halves = Annotated[list[Percent], Field(max_length=2)]
@@ -23,7 +23,7 @@ Reason = Annotated[str, Field(min_length=1)]
 
 
 class Payload(BaseModel):
-    """A record's; a text is no number, nor is a truth value."""
+    """Payload of a record; a text or a bool is not accepted as a number."""
 
     model_config = ConfigDict(strict=True)
 
@@ -32,7 +32,7 @@ class Payload(BaseModel):
 
 
 class Trained(Payload):
-    """``status`` of an encoder that is there; a decomposition that went wrong may be infinitely wrong."""
+    """Payload ``status`` of a complete encoder; the error of its decomposition may be infinite."""
 
     status: Literal["complete"]
     detail: Literal[""]
@@ -44,7 +44,7 @@ class Trained(Payload):
 
 
 class Untrainable(Payload):
-    """``status`` of one that diverged."""
+    """Payload ``status`` of an encoder that diverged."""
 
     status: Literal["diverged"]
     detail: Reason
@@ -52,13 +52,13 @@ class Untrainable(Payload):
 
 
 class Evaluation(Payload):
-    """Of the encoder whose file has that hash."""
+    """Payload of an evaluation of the encoder whose file has that hash."""
 
     encoder_sha256: Sha256
 
 
 class Measured(Evaluation):
-    """L_a and L_u at both levels; what dense features know, and how alike their pairs are."""
+    """L_a and L_u at both levels, probes of dense features, and similarities of their pairs."""
 
     alignment: Annotated[dict[Level, Alignment], Field(min_length=2)]
     uniformity: Annotated[dict[Level, Uniformity], Field(min_length=2)]
@@ -68,14 +68,14 @@ class Measured(Evaluation):
 
 
 class Linear(Evaluation):
-    """Linear evaluation, of all test images and of each half of them."""
+    """Linear evaluation over all test images and over each half of them."""
 
     accuracy: Percent
     halves: Halves
 
 
 class Detected(Evaluation):
-    """Detection, by COCO's and by VOC 2007's average precision, of all test images and of each half of them."""
+    """Average precision of detection by COCO and by VOC 2007, over all test images and over each half of them."""
 
     coco_ap: Percent
     coco_ap50: Percent
@@ -85,7 +85,7 @@ class Detected(Evaluation):
 
 
 class Predicted(BaseModel):
-    """What one predictor says, by ``name@level``, or why it failed; ``source``: the sha256 of what computed it."""
+    """Values of one predictor by ``name@level``, or why it failed; ``source`` is the sha256 of its file."""
 
     model_config = ConfigDict(strict=True)
 
@@ -95,7 +95,7 @@ class Predicted(BaseModel):
 
 
 class Predictions(Evaluation):
-    """Of an encoder's predictors, by name."""
+    """Results of an encoder's predictors, by name."""
 
     found: dict[str, Predicted]
 
@@ -107,19 +107,19 @@ class Unfinished(Evaluation):
 
 
 EVALUATIONS: dict[str, type[Evaluation]] = {"measure": Measured, "linear": Linear, "detection": Detected}
-"""What a record is not whole without."""
+"""Evaluations without which a record is not complete."""
 
 PREDICTORS = "predictors"
-"""The evaluation that may lack any of its parts."""
+"""Name of the evaluation that may lack any of its parts."""
 
 
 def status_complaint(payload: dict[str, Any]) -> str:
-    """What is wrong with a status, or nothing."""
+    """Return a complaint about a status, or an empty text if it is valid."""
     return _complaint(Untrainable if payload.get("status") == "diverged" else Trained, payload)
 
 
 def evaluation_complaint(stage: str, encoder_sha256: str, payload: dict[str, Any]) -> str:
-    """What is wrong with an evaluation of that stage, if it is to be of that encoder, or nothing."""
+    """Return a complaint about an evaluation of that stage and encoder, or an empty text if it is valid."""
     whole = Predictions if stage == PREDICTORS else EVALUATIONS[stage]
     kind = Unfinished if "diverged" in payload else whole
     said = _complaint(kind, payload)

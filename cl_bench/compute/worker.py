@@ -1,7 +1,7 @@
-"""A worker process: specs in on standard input, events out on standard output, one JSON object a line.
+"""A worker process: it reads specs from standard input and writes events to standard output, one JSON object a line.
 
-It ends when its standard input does, so it never outlives the process that started it, however that one ended, and
-takes along whatever was started here. It imports one plugin at most: what is imported may change others' numbers.
+It ends with its standard input, so it never outlives the process that started it, however that one ended, and it ends
+every process that was started here. It imports one plugin at most, because an import may change others' numbers.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ STEP_EVERY = 0.2  # seconds between two progress events
 def main() -> None:
     """Compute specs until standard input ends."""
     requests, events = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # what a plugin prints must not mix with the events
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # nor may it read the requests
+    os.dup2(2, 1)  # a plugin's output must not mix with the events
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # and it must not read the requests
     with own(requests.fileno(), events.fileno()):
         _serve(requests, events)
 
@@ -44,15 +44,15 @@ def _serve(requests: IO[str], events: IO[str]) -> None:
         _leave()
 
     def end_in_a_child() -> None:
-        """A plugin that forks and returns in both brings its child here: it neither computes nor answers."""
+        """Exit in the child of a plugin that forks and returns in both processes, before it computes or answers."""
         if os.getpid() != me:
             os._exit(0)
 
     def send(**event: Any) -> None:
         end_in_a_child()
         try:
-            events.write(f"\n{json.dumps({**event, 'tag': tag})}\n")  # on a line of its own, whatever else was said
-        except OSError:  # nobody listens any more
+            events.write(f"\n{json.dumps({**event, 'tag': tag})}\n")  # on a line of its own, whatever else was printed
+        except OSError:  # the parent no longer reads
             _leave()
 
     settings = json.loads(requests.readline())
@@ -60,7 +60,7 @@ def _serve(requests: IO[str], events: IO[str]) -> None:
 
     import torch
 
-    import cl_bench.compute.numerics  # noqa: F401 - it notes how many threads torch takes, before a plugin says otherwise
+    import cl_bench.compute.numerics  # noqa: F401 - it reads torch's default number of threads before a plugin can change it
     from cl_bench.compute.devices import torch_device
     from cl_bench.compute.memory import keep_freed_memory
     from cl_bench.compute.runner import compute
@@ -72,7 +72,7 @@ def _serve(requests: IO[str], events: IO[str]) -> None:
 
     keep_freed_memory()
     device = torch_device(settings["device"])
-    sys.path += [entry for entry in settings["path"] if entry not in sys.path]  # installed plugins may live there
+    sys.path += [entry for entry in settings["path"] if entry not in sys.path]  # installed plugins may be there
     store, plugin, registry, predictors = Store(Path(settings["store"])), "", Registry((), ()), Predictors((), ())
     places = DataPaths.of(store.root, settings["data_root"])
     show = warnings.showwarning
@@ -80,7 +80,7 @@ def _serve(requests: IO[str], events: IO[str]) -> None:
     def pass_on(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
         if issubclass(category, StoreWarning):
             send(event="warning", text=str(message))
-        else:  # a plugin's own, or torch's: to the run's output
+        else:  # of a plugin or of torch: to the run's output
             show(message, category, *where, **more)
 
     warnings.showwarning = pass_on
@@ -104,24 +104,24 @@ def _serve(requests: IO[str], events: IO[str]) -> None:
         try:
             mine = compute(spec, store, registry, device, on_step, places, predictors)
             send(event="done" if mine else "busy")
-        except Exception as error:  # whatever a plugin or the machine does, the other records must go on
+        except Exception as error:  # whatever a plugin or the machine does, other records must still be computed
             full = isinstance(error, OutOfMemory)
             send(event="failed", error=_one_line(error, store.run(spec.pretrain.key).path / "output.txt"))
-            del error  # and with it every tensor of the frames that it passed
+            del error  # and with it every tensor in its frames
             if full and device.type == "cuda":
                 gc.collect()
                 torch.cuda.empty_cache()
 
 
 def _leave() -> None:
-    """End, and with this process all of its group: nobody else would end what a plugin started."""
+    """End this process and its whole group, because nothing else would end the processes that a plugin started."""
     if os.getpgrp() == os.getpid():
         os.killpg(0, signal.SIGKILL)
     os._exit(0)
 
 
 def _one_line(error: Exception, log: Path) -> str:
-    """What went wrong; for what nobody foresaw, the traceback is kept beside what the run printed."""
+    """Describe an error in one line; the traceback of an unexpected one is appended to the run's output."""
     text = str(error).strip().splitlines()
     line = text[0] if text else "no message"
     if isinstance(error, PluginError | OutOfMemory):
@@ -129,7 +129,7 @@ def _one_line(error: Exception, log: Path) -> str:
     try:
         with log.open("a") as file:
             traceback.print_exception(error, file=file)
-    except OSError:  # a full disk is likely what went wrong
+    except OSError:  # a full disk is the likely reason
         return f"{type(error).__name__}: {line}"
     return f"{type(error).__name__}: {line} (traceback in {log})"
 

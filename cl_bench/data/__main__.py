@@ -1,6 +1,6 @@
-"""Look at the data: ``python -m cl_bench.data [--profile NAME] [--out DIR]`` writes contact sheets as PNG.
+"""Contact sheets of the data as PNG: ``python -m cl_bench.data [--profile NAME] [--out DIR]``.
 
-``--prepare`` decodes the profile's data sets instead, and ``--verify`` reads all that is decoded and checks it.
+``--prepare`` decodes the profile's data sets instead, and ``--verify`` checks all decoded data.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ COLUMNS, ROWS, TILE = 12, 6, 96
 
 
 def tile(image: Tensor) -> Tensor:
-    """(3, TILE, TILE) of a (3, h, w) uint8 image: its aspect is kept, what is left is white."""
+    """Fit a (3, h, w) uint8 image into (3, TILE, TILE); its aspect ratio is kept, and the rest is white."""
     scale = TILE / max(image.shape[1:])
     size = [max(1, round(side * scale)) for side in image.shape[1:]]
     mode = {"mode": "nearest"} if scale > 1 else {"mode": "bilinear", "antialias": True}
@@ -39,7 +39,7 @@ def tile(image: Tensor) -> Tensor:
 
 
 def sheet(data: Dataset) -> Tensor:
-    """(3, H, W) in [0, 1]: the first images, with their boxes where they have them."""
+    """Draw the first images, with boxes if they have any, as (3, H, W) in [0, 1]."""
     tiles = []
     for i in range(min(COLUMNS * ROWS, len(data))):
         image = data.images[i]
@@ -54,7 +54,7 @@ def sheet(data: Dataset) -> Tensor:
 
 
 def view_sheet(data: Dataset, augment: AugmentSpec, policy: ViewPolicy) -> Tensor:
-    """(3, H, W) in [0, 1]: images, each followed by its two views."""
+    """Draw images, each followed by its two views, as (3, H, W) in [0, 1]."""
     first = [data.images[i] for i in range(min(COLUMNS // 3 * ROWS, len(data)))]
     images = torch.stack(first) if isinstance(data.images, Tensor) else first
     views = two_views(images, augment, policy, torch.Generator().manual_seed(0))
@@ -66,7 +66,7 @@ def view_sheet(data: Dataset, augment: AugmentSpec, policy: ViewPolicy) -> Tenso
 
 
 def specs(profile: Profile) -> list[DataSpec]:
-    """Every set of images of a profile, once."""
+    """Return every data set of a profile, once."""
     kinds = profile.single_object, profile.multi_object
     pretraining = [spec for kind in kinds for spec in (kind.data, kind.heldout)]
     ours = profile.linear, profile.detection
@@ -74,7 +74,7 @@ def specs(profile: Profile) -> list[DataSpec]:
 
 
 def write_sheets(profile: Profile, places: DataPaths, out: Path) -> None:
-    """A sheet for each set of images that something is trained on, and one for each policy of views."""
+    """Write a sheet for each data set that something is trained on, and one for each view policy."""
     out.mkdir(parents=True, exist_ok=True)
     sheets = {part: sheet(load(getattr(profile, part).train, places)) for part in ("detection", "linear")}
     for name, sources in (("single_object", profile.single_object), ("multi_object", profile.multi_object)):
@@ -89,7 +89,7 @@ def write_sheets(profile: Profile, places: DataPaths, out: Path) -> None:
 
 
 def each(work: Callable[..., None], wanted: Sequence[DataSpec], places: DataPaths, outcome: str) -> None:
-    """Do something to each data set on disk, with a bar."""
+    """Apply ``work`` to each data set on disk, with a progress bar."""
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     on_disk = [spec for spec in wanted if isinstance(spec, FilesSpec)]
     with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
@@ -108,7 +108,7 @@ def each(work: Callable[..., None], wanted: Sequence[DataSpec], places: DataPath
 
 
 def main() -> None:
-    """Do what the command line says."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m cl_bench.data", description="Look at the data, or get it ready.")
     add_arguments(parser)
     sys.exit(work(parser.parse_args(), parser.prog))

@@ -16,30 +16,30 @@ URL = "http://images.cocodataset.org"
 
 
 class COCO(Source[COCOSpec]):
-    """A JSON of all annotations and a directory of images."""
+    """COCO on disk: a JSON file of all annotations, and a directory of images."""
 
     @property
     def layout(self) -> tuple[str, ...]:
-        """Annotations and images."""
+        """Paths of annotations and images."""
         return f"coco/annotations/instances_{self.spec.split}.json", f"coco/{self.spec.split}"
 
     @property
     def remedy(self) -> str:
-        """As torchvision has no COCO to download, what is done by hand."""
+        """Commands that download it by hand, since torchvision cannot download COCO."""
         return self.by_hand
 
     @property
     def by_hand(self) -> str:
-        """From the data set's own server, as <https://cocodataset.org/#download> has it."""
+        """Commands that download it from its own server, as on <https://cocodataset.org/#download>."""
         archives = f"{URL}/zips/{self.spec.split}.zip", f"{URL}/annotations/annotations_trainval2017.zip"
         return unpacked(self.root / "coco", *archives, unpack="unzip -qo")
 
     def fetch(self) -> None:
-        """Left to the user."""
+        """Raise an error, because the user has to download COCO."""
         raise DataError(f"{self.what}: torchvision does not download it; by hand: {self.by_hand}")
 
     def inspect(self) -> list[Path]:
-        """The JSON, which begins and ends as one; to parse all of it would take half a minute."""
+        """Return the JSON file, after checking its two ends; parsing all of it would take half a minute."""
         path = self.root / self.layout[0]
         with path.open("rb") as file:
             head, size = file.read(64), path.stat().st_size
@@ -50,7 +50,7 @@ class COCO(Source[COCOSpec]):
         return [path]
 
     def listing(self) -> Listing:
-        """Images by id; classes in the order of the categories' ids; crowds left out."""
+        """Read the annotations: images by id, classes in the order of the categories' ids, without crowds."""
         path = self.root / self.layout[0]
         entry: Any = None
         try:

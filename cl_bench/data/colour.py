@@ -1,4 +1,4 @@
-"""What happens to a view's colours: jitter, grayscale, blur and normalisation, each image with its own parameters."""
+"""Colour augmentation of views: jitter, grayscale, blur and normalisation, with parameters for each image."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from cl_bench.spec import AugmentSpec
 
 @dataclass(frozen=True)
 class Colours:
-    """What is drawn for the colours of B images, on the CPU.
+    """Random parameters of the colours of B images, on the CPU.
 
     Attributes:
-        factors: (4, B) of brightness, contrast, saturation and hue.
-        order: (B, 4) int64, the operations of an image in order, by their row in ``factors``; -1 where there are none.
-        gray: (B,) bool.
-        sigmas: (B,) of the blur, in pixels of the view; 0 where there is none.
+        factors: (4, B) factors of brightness, contrast, saturation and hue.
+        order: (B, 4) int64, the operations of an image in order, by their row in ``factors``; -1 for no operation.
+        gray: (B,) bool, True for images that become grey.
+        sigmas: (B,) sigma of the blur, in pixels of the view; 0 for no blur.
     """
 
     factors: Tensor
@@ -30,7 +30,7 @@ class Colours:
     sigmas: Tensor
 
     def alike(self) -> Tensor:
-        """(B,) int64, the images so ordered that those with the same operations come one after the other."""
+        """Return an order of the images, (B,) int64, in which those with the same operations are adjacent."""
         by = torch.arange(len(self.gray))
         for key in (self.sigmas > 0, self.gray, *reversed(self.order.unbind(1))):
             by = by[key[by].argsort(stable=True)]
@@ -41,11 +41,11 @@ class Colours:
 
 
 def draw_colours(n: int, augment: AugmentSpec, generator: torch.Generator) -> Colours:
-    """Parameters of n images; the generator advances by n alone, and by more where ``augment`` blurs.
+    """Draw the parameters of n images; the generator's advance depends on n alone, and on whether ``augment`` blurs.
 
     Args:
-        n: Images.
-        augment: Strengths and probabilities, as torchvision's ColorJitter, RandomGrayscale and GaussianBlur.
+        n: Number of images.
+        augment: Strengths and probabilities, as in torchvision's ColorJitter, RandomGrayscale and GaussianBlur.
         generator: CPU generator.
     """
     uniform = torch.rand(6, n, generator=generator)
@@ -64,23 +64,23 @@ def draw_colours(n: int, augment: AugmentSpec, generator: torch.Generator) -> Co
 
 
 def colour(images: Tensor, colours: Colours, augment: AugmentSpec) -> Tensor:
-    """Jitter in the order drawn, grayscale, blur and normalisation.
+    """Apply jitter in the order drawn, then grayscale, blur and normalisation.
 
     Args:
         images: (B, 3, H, W) uint8; or float in [0, 1], which are overwritten.
-        colours: Their parameters.
-        augment: Where a strength is 0 nothing is done; mean and std of the normalisation.
+        colours: Parameters of the images.
+        augment: Strengths, of which 0 skips an operation, and mean and std of the normalisation.
     """
     device = images.device
     factors, sigmas = to_device(colours.factors, device), to_device(colours.sigmas, device)
     place = torch.arange(len(images))
 
     def runs(group: Tensor) -> list[tuple[int, Tensor, Tensor]]:
-        """Of each group its number, its images side by side, and their places."""
+        """Return for each group its number, its images in one tensor, and their places."""
         nonlocal images, place
         of, sizes = (t.tolist() for t in torch.unique_consecutive(group[place], return_counts=True))
         if len(of) > len(set(of)):
-            # One copy, where taking some out and putting them back would be several, and slower ones.
+            # One copy of all images is faster than several that take some out and put them back.
             by = group[place].argsort(stable=True)
             images, place = images.index_select(0, to_device(by, device)), place[by]
             of, sizes = (t.tolist() for t in torch.unique_consecutive(group[place], return_counts=True))
@@ -105,7 +105,7 @@ def colour(images: Tensor, colours: Colours, augment: AugmentSpec) -> Tensor:
 
 
 def to_device(x: Tensor, device: torch.device) -> Tensor:
-    """To a device, without waiting for what it is busy with."""
+    """Copy a tensor to a device without waiting for its pending work."""
     return (
         x.pin_memory().to(device, non_blocking=True)
         if (x.device.type, device.type) == ("cpu", "cuda")
@@ -114,15 +114,15 @@ def to_device(x: Tensor, device: torch.device) -> Tensor:
 
 
 def blur(images: Tensor, sigmas: Tensor, largest: float) -> Tensor:
-    """Gaussian blur of each image by its own sigma, with the border reflected.
+    """Blur each image by a Gaussian with its own sigma, with the border reflected.
 
-    The kernel reaches three times the ``largest`` sigma to each side, or across the image where that is less; it is
-    the same for every sigma, so that no image depends on the others of its batch.
+    The kernel reaches three times the ``largest`` sigma to each side, or across the image where that is less; its size
+    is the same for every sigma, so that no image depends on the others of its batch.
 
     Args:
-        images: (B, 3, H, W) float.
-        sigmas: (B,) in pixels, above 0.
-        largest: That any image may have.
+        images: (B, 3, H, W) float images.
+        sigmas: (B,) sigmas in pixels, above 0.
+        largest: Largest sigma that any image may have.
     """
     radius = min(math.ceil(3 * largest), *(side - 1 for side in images.shape[-2:]))
     offset = torch.arange(-radius, radius + 1, device=images.device)
@@ -144,7 +144,7 @@ def _strengths(augment: AugmentSpec) -> tuple[float, float, float, float]:
 
 
 def _operations() -> tuple[Callable[[Tensor, Tensor], Tensor], ...]:
-    """In the order of ``_strengths``; they overwrite x, for on a CPU a step costs what it moves through memory."""
+    """Return the operations in the order of ``_strengths``; they overwrite x, which saves memory traffic on a CPU."""
     return _brightness, _contrast, _saturation, _hue
 
 
@@ -157,7 +157,7 @@ def _brightness(x: Tensor, factor: Tensor) -> Tensor:
 
 
 def _contrast(x: Tensor, factor: Tensor) -> Tensor:
-    # A row of the mean: of two operands that are the same all along a row, a CPU takes one value at a time.
+    # The mean has full rows, because a CPU processes an operand that is constant along a row one value at a time.
     mean = _luma(x).mean((1, 2, 3), keepdim=True).expand(-1, 1, 1, x.shape[-1]).contiguous()
     return torch.lerp(mean.expand_as(x), x, factor, out=x).clamp_(0, 1)
 
@@ -171,7 +171,7 @@ def _hue(x: Tensor, turn: Tensor) -> Tensor:
     r, g, b = torch.split(x, 1, 1)
     high = torch.maximum(torch.maximum(r, g), b)
     chroma = high - torch.minimum(torch.minimum(r, g), b)
-    # The channel at the peak by products with 0 and 1: choosing by a condition is twenty times slower on a CPU.
+    # The channel at the peak is chosen by products with 0 and 1; a condition is twenty times slower on a CPU.
     is_r = torch.eq(r, high, out=torch.empty_like(high))
     is_g = torch.eq(g, high, out=torch.empty_like(high))
     is_g.addcmul_(is_g, is_r, value=-1)
@@ -184,5 +184,5 @@ def _hue(x: Tensor, turn: Tensor) -> Tensor:
 
 
 def _turns(x: Tensor) -> Tensor:
-    """``x % 6`` for x in (-6, 12), in place: the same to the bit, and far faster."""
+    """Compute ``x % 6`` for x in (-6, 12), in place: bit for bit the same, and much faster."""
     return x.sub_((x / 6).floor_(), alpha=6)

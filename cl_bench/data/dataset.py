@@ -1,4 +1,4 @@
-"""What every data set gives: images, and the labels or boxes it has."""
+"""Common form of all data sets: images, with their labels or boxes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def starts_of(sizes: Tensor) -> Tensor:
-    """(N,) int64: the byte at which each image of those sizes begins, one after the other."""
+    """Return the first byte of each image of those sizes in a buffer, (N,) int64, one after the other."""
     ends = 3 * sizes.prod(1).cumsum(0)
     return torch.cat([torch.zeros(1, dtype=torch.int64), ends[:-1]])
 
@@ -23,9 +23,9 @@ class Ragged(Sequence[Tensor]):
     """
 
     def __init__(self, pixels: Tensor, sizes: Tensor, starts: Tensor | None = None) -> None:
-        """Images of those ``sizes`` out of ``pixels``, (bytes,) uint8, each stored row by row, pixel by pixel.
+        """Take images of those ``sizes`` from ``pixels``, (bytes,) uint8, each stored row by row, pixel by pixel.
 
-        ``starts``, (N,) int64, says at which byte each begins, where something lies between them.
+        ``starts``, (N,) int64, gives the first byte of each, if there are gaps between them.
         """
         self._pixels, self.sizes = pixels, sizes
         self._starts = (starts_of(sizes) if starts is None else starts).tolist()
@@ -34,24 +34,24 @@ class Ragged(Sequence[Tensor]):
         return len(self.sizes)
 
     def __getitem__(self, index: int) -> Tensor:  # type: ignore[override]  # no slices
-        """(3, h, w): a view of the buffer, nothing is copied."""
+        """Return an image (3, h, w), a view of the buffer without a copy."""
         height, width = self.sizes[index].tolist()
         start = self._starts[index % len(self)]
         return self._pixels[start : start + 3 * height * width].view(height, width, 3).permute(2, 0, 1)
 
 
 Images = Tensor | Ragged
-"""(N, 3, H, W) uint8 in memory, where all are of one size; or ``Ragged``, as a memory map's are."""
+"""Images of one size, (N, 3, H, W) uint8 in memory; or ``Ragged``, which may be in a memory map."""
 
 
 def take(images: Images, index: Tensor) -> Tensor | list[Tensor]:
-    """The images at those places: (B, 3, H, W), or B of (3, h_i, w_i)."""
+    """Return the images at those indices: (B, 3, H, W), or B of (3, h_i, w_i)."""
     return images[index] if isinstance(images, Tensor) else [images[i] for i in index.tolist()]
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images with what is known of them.
+    """Images with their labels or boxes.
 
     Attributes:
         images: (N, 3, H, W) uint8, RGB; or ``Ragged``, which may be a memory map: do not write to it.
@@ -59,8 +59,8 @@ class Dataset:
         labels: (N,) int64, the class of each single-object image; None for multi-object data.
         boxes: N tensors (n_i, 4) float32, (x1, y1, x2, y2) in pixels; None where there are no boxes.
         box_labels: N tensors (n_i,) int64, the class of each box; None where there are no boxes.
-        difficult: N tensors (n_i,) bool, the boxes that are trained on and do not count in evaluation; None where
-            there is no such thing.
+        difficult: N tensors (n_i,) bool, True for boxes that are trained on and do not count in evaluation; None where
+            the data set has no such flag.
     """
 
     images: Images

@@ -1,7 +1,8 @@
 """Images decoded once, in a file that is mapped into memory: ``images.bin``, each row by row and pixel by pixel.
 
-Beside it lie ``journal``, a line for each shard that is decoded and on disk, so that an interrupted decoding goes on;
-``annotations.safetensors``; and ``manifest.json``, which is there once all is whole, with the shards' CRC-32.
+Its folder also holds ``journal``, with a line for each shard that is decoded and on disk, so that an interrupted
+decoding continues; ``annotations.safetensors``; and ``manifest.json``, which exists once everything is complete and has
+the shards' CRC-32.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ FIELDS = ("bytes", "mtime_ns", "shards", "left_out", "dropped_boxes", "classes",
 
 
 class DecodedImages:
-    """The map in a directory of its own."""
+    """Decoded images of a data set, in a directory of their own."""
 
     def __init__(self, path: Path, what: str, progress: Progress | None = None) -> None:
         self.path, self.what = path, what
@@ -56,15 +57,15 @@ class DecodedImages:
         self._progress = progress or (lambda what, done, total: None)
 
     def open(self, listing: Callable[[], Listing], leave_out: bool, verify: bool = False) -> Dataset:
-        """The data set; what is missing of it is decoded first, what is not as it was written decoded again.
+        """Open the data set; missing and damaged images are decoded first.
 
         Args:
-            listing: Called only where something has to be decoded.
-            leave_out: Do without images that cannot be decoded, and say so.
-            verify: Read every byte. Otherwise that is done where the file was touched since.
+            listing: Function that returns the listing; it is called only if something has to be decoded.
+            leave_out: Leave out images that cannot be decoded, with a warning.
+            verify: Check every byte. Otherwise that is done only if the file was modified.
 
         Raises:
-            DataError: Images that cannot be decoded, or a disk that is full.
+            DataError: If images cannot be decoded, or the disk is full.
         """
         try:
             data = None if verify else self._read(leave_out)
@@ -80,7 +81,7 @@ class DecodedImages:
         return data
 
     def _read(self, leave_out: bool) -> Dataset | None:
-        """The data set; None where anything about it is in doubt."""
+        """Read the data set; None if anything about it is in doubt."""
         manifest = self._manifest()
         if manifest is None or (manifest["left_out"] and not leave_out) or not self._untouched(manifest):
             return None
@@ -93,8 +94,8 @@ class DecodedImages:
             total = len(kept["sizes"]) + len(left_out)
             warnings.warn(f"{self.what}: left out {_some(left_out, total)}", DataWarning, stacklevel=4)
         with warnings.catch_warnings():
-            # torch says that the map must not be written. A private one might be, but counts as memory that is
-            # promised: a map larger than the machine's memory would be refused.
+            # torch warns that the map must not be written. A private map could be written, but the system reserves
+            # memory for it, and would refuse a map that is larger than the machine's memory.
             warnings.filterwarnings("ignore", message=".*not writable.*")
             pixels = torch.from_numpy(np.memmap(self.images, np.uint8, "r"))
         images = Ragged(pixels, kept["sizes"], kept["starts"])
@@ -106,7 +107,7 @@ class DecodedImages:
         return Dataset(images, tuple(manifest["classes"]), labels=kept.get("labels"), **found)
 
     def _mend(self, listing: Callable[[], Listing], leave_out: bool) -> tuple[dict[str, Any], bytes]:
-        """Verify what there is and decode the rest. The lock is held."""
+        """Verify what is decoded and decode the rest; the caller holds the lock."""
         manifest = self._manifest()
         if manifest is None and (self.path / "manifest.json").exists():
             self._set_aside("manifest.json", "not a whole record")
@@ -134,7 +135,7 @@ class DecodedImages:
         return manifest, annotations
 
     def _decode(self, listing: Listing, good: Entries, leave_out: bool) -> tuple[dict[str, Any], bytes]:
-        """Decode the shards that are not good, or that lack an image which may be there now."""
+        """Decode the shards that are not good, or that lack an image which may be readable now."""
         shards, total = into_shards(listing.sizes), len(listing.names)
         done = {s: good[s] for s in shards if s in good and (leave_out or not good[s].broken)}
         todo = [s for s in shards if s not in done]
@@ -163,7 +164,7 @@ class DecodedImages:
         return manifest, annotations
 
     def _write(self, file: BinaryIO, shard: Shard, pieces: Sequence[Future[Piece]], total: int) -> Entry:
-        """Put a shard on disk. Not through a map: on a full disk that would end in a signal, not in an error."""
+        """Write a shard to disk, without a map, since on a full disk that would end in a signal, not in an error."""
         file.seek(shard.start)
         crc, done = 0, shard.first
         broken: dict[str, str] = {}
@@ -178,10 +179,10 @@ class DecodedImages:
         return Entry(crc, broken)
 
     def _allocate(self, total: int) -> None:
-        """Take all the space there is need for, so that a disk that is too small is found before anything is decoded.
+        """Allocate all the space that is needed, so that a disk that is too small is found before any decoding.
 
         Raises:
-            DataError: There is not enough.
+            DataError: If there is not enough space.
         """
         with self.images.open("ab") as file:
             held = os.fstat(file.fileno()).st_blocks * 512
@@ -193,12 +194,12 @@ class DecodedImages:
             try:
                 if hasattr(os, "posix_fallocate"):
                     os.posix_fallocate(file.fileno(), 0, total)
-            except OSError as error:  # a file system that cannot is found out about while writing
+            except OSError as error:  # if the file system cannot allocate, a full disk shows while writing
                 if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                     raise DataError(f"{lacking} ({error.strerror})") from None
 
     def _intact(self, known: Entries) -> Entries:
-        """Those whose bytes are the ones that were written."""
+        """Return the shards whose bytes still have the recorded checksum."""
         if not known or not self.images.exists():
             return {}
         good: Entries = {}
@@ -232,7 +233,7 @@ class DecodedImages:
 
 
 def _annotations_of(listing: Listing, broken: Mapping[int, str]) -> bytes:
-    """All but the pixels, of the images that are not broken."""
+    """Return everything but the pixels, for the images that are not broken."""
     N = len(listing.names)
     kept = torch.ones(N, dtype=torch.bool)
     kept[list(broken)] = False
@@ -249,7 +250,7 @@ def _annotations_of(listing: Listing, broken: Mapping[int, str]) -> bytes:
 
 
 def _some(broken: Mapping[str, str], total: int) -> str:
-    """How many, and the first of them by name."""
+    """Return the number of broken images, and the first of them by name, as text."""
     named = ", ".join(f"{name} ({why})" for name, why in list(broken.items())[:NAMED])
     more = f" and {len(broken) - NAMED:,} more" if len(broken) > NAMED else ""
     return f"{len(broken):,} of {total:,} images: {named}{more}"

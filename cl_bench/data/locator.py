@@ -1,4 +1,4 @@
-"""The data sets of a session: which of them are there, and getting those ready that are needed."""
+"""Data sets of a session: finding them, and decoding those that are needed."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from cl_bench.spec import DataSpec
 
 
 class DatasetLocator:
-    """Looks data sets up, once each.
+    """Lookup of data sets, once each.
 
-    A data set that is not there is noted: not every suite takes every one of a profile.
+    A missing data set is only noted, because not every suite uses every data set of a profile.
 
     Args:
-        places: Where.
-        fetch: Whether to download what is missing.
+        places: Folders to look in.
+        fetch: True to download what is missing.
     """
 
     def __init__(self, places: DataPaths, fetch: bool = False) -> None:
@@ -26,7 +26,7 @@ class DatasetLocator:
         self._fetch = fetch
 
     def found(self, spec: DataSpec) -> DataSpec:
-        """The spec with what was found in its ``source``; unchanged where nothing was."""
+        """Return the spec with the ``source`` of the data set that was found; unchanged if there is none."""
         try:
             return self._bound(spec)
         except DataError as error:
@@ -37,7 +37,7 @@ class DatasetLocator:
         """Decode what is not decoded yet.
 
         Raises:
-            DataError: Some are not there, one line each; or as ``data.prepare``.
+            DataError: If some are missing, with a line for each; or in the cases of ``data.prepare``.
         """
         wanted = sorted(set(specs), key=lambda spec: spec.key)
         if lines := dict.fromkeys(self.missing[spec] for spec in wanted if spec in self.missing):

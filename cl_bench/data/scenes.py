@@ -1,7 +1,8 @@
 """Embedded data: scenes of real handwritten digits (those that ship inside scikit-learn) on dim coloured backgrounds.
 
-One large digit an image (single-object, labelled) or two to four small ones that do not overlap (multi-object, boxed).
-Backgrounds are smooth on purpose: a unique texture an image would let instance discrimination ignore the digit.
+An image has one large digit (single-object, labelled) or two to four small ones that do not overlap (multi-object, with
+boxes). Backgrounds are smooth on purpose: a unique texture per image would let instance discrimination ignore the
+digit.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ TRAIN_SHARE = 0.7
 def draw_scenes(spec: ScenesSpec) -> Dataset:
     """Draw scenes. The same spec gives the same bytes; train and test never share a handwritten digit.
 
-    Background and places, digits, and tints have random numbers of their own: of two specs that differ in ``digits`` or
-    in ``tints`` alone, everything else about a scene is the same.
+    Background and places, digits, and tints each have their own random numbers: if two specs differ in ``digits`` or in
+    ``tints`` alone, everything else about a scene is the same.
     """
     handwritten, targets = _digits(spec.split)
     kind, size = spec.kind, spec.size
@@ -60,7 +61,7 @@ def draw_scenes(spec: ScenesSpec) -> Dataset:
 
 @lru_cache(maxsize=2)
 def _digits(split: str) -> tuple[Floats, NDArray[np.int64]]:
-    """(n, 8, 8) digits in [0, 1] and their classes; which digit is for training is settled once and for all."""
+    """Return (n, 8, 8) digits in [0, 1] and their classes; the assignment of digits to splits is fixed."""
     bunch = load_digits()
     order = np.random.default_rng(0).permutation(len(bunch.images))
     cut = round(TRAIN_SHARE * len(order))
@@ -71,7 +72,7 @@ def _digits(split: str) -> tuple[Floats, NDArray[np.int64]]:
 def _which(
     rng: np.random.Generator, targets: NDArray[np.int64], count: int, digits: Literal["any", "same", "different"]
 ) -> NDArray[np.int64]:
-    """(count,) places of the handwritten digits of one scene among all of the split."""
+    """Draw the (count,) indices of the handwritten digits of one scene among all of the split."""
     if digits == "any":
         return rng.integers(len(targets), size=count)
     classes = np.repeat(rng.integers(10), count) if digits == "same" else rng.permutation(10)[:count]
@@ -79,9 +80,9 @@ def _which(
 
 
 def _background(rng: np.random.Generator, size: int, brightness: float) -> Floats:
-    """(size, size, 3): a dim colour that drifts linearly across the image.
+    """Draw a (size, size, 3) background, a dim colour that changes linearly across the image.
 
-    Where it is bright, colour alone tells images apart and the digit goes unlearned.
+    With a bright background colour alone would distinguish images, and the digit would not be learnt.
     """
     corners = rng.uniform(0, brightness, size=(2, 2, 3)).astype(np.float32)
     u = np.linspace(0, 1, size, dtype=np.float32)
@@ -97,7 +98,7 @@ def _place_single(rng: np.random.Generator, size: int, share: Shares | None) -> 
 
 
 def _places_multi(rng: np.random.Generator, size: int, height: Shares | None) -> list[tuple[int, int, int]]:
-    """Two to four squares (x, y, side) that do not overlap, by rejection."""
+    """Draw two to four squares (x, y, side) that do not overlap, by rejection."""
     wanted = int(rng.integers(2, 5))
     placed: list[tuple[int, int, int]] = []
     while len(placed) < wanted:
@@ -107,13 +108,13 @@ def _places_multi(rng: np.random.Generator, size: int, height: Shares | None) ->
             if all(x + side <= a or a + s <= x or y + side <= b or b + s <= y for a, b, s in placed):
                 placed.append((x, y, side))
                 break
-        else:  # no room left: start the scene over, so that crowded scenes are not the small-digit ones
+        else:  # no room left: restart the scene, so that crowded scenes do not have smaller digits
             placed.clear()
     return placed
 
 
 def _paste(scene: Floats, digit: Floats, tint: Floats, x: int, y: int, side: int) -> tuple[float, float, float, float]:
-    """Blend a tinted digit into the square at (x, y); returns the tight box of its ink in pixels."""
+    """Blend a tinted digit into the square at (x, y), and return the tight box of its ink in pixels."""
     alpha = np.clip(zoom(digit, side / 8, order=1, grid_mode=True, mode="nearest"), 0, 1)[:side, :side]
     patch = scene[y : y + alpha.shape[0], x : x + alpha.shape[1]]
     patch += alpha[..., None] * (tint - patch)

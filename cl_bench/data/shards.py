@@ -1,4 +1,4 @@
-"""Shards of a map: how it is cut, how they are decoded in threads, and the journal of those that are on disk."""
+"""Shards of the file of decoded images: their limits, decoding in threads, and the journal of those on disk."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from cl_bench.data.dataset import starts_of
 from cl_bench.data.source import Listing, Pixels
 
 SHARD = 64 << 20
-"""Bytes that are decoded, flushed and entered in the journal together: what a kill costs at most."""
+"""Bytes that are decoded, flushed and entered in the journal together, the most that is lost in a kill."""
 CHUNK = 4 << 20
 THREADS = min(32, os.cpu_count() or 1)
 
 
 class Shard(NamedTuple):
-    """Images ``first`` to ``last`` (exclusive), at the bytes ``start`` to ``end``."""
+    """A range of images, ``first`` to ``last`` (exclusive), at the bytes ``start`` to ``end``."""
 
     first: int
     last: int
@@ -33,7 +33,7 @@ class Shard(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """What is known of a decoded shard: its CRC-32 and, by their index, why images could not be decoded."""
+    """Result of decoding a shard: its CRC-32 and, by the image's index, the reasons why images are broken."""
 
     crc32: int
     broken: dict[str, str]
@@ -44,7 +44,7 @@ Piece = tuple[Pixels, dict[str, str]]
 
 
 def into_shards(sizes: Tensor) -> list[Shard]:
-    """Whole images of those (N, 2) sizes, as many a shard as reach ``SHARD`` bytes."""
+    """Divide images of those (N, 2) sizes into shards of whole images, each as many as reach ``SHARD`` bytes."""
     starts = starts_of(sizes).tolist()
     starts.append(starts[-1] + 3 * int(sizes[-1].prod()))
     shards, first = [], 0
@@ -56,7 +56,7 @@ def into_shards(sizes: Tensor) -> list[Shard]:
 
 
 def decode(listing: Listing, shards: Sequence[Shard]) -> Iterator[tuple[Shard, list[Future[Piece]]]]:
-    """Each shard with its pieces, in order; the next one is under way already while one is being written."""
+    """Yield each shard with its pieces, in order; the next shard is decoded while one is being written."""
     pool = ThreadPoolExecutor(THREADS)
 
     def submit(shard: Shard) -> tuple[Shard, list[Future[Piece]]]:
@@ -74,10 +74,10 @@ def decode(listing: Listing, shards: Sequence[Shard]) -> Iterator[tuple[Shard, l
 
 
 def _piece(listing: Listing, first: int, last: int) -> Piece:
-    """Pixels of some images; zeros, and why, where they cannot be decoded.
+    """Decode some images; broken ones become zeros, with the reason.
 
     Raises:
-        OSError: The machine's fault, not the image's.
+        OSError: If the machine fails, not the image.
     """
     wanted = 3 * int(listing.sizes[first:last].prod(1).sum())
     try:
@@ -87,7 +87,7 @@ def _piece(listing: Listing, first: int, last: int) -> Piece:
         return pixels, {}
     except MemoryError:
         raise
-    except Exception as error:  # on garbage Pillow raises whatever its parsers stumble on
+    except Exception as error:  # Pillow raises many kinds of errors for damaged files
         system = error.strerror if isinstance(error, OSError) else None
         if system and not isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError):
             raise
@@ -96,7 +96,7 @@ def _piece(listing: Listing, first: int, last: int) -> Piece:
 
 
 def checksum(descriptor: int, shard: Shard) -> int:
-    """CRC-32 of its bytes in a file; of fewer where the file is short."""
+    """Compute the CRC-32 of a shard's bytes in a file, or of fewer bytes if the file is short."""
     crc = 0
     for at in range(shard.start, shard.end, CHUNK):
         crc = zlib.crc32(os.pread(descriptor, min(CHUNK, shard.end - at), at), crc)
@@ -104,13 +104,13 @@ def checksum(descriptor: int, shard: Shard) -> int:
 
 
 def line(shard: Shard, entry: Entry) -> bytes:
-    """A shard's line for the journal. The newline comes first, for the line before may be torn."""
+    """Return a shard's line for the journal; the newline comes first, because the last line may be incomplete."""
     text = json.dumps([*shard, *entry]).encode()
     return b"\n%08x %s" % (zlib.crc32(text), text)
 
 
 def read_journal(path: Path) -> Entries:
-    """What was entered there; a line that is torn or garbled counts for nothing."""
+    """Read the entries of a journal; incomplete and damaged lines are ignored."""
     rows = []
     with suppress(FileNotFoundError):
         for found in path.read_bytes().split(b"\n"):
@@ -121,5 +121,5 @@ def read_journal(path: Path) -> Entries:
 
 
 def entries(rows: Sequence[Any]) -> Entries:
-    """From rows as the journal and the manifest have them; of two about one shard the later counts."""
+    """Make entries from the rows of a journal or manifest; the later of two rows for one shard counts."""
     return {Shard(*row[:4]): Entry(*row[4:]) for row in rows}

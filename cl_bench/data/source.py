@@ -1,4 +1,4 @@
-"""What the data sets on disk have in common: where they lie, their digest, and what they say of their images."""
+"""Base class of data sets on disk: their files, their digest, and their listing of images and annotations."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from cl_bench.spec import FilesSpec
 Pixels = NDArray[np.uint8]
 Spec = TypeVar("Spec", bound=FilesSpec)
 ENDS = 1 << 20
-"""Bytes of either end of a file that go into the digest; no more, for it is computed whenever a run begins."""
+"""Bytes at each end of a file that go into the digest, few because it is computed whenever a run begins."""
 LONGEST = 65_535
-"""Pixels a side: a JPEG has no more."""
+"""Longest side in pixels, the limit of JPEG."""
 
 
 @dataclass(frozen=True)
 class Boxes:
-    """The objects of all images, one after the other.
+    """Objects of all images, one after the other.
 
     Attributes:
-        owner: (M,) int64, ascending: the image that each is in.
+        owner: (M,) int64, ascending, the index of each object's image.
         corners: (M, 4) float32, (x1, y1, x2, y2) in pixels of the decoded image.
-        labels: (M,) int64.
-        difficult: (M,) bool, or None where there is no such thing.
-        dropped: How many had no area inside their image.
+        labels: (M,) int64, the class of each object.
+        difficult: (M,) bool, or None where the data set has no such flag.
+        dropped: Number of objects without area inside their image, which are left out.
     """
 
     owner: Tensor
@@ -49,17 +49,17 @@ class Boxes:
 
 @dataclass(frozen=True)
 class Listing:
-    """What the annotations say, before an image is decoded.
+    """Content of the annotations, known before an image is decoded.
 
     Attributes:
-        names: N names, for people.
+        names: N names for messages.
         sizes: (N, 2) int64, height and width of the decoded images.
         classes: Names of the classes; index = label.
-        read: The images ``first`` to ``last`` (exclusive), uint8, row by row and pixel by pixel. Raises whatever
-            Pillow does when one cannot be decoded.
-        step: How many are read at a time.
+        read: Function that decodes the images ``first`` to ``last`` (exclusive), uint8, row by row and pixel by pixel.
+            It raises any error of Pillow for an image that cannot be decoded.
+        step: Number of images that are read at a time.
         labels: (N,) int64, or None.
-        boxes: Or None.
+        boxes: Objects of the images, or None.
     """
 
     names: Sequence[str]
@@ -79,50 +79,50 @@ class Source(ABC, Generic[Spec]):
 
     @property
     def what(self) -> str:
-        """As ``stl10 train``."""
+        """Name and split, such as ``stl10 train``."""
         return name_of(self.spec)
 
     @property
     @abstractmethod
     def layout(self) -> tuple[str, ...]:
-        """The files and directories that are there, relative to the root."""
+        """Expected files and directories, relative to the root."""
 
     @property
     def remedy(self) -> str:
-        """The command that gets the data."""
+        """Command that downloads the data."""
         return f"pytest suites/ --data-root {shlex.quote(str(self.root))} --download"
 
     @abstractmethod
     def inspect(self) -> list[Path]:
-        """The files that decide what the annotations are; called when the layout is there.
+        """Return the files that determine the annotations; it is called when the layout exists.
 
         Raises:
-            DataError: Something is not as it should be, as far as that can be told within a second.
+            DataError: If something is not as it should be, as far as a check within a second can show.
         """
 
     @abstractmethod
     def listing(self) -> Listing:
-        """What the annotations say.
+        """Read the annotations.
 
         Raises:
-            DataError: They are not in the format.
+            DataError: If they are not in the format.
         """
 
     @property
     @abstractmethod
     def by_hand(self) -> str:
-        """The commands that do so without torchvision."""
+        """Commands that download the data without torchvision."""
 
     @abstractmethod
     def fetch(self) -> None:
-        """Have torchvision download it.
+        """Download the data by torchvision.
 
         Raises:
-            DataError: It does not do so with this data set.
+            DataError: If torchvision cannot download this data set.
         """
 
     def complete(self) -> bool:
-        """Whether nothing is left to download."""
+        """Return True if nothing is left to download."""
         try:
             self.digest()
         except DataError:
@@ -130,10 +130,10 @@ class Source(ABC, Generic[Spec]):
         return True
 
     def digest(self) -> str:
-        """sha256 of the names, the sizes and either end of the files that decide the annotations.
+        """Compute the sha256 of names, sizes and both ends of the files that determine the annotations.
 
         Raises:
-            DataError: Something is missing, or not as it should be.
+            DataError: If something is missing, or not as it should be.
         """
         sha = hashlib.sha256(f"{self.what}\n".encode())
         try:
@@ -155,7 +155,7 @@ class Source(ABC, Generic[Spec]):
         return sha.hexdigest()
 
     def missing(self, part: str) -> DataError:
-        """That a file is not there, what is expected and how to get it."""
+        """Make an error for a missing file that says what is expected and how to get it."""
         try:
             near = [self.root.parent, *sorted(p for p in self.root.glob("*") if p.is_dir())]
             found = next((p for p in near if (p / part).exists()), None)
@@ -166,16 +166,16 @@ class Source(ABC, Generic[Spec]):
         return DataError(f"{self.what}: no {self.root / part}; expected {expected} in {self.root}; {hint}")
 
     def garbled(self, path: Path, why: object) -> DataError:
-        """That a file is there and is not what it should be."""
+        """Make an error for a file that is not what it should be."""
         return DataError(f"{self.what}: {path}: {why}; to get it anew, delete it and: {self.remedy}")
 
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Images in a file each.
+    """Images in one file each.
 
     Attributes:
-        paths: N files.
+        paths: Paths of the N files.
         stated: (N, 2) int64, height and width according to the annotations.
         sizes: (N, 2) int64, height and width to decode to.
     """
@@ -185,10 +185,10 @@ class ImageFiles:
     sizes: Tensor
 
     def read(self, first: int, last: int) -> Pixels:
-        """(h, w, 3) of the one image; grey, palette and CMYK ones become RGB, larger ones are scaled down.
+        """Decode a single image to (h, w, 3); grey, palette and CMYK ones become RGB, larger ones are scaled down.
 
         Raises:
-            ValueError: Its size is not what the annotations say.
+            ValueError: If its size differs from the annotations.
         """
         assert last == first + 1
         (height, width), (h, w) = self.stated[first].tolist(), self.sizes[first].tolist()
@@ -202,19 +202,19 @@ class ImageFiles:
 
 
 def unpacked(folder: Path, *archives: str, unpack: str) -> str:
-    """The commands that get archives and unpack them in a folder."""
+    """Return the commands that download archives and unpack them in a folder."""
     place = shlex.quote(str(folder))
     get = (f"curl -fLO -C - {url} && {unpack} {url.rpartition('/')[2]}" for url in archives)
     return " && ".join([f"mkdir -p {place}", f"cd {place}", *get])
 
 
 def name_of(spec: FilesSpec) -> str:
-    """As ``stl10 train``."""
+    """Return name and split, such as ``stl10 train``."""
     return f"{spec.name} {spec.split}"
 
 
 def scaled(sizes: Tensor, short_side: int | None) -> Tensor:
-    """(N, 2) sizes with the short side brought down to ``short_side``; smaller images stay as they are."""
+    """Reduce (N, 2) sizes to a short side of ``short_side``; smaller images stay as they are."""
     if short_side is None:
         return sizes
     short = sizes.amin(1, keepdim=True)
@@ -222,7 +222,7 @@ def scaled(sizes: Tensor, short_side: int | None) -> Tensor:
 
 
 class Annotation(NamedTuple):
-    """An object as the annotations have it: of which image, its corners there in pixels, its label."""
+    """An object in the annotations: its image, its corners in pixels of that image, and its label."""
 
     image: int
     corners: tuple[float, float, float, float]
@@ -231,10 +231,10 @@ class Annotation(NamedTuple):
 
 
 def size_of(height: object, width: object) -> tuple[int, int]:
-    """Height and width of an image, out of its annotation.
+    """Convert height and width from an annotation to numbers.
 
     Raises:
-        ValueError: No image has that size.
+        ValueError: If no image can have that size.
     """
     size = int(str(height)), int(str(width))
     if not all(0 < side <= LONGEST for side in size):
@@ -243,13 +243,13 @@ def size_of(height: object, width: object) -> tuple[int, int]:
 
 
 def laid_out(found: Iterable[Annotation], stated: Tensor, sizes: Tensor, difficult: bool) -> Boxes:
-    """Boxes clipped to their images and scaled with them; what has no area inside is left out.
+    """Clip boxes to their images and scale them; boxes without area inside are left out.
 
     Args:
-        found: In any order.
+        found: Objects in any order.
         stated: (N, 2) int64, sizes of the images that the boxes are in.
         sizes: (N, 2) int64, sizes of the decoded images.
-        difficult: Whether there is such a thing in this data set.
+        difficult: True if the data set has that flag.
     """
     objects = sorted(found, key=lambda o: o.image)
     owner = torch.tensor([o.image for o in objects], dtype=torch.int64)

@@ -20,17 +20,17 @@ BLOCK = 256
 
 
 class STL10(Source[STL10Spec]):
-    """``train``, ``test`` and ``unlabeled`` are files of their own; labels count from 1."""
+    """STL-10 on disk: ``train``, ``test`` and ``unlabeled`` in separate files, with labels from 1."""
 
     @property
     def layout(self) -> tuple[str, ...]:
-        """Pixels, labels where there are any, names of the classes."""
+        """Paths of pixels, labels where there are any, and names of the classes."""
         parts = self.spec.split.split("+")
         labels = () if "unlabeled" in parts else (f"{FOLDER}/{self.spec.split}_y.bin",)
         return (*(f"{FOLDER}/{part}_X.bin" for part in parts), *labels, f"{FOLDER}/class_names.txt")
 
     def inspect(self) -> list[Path]:
-        """All files; pixels come in whole images, labels are as many and within range, classes are ten."""
+        """Return all files, after checking for whole images, as many labels in range, and ten classes."""
         files = [self.root / part for part in self.layout]
         for path in self._pixels:
             size = path.stat().st_size
@@ -48,7 +48,7 @@ class STL10(Source[STL10Spec]):
         return files
 
     def listing(self) -> Listing:
-        """Images in the order of the files. One that is not of a labelled split has no label."""
+        """Read images in the order of the files; a split with unlabelled images has no labels."""
         count = min(sum(self._counts), self.spec.limit or sum(self._counts))
         sizes = scaled(torch.full((count, 2), SIDE), self.spec.short_side)
         labels = self._labels()
@@ -63,12 +63,12 @@ class STL10(Source[STL10Spec]):
 
     @property
     def by_hand(self) -> str:
-        """From the data set's own server; one archive has all splits."""
+        """Commands that download the archive of all splits from the data set's own server."""
         return unpacked(self.root, URL, unpack="tar xzf")
 
     def fetch(self) -> None:
-        """All splits; of them ``test`` is read as well, for it is small."""
-        from torchvision import datasets  # takes seconds, which only a download is worth
+        """Download all splits; torchvision then loads one, ``test``, because it is small."""
+        from torchvision import datasets  # slow to import, and only needed for a download
 
         datasets.STL10(str(self.root), "test", download=True)
 
@@ -89,26 +89,26 @@ class STL10(Source[STL10Spec]):
         return [line.strip() for line in lines if line.strip()]
 
     def _labels(self) -> np.ndarray[tuple[int], np.dtype[np.int64]] | None:
-        """From 0; None for a split that has images without one."""
+        """Read the labels, from 0; None for a split that has images without a label."""
         if "unlabeled" in self.spec.split:
             return None
         return np.fromfile(self._label_file, np.uint8).astype(np.int64) - 1
 
     def _read(self, first: int, last: int) -> Pixels:
-        """(n, h, w, 3): files are read in the place of one."""
+        """Read images (n, h, w, 3) from the split's files as if they were one."""
         parts, begin = [], 0
         for path, count in zip(self._pixels, self._counts, strict=True):
             lo, hi = max(first - begin, 0), min(last - begin, count)
             if lo < hi:
                 parts.append(np.fromfile(path, np.uint8, (hi - lo) * BYTES, offset=lo * BYTES))
             begin += count
-        stored = np.concatenate(parts).reshape(-1, 3, SIDE, SIDE)  # a plane a channel, column by column
+        stored = np.concatenate(parts).reshape(-1, 3, SIDE, SIDE)  # one plane per channel, column by column
         side = self.spec.short_side
         if side is not None and side < SIDE:
             planes = torch.from_numpy(stored.transpose(0, 1, 3, 2).copy())
             small = interpolate(planes, size=(side, side), mode="bilinear", antialias=True)
             return np.ascontiguousarray(small.permute(0, 2, 3, 1).numpy())
         images = np.empty((len(stored), SIDE, SIDE, 3), np.uint8)
-        for channel in range(3):  # twice as fast as all at once
+        for channel in range(3):  # twice as fast as all channels at once
             images[..., channel] = stored[:, channel].transpose(0, 2, 1)
         return images

@@ -1,6 +1,6 @@
 """Two augmented views of a batch and their geometry: whole batches at once, every parameter drawn per image.
 
-Parameters come from a CPU generator before a pixel is looked at, so that a seed gives the same views on every device.
+Parameters are drawn by a CPU generator before any pixel is read, so that a seed gives the same views on every device.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from cl_bench.data.colour import Colours, colour, draw_colours, to_device
 from cl_bench.spec import AugmentSpec, ViewPolicy
 
 BLOCK = 2**21
-"""Numbers a CPU works on at a time: few enough to stay in its cache, enough to be worth their calls."""
+"""Numbers that a CPU processes at a time: few enough to stay in its cache, enough to make calls worthwhile."""
 
 CUT = (0.3, 0.7)
-"""Where ``disjoint`` views cut the image in two, as a share of its side (ours: the paper's rule is not printed)."""
+"""Range of the cut between ``disjoint`` views, as a share of the side (our choice: the paper prints no rule)."""
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """Where a view lies in its source image.
+    """Position of views in their source images.
 
     Attributes:
         boxes: (B, 4) crop (x1, y1, x2, y2) in source pixels, whole numbers; x2 and y2 exclusive.
         flips: (B,) bool, mirrored left to right.
-        height: Of the source images, in pixels; (B,) where they differ.
-        width: Of the source images, in pixels; (B,) where they differ.
+        height: Height of the source images in pixels; (B,) where they differ.
+        width: Width of the source images in pixels; (B,) where they differ.
     """
 
     boxes: Tensor
@@ -45,7 +45,7 @@ class Geometry:
         return Geometry(self.boxes[rows], self.flips[rows], height, width)
 
     def cells(self, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Cell centres (B, P, 2) and cell sizes (B, 2) in source coordinates [0, 1], for a (H, W) grid of cells."""
+        """Compute cell centres (B, P, 2) and cell sizes (B, 2) in source coordinates [0, 1] for an (H, W) grid."""
         H, W = grid
         sides = (self.width, self.height)
         unit = torch.stack([torch.as_tensor(s, dtype=torch.float32, device=self.boxes.device) for s in sides], -1)
@@ -63,12 +63,12 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Draws:
-    """What is drawn for one view of B images, on the CPU.
+    """Random parameters of one view of B images, on the CPU.
 
     Attributes:
         boxes: (B, 4) int64 crop (x1, y1, x2, y2) in source pixels, x2 and y2 exclusive.
         flips: (B,) bool, mirrored left to right.
-        colours: Of the view's pixels.
+        colours: Parameters of the colours.
     """
 
     boxes: Tensor
@@ -83,21 +83,21 @@ def two_views(
     generator: torch.Generator,
     device: torch.device | None = None,
 ) -> tuple[tuple[Tensor, Geometry], tuple[Tensor, Geometry]]:
-    """Two augmented views of each image.
+    """Make two augmented views of each image.
 
     Args:
-        images: (B, 3, H, W) uint8; or B of (3, h_i, w_i) uint8 on the CPU, of which only the crops are read, and moved
-            once they are resized.
+        images: (B, 3, H, W) uint8; or B of (3, h_i, w_i) uint8 on the CPU, of which only the crops are read, and
+            copied to the device once they are resized.
         augment: Sizes, probabilities and strengths.
         policy: ``overlapping``: two RandomResizedCrops of the image. ``disjoint``: two that share no pixel.
         generator: CPU generator; advances by the same amount whatever the device and the sizes of the images.
-        device: Of the views; the images' where it is left out.
+        device: Device of the views; that of the images by default.
 
     Returns:
         For each view (B, 3, size, size) float32, normalised by mean and std, and its geometry.
 
     Raises:
-        ValueError: An image of one pixel, which has no two disjoint crops.
+        ValueError: If an image has a single pixel, and so no two disjoint crops.
     """
     device = device or images[0].device
     images, height, width = _placed(images, device)
@@ -111,7 +111,7 @@ def two_views(
 def random_view(
     images: Tensor | Sequence[Tensor], augment: AugmentSpec, generator: torch.Generator, device: torch.device
 ) -> Tensor:
-    """(B, 3, size, size): one augmented view of each image, the first of ``two_views``."""
+    """Make one augmented view of each image, (B, 3, size, size), the first of ``two_views``."""
     images, height, width = _placed(images, device)
     first, _ = draw(len(images), height, width, augment, "overlapping", generator)
     return render_views(images, first, augment, device)
@@ -120,7 +120,7 @@ def random_view(
 def _placed(
     images: Tensor | Sequence[Tensor], device: torch.device
 ) -> tuple[Tensor | Sequence[Tensor], int | Tensor, int | Tensor]:
-    """Images of one size where they are worked on, others where they are; their height and width."""
+    """Move images of one size to the device, leave others where they are, and return their height and width."""
     if isinstance(images, Tensor):
         return to_device(images, device), images.shape[-2], images.shape[-1]
     height, width = torch.tensor([image.shape[1:] for image in images]).unbind(1)
@@ -135,7 +135,7 @@ def draw(
     policy: ViewPolicy,
     generator: torch.Generator,
 ) -> tuple[Draws, Draws]:
-    """All that is random about two views of n images; ``height`` and ``width`` are the images', (n,) if they differ."""
+    """Draw all random parameters of two views of n images; ``height`` and ``width`` are (n,) if images differ."""
     first, second = (
         Draws(boxes, torch.rand(n, generator=generator) < augment.flip, draw_colours(n, augment, generator))
         for boxes in crop_boxes(n, height, width, augment, policy, generator)
@@ -144,7 +144,7 @@ def draw(
 
 
 def render_views(images: Tensor | Sequence[Tensor], draws: Draws, augment: AugmentSpec, device: torch.device) -> Tensor:
-    """The pixels of one view on ``device``, as ``two_views`` gives them; uniform images are there already."""
+    """Compute the pixels of one view on ``device``, as in ``two_views``; images of one size must be there already."""
     n, size = len(images), augment.size
     boxes, flips = to_device(draws.boxes, device), to_device(draws.flips, device)
 
@@ -163,23 +163,23 @@ def render_views(images: Tensor | Sequence[Tensor], draws: Draws, augment: Augme
     if n <= most:
         return shown(torch.arange(n))
     out = torch.empty(n, 3, size, size)
-    # Images with the same to come side by side, and few at a time: then nothing has to be moved in between.
+    # Images with the same operations are adjacent, and few at a time, so that nothing has to be moved in between.
     alike = draws.colours.alike()
 
     def work(part: slice) -> None:
         rows = alike[part]
         for i, view in zip(rows.tolist(), shown(rows), strict=True):
-            out[i] = view  # one by one: with all indices at once it takes many times longer
+            out[i] = view  # one by one: all indices at once take many times longer
 
     spread(work, n, most)
     return out
 
 
 def resized_crops(images: Sequence[Tensor], boxes: Tensor, flips: Tensor, size: int) -> Tensor:
-    """Crop each image to its own box, resize, bilinear and antialiased, and mirror; rounded to uint8 as PIL does.
+    """Crop each image to its own box, resize (bilinear, antialiased) and mirror it; rounded to uint8 as in PIL.
 
     Args:
-        images: B of (3, h_i, w_i) uint8 on the CPU, possibly of a memory map; nothing outside the box is read.
+        images: B of (3, h_i, w_i) uint8 on the CPU, possibly in a memory map; nothing outside the box is read.
         boxes: (B, 4) int64 (x1, y1, x2, y2).
         flips: (B,) bool, mirror left to right.
         size: Side of the output.
@@ -201,7 +201,7 @@ def resized_crops(images: Sequence[Tensor], boxes: Tensor, flips: Tensor, size: 
 
 
 def spread(work: Callable[[slice], None], n: int, most: int) -> None:
-    """Work on n images, ``most`` at a time, in as many threads as torch may use, each with its share of the images."""
+    """Process n images, ``most`` at a time, in as many threads as torch may use, each with its share of the images."""
     threads = torch.get_num_threads()
     rounds = math.ceil(n / (most * threads))
     step = math.ceil(n / (rounds * threads))
@@ -215,7 +215,7 @@ def spread(work: Callable[[slice], None], n: int, most: int) -> None:
             for _ in pool.map(work, parts):
                 pass
     finally:
-        torch.set_num_threads(threads)  # a thread that sets it does so for itself, and for threads that come later
+        torch.set_num_threads(threads)  # this sets the number for this thread and for threads that start later
 
 
 def crop_boxes(
@@ -226,7 +226,7 @@ def crop_boxes(
     policy: ViewPolicy,
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
-    """Crops for two views of n images: two (n, 4) int64 of (x1, y1, x2, y2) in pixels, x2 and y2 exclusive."""
+    """Draw crops for two views of n images: two (n, 4) int64 of (x1, y1, x2, y2) in pixels, x2 and y2 exclusive."""
     whole = torch.zeros(n, 4, dtype=torch.int64)
     whole[:, 2], whole[:, 3] = width, height
     regions = (whole, whole) if policy == "overlapping" else _two_sides(whole, generator)
@@ -234,7 +234,7 @@ def crop_boxes(
 
 
 def _two_sides(whole: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Cut each image in two along a random axis at a random place; which side is whose is random too."""
+    """Cut each image in two along a random axis at a random place, and assign the sides to the views at random."""
     width, height = whole[:, 2:].unbind(1)
     if bool((width * height < 2).any()):
         raise ValueError("disjoint views need images of two pixels at least, got one of 1 x 1")
@@ -253,7 +253,7 @@ def _two_sides(whole: Tensor, generator: torch.Generator) -> tuple[Tensor, Tenso
 
 
 def _random_crop(region: Tensor, augment: AugmentSpec, generator: torch.Generator) -> Tensor:
-    """RandomResizedCrop's boxes inside each region (n, 4), with torchvision's ten tries and its fallback."""
+    """Draw RandomResizedCrop's boxes inside each region (n, 4), with torchvision's ten tries and its fallback."""
     n, tries = len(region), 10
     width, height = (region[:, 2:] - region[:, :2]).unbind(1)
     draws = torch.rand(4, n, tries, generator=generator, dtype=torch.float64)
@@ -265,7 +265,7 @@ def _random_crop(region: Tensor, augment: AugmentSpec, generator: torch.Generato
     fits = (w > 0) & (w <= width[:, None]) & (h > 0) & (h <= height[:, None])
     pick = fits.int().argmax(1, keepdim=True)  # the first try that fits
     found = fits.any(1)
-    # None fits: the largest centred crop whose ratio is allowed.
+    # No try fits: take the largest centred crop whose ratio is allowed.
     most_w = torch.minimum(width, (height * augment.ratio[1]).round().long()).clamp_min(1)
     most_h = torch.minimum(height, (width / augment.ratio[0]).round().long()).clamp_min(1)
     w, h = torch.where(found, w.gather(1, pick)[:, 0], most_w), torch.where(found, h.gather(1, pick)[:, 0], most_h)
@@ -276,7 +276,7 @@ def _random_crop(region: Tensor, augment: AugmentSpec, generator: torch.Generato
 
 
 def resized_crop(images: Tensor, boxes: Tensor, flips: Tensor, size: int) -> Tensor:
-    """Crop each image to its own box and resize, bilinear and antialiased: two matrix products a batch.
+    """Crop each image to its own box and resize it (bilinear, antialiased), by two matrix products per batch.
 
     Args:
         images: (B, C, H, W) float.
@@ -285,20 +285,20 @@ def resized_crop(images: Tensor, boxes: Tensor, flips: Tensor, size: int) -> Ten
         size: Side of the output.
 
     Returns:
-        (B, C, size, size), as torchvision's ``resized_crop(antialias=True)`` image by image.
+        (B, C, size, size), equal to torchvision's ``resized_crop(antialias=True)`` for each image.
     """
     H, W = images.shape[-2:]
     rows = _resampling(boxes[:, 1], boxes[:, 3], H, size, torch.zeros_like(flips))
     columns = _resampling(boxes[:, 0], boxes[:, 2], W, size, flips)
-    # The second product for the three channels at once: as many rows, a third of the matrices.
+    # The second product is for the three channels at once: the same number of rows, a third of the matrices.
     out: Tensor = (rows[:, None] @ images).flatten(1, 2) @ columns.mT
     return out.view(len(images), -1, size, size)
 
 
 def resized(image: Tensor, short: int | None, longest: int | None = None) -> Tensor:
-    """(3, h, w) uint8, bilinear and antialiased, with that short side; None: as it is.
+    """Resize an image (3, h, w) uint8 to that short side, bilinear and antialiased; None leaves it unchanged.
 
-    The short side is less where the long one would exceed ``longest``.
+    The short side is smaller where the long one would exceed ``longest``.
     """
     if short is None:
         return image
@@ -309,7 +309,7 @@ def resized(image: Tensor, short: int | None, longest: int | None = None) -> Ten
 
 
 def _resampling(start: Tensor, stop: Tensor, length: int, size: int, mirror: Tensor) -> Tensor:
-    """(B, size, length) weights of source pixels in output pixels: a triangle as wide as the larger of the two."""
+    """Compute (B, size, length) weights of source pixels in output pixels: triangles as wide as the larger of both."""
     step = ((stop - start) / size)[:, None]
     out = torch.arange(size, device=start.device).expand(len(start), size)
     out = torch.where(mirror[:, None], size - 1 - out, out)

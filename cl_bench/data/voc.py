@@ -50,22 +50,25 @@ PARTS = {
 
 
 class VOC(Source[VOCSpec]):
-    """A list of ids, and an XML and an image an id; a year is a directory of its own, for ids recur."""
+    """VOC on disk: a list of ids, and an XML and an image for each; years have directories, because ids recur."""
 
     @property
     def layout(self) -> tuple[str, ...]:
-        """Lists, annotations and images of each year."""
+        """Paths of lists, annotations and images of each year."""
         parts = PARTS[self.spec.split]
         inside = ("ImageSets/Main/{}.txt", "Annotations", "JPEGImages")
         return tuple(f"VOCdevkit/VOC{year}/{path.format(part)}" for year, part in parts for path in inside)
 
     def inspect(self) -> list[Path]:
-        """The lists and all XML files they call for."""
+        """Return the lists and all XML files that they name."""
         lists = [self._year(year) / "ImageSets" / "Main" / f"{part}.txt" for year, part in PARTS[self.spec.split]]
         return [*lists, *(path for path, _ in self._ids())]
 
     def listing(self) -> Listing:
-        """Images in the order of the lists. VOC counts pixels from 1 and includes the last: x2 and y2 need no shift."""
+        """Read images in the order of the lists.
+
+        VOC counts pixels from 1 and includes the last one, so x2 and y2 need no shift.
+        """
         sizes, found, images = [], [], []
         for i, (path, image) in enumerate(list(self._ids())[: self.spec.limit]):
             images.append(image)
@@ -92,18 +95,18 @@ class VOC(Source[VOCSpec]):
         )
 
     def complete(self) -> bool:
-        """Also whether all images are there: an archive may have been unpacked half way."""
+        """Return True if nothing is left to download, images included, since an archive may be unpacked in part."""
         return super().complete() and all(image.exists() for _, image in self._ids())
 
     @property
     def by_hand(self) -> str:
-        """From the data set's own server, an archive a year."""
+        """Commands that download the archive of each year from the data set's own server."""
         archives = (f"{URL}/{ARCHIVES[part]}" for part in PARTS[self.spec.split])
         return unpacked(self.root, *archives, unpack="tar xf")
 
     def fetch(self) -> None:
-        """Each year."""
-        from torchvision import datasets  # takes seconds, which only a download is worth
+        """Download each year."""
+        from torchvision import datasets  # slow to import, and only needed for a download
 
         for year, part in PARTS[self.spec.split]:
             datasets.VOCDetection(str(self.root), str(year), part, download=True)
@@ -112,7 +115,7 @@ class VOC(Source[VOCSpec]):
         return self.root / "VOCdevkit" / f"VOC{year}"
 
     def _ids(self) -> Iterator[tuple[Path, Path]]:
-        """Annotation and image of each id of the lists."""
+        """Yield annotation and image of each id in the lists."""
         for year, part in PARTS[self.spec.split]:
             listed = self._year(year) / "ImageSets" / "Main" / f"{part}.txt"
             ids = listed.read_text(encoding="utf-8", errors="replace").split("\n")
@@ -126,10 +129,10 @@ class VOC(Source[VOCSpec]):
 
 
 def _text(element: ElementTree.Element, path: str) -> str:
-    """What an element holds.
+    """Return the text of an element.
 
     Raises:
-        ValueError: It is not there.
+        ValueError: If there is no such element.
     """
     text = element.findtext(path)
     if text is None:

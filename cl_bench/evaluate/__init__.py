@@ -1,1 +1,1 @@
-"""What is measured downstream of an encoder: linear evaluation, detection, and average precision."""
+"""Evaluations of a frozen or fine-tuned encoder: alignment and uniformity, probes, linear evaluation, detection."""

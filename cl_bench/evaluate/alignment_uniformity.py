@@ -1,4 +1,4 @@
-"""Label-free measures of an encoder on held-out images, and how often a matching is right."""
+"""Label-free measures of an encoder on held-out images: alignment, uniformity, probes and similarities."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from cl_bench.spec.records import LEVELS, Level
 
 BATCH = 256
 PROBED = 2048
-"""Images at most that shortcuts and similarities are looked for in, spread evenly over the held-out ones."""
+"""Largest number of images for probes and similarities, spread evenly over the held-out ones."""
 
 
 class Measured(TypedDict):
-    """What ``measure`` finds.
+    """Result of ``measure``.
 
     Attributes:
         alignment: L_a by level.
         uniformity: L_u by level.
-        probes: What view 1's dense features know, by name (``cl_bench.evaluate.probes``).
+        probes: Probes of view 1's dense features by name (``cl_bench.evaluate.probes``).
         similarities: Histograms of dense cosines between the views, by kind of pair (``evaluate.similarities``).
         similarity_overlap: Overlap, in [0, 1], of the histograms of positives and of other images.
     """
@@ -46,20 +46,20 @@ class Measured(TypedDict):
 def measure(
     encoder: Encoder, data: Dataset, spec: MeasureSpec, augment: AugmentSpec, policy: ViewPolicy, device: torch.device
 ) -> Measured:
-    """L_a and L_u at both levels, whatever the pre-training scheme was, and what the dense features rest on.
+    """Measure L_a and L_u at both levels, whatever the pre-training scheme was, and probe the dense features.
 
     Positive pairs are two training views of an image, at the same index; L_u is the mean of both views' L_u.
 
     Args:
-        encoder: In eval mode.
+        encoder: Encoder in eval mode.
         data: Held-out images.
         spec: Kernel width t, scope and the seed of the views.
-        augment: The pre-training's augmentation.
-        policy: The pre-training's policy of views.
-        device: Where.
+        augment: Augmentation of the pre-training.
+        policy: View policy of the pre-training.
+        device: Device to compute on.
 
     Raises:
-        Diverged: Features that are not finite.
+        Diverged: If features are not finite.
 
     Source: the paper, section 4.1.
     """
@@ -71,7 +71,7 @@ def measure(
         L_a[level] = float(alignment(h1, h2))
         L_u[level] = float((uniformity(h1, spec.t, spec.scope) + uniformity(h2, spec.t, spec.scope)) / 2)
     some = probed(len(data))
-    histograms = similarity_histograms(h1[some], h2[some])  # of the dense level, which is the last
+    histograms = similarity_histograms(h1[some], h2[some])  # of the dense level, the last one in the loop
     return {
         "alignment": L_a,
         "uniformity": L_u,
@@ -82,7 +82,7 @@ def measure(
 
 
 def probed(count: int) -> slice:
-    """Which of so many held-out images are looked at closely."""
+    """Return the slice of ``count`` held-out images that probes and similarities use."""
     return slice(None, None, math.ceil(count / PROBED))
 
 
@@ -90,13 +90,13 @@ def probed(count: int) -> slice:
 def held_out_maps(
     encoder: Encoder, data: Dataset, spec: MeasureSpec, augment: AugmentSpec, policy: ViewPolicy, device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What the backbone makes of two training views of each held-out image, in one pass; arguments as ``measure``.
+    """Compute the backbone's maps of two training views of each held-out image; arguments as for ``measure``.
 
     Returns:
         (N, C, H, W) feature maps of view 1 and of view 2, and (N, 3) mean colours of view 1.
 
     Raises:
-        Diverged: Features that are not finite.
+        Diverged: If features are not finite.
     """
     draws = torch.Generator().manual_seed(spec.seed)
     maps: tuple[list[Tensor], list[Tensor]] = ([], [])

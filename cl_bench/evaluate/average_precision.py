@@ -1,4 +1,4 @@
-"""Average precision of detections: by COCO's rule, computed by pycocotools, and by PASCAL VOC 2007's."""
+"""Average precision of detections, by the rule of COCO (computed by pycocotools) and by that of PASCAL VOC 2007."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from torchvision.ops import box_iou
 
 MAX_DETECTIONS = 100
-"""Detections an image that count in COCO's average precision, best scores first (its limit)."""
+"""Detections per image that count in COCO's average precision, best scores first (COCO's limit)."""
 IOU_THRESHOLDS = np.arange(50, 100, 5) / 100
-"""VOC07's as it is reported since COCO; .50 is its own."""
+"""IoU thresholds that VOC07 AP is averaged over since COCO; the original VOC07 has .50 alone."""
 RECALL_POINTS = np.linspace(0, 1, 11)
-"""VOC07's. In binary the fourth is a hair more than 0.3: 3 objects found of 10 do not reach it, as in detectron2."""
+"""Recall points of VOC07. In binary the fourth exceeds 0.3 slightly, so 3 of 10 do not reach it, as in detectron2."""
 
 Bools = NDArray[np.bool_]
 
@@ -31,7 +31,7 @@ class Truth(NamedTuple):
     Attributes:
         boxes: (n, 4) (x1, y1, x2, y2) in pixels.
         labels: (n,) int64, the class of each box.
-        difficult: (n,) bool, whether finding the object or missing it is not to count; None: none is.
+        difficult: (n,) bool, True for objects that do not count, found or missed; None if there are none.
     """
 
     boxes: Tensor
@@ -40,7 +40,7 @@ class Truth(NamedTuple):
 
 
 class Detections(NamedTuple):
-    """What a detector found in one image.
+    """Boxes that a detector found in one image.
 
     Attributes:
         boxes: (n, 4) (x1, y1, x2, y2) in pixels.
@@ -56,21 +56,21 @@ class Detections(NamedTuple):
 def coco_average_precision(
     detections: Sequence[Detections], truths: Sequence[Truth], classes: Sequence[str]
 ) -> dict[str, float]:
-    """COCO average precision: 101 recall points, a mean over the classes that have an object that is not difficult.
+    """Compute COCO average precision: 101 recall points, a mean over the classes with an object that is not difficult.
 
     Difficult objects are ignored as COCO ignores crowds: any number of detections may lie in one and not count.
 
     Args:
-        detections: One an image; an image may have none.
-        truths: One an image, in the same order; an image may have no object.
+        detections: Detections of each image; an image may have none.
+        truths: Objects of each image, in the same order; an image may have none.
         classes: Names of the classes; index = label.
 
     Returns:
         In percent: ``coco_ap``, the mean over IoU thresholds .50:.05:.95, and ``coco_ap50``, at IoU .50.
 
     Raises:
-        ValueError: Not as many detections as truths, a label that names no class, a score or a box that is not finite,
-            ``difficult`` that is not (n,) bool, or no object in any image that is not difficult.
+        ValueError: If there are not as many detections as truths, a label names no class, a score or a box is not
+            finite, ``difficult`` is not (n,) bool, or every object in every image is difficult.
 
     Source: Lin et al., Microsoft COCO, ECCV 2014; pycocotools. It is not VOC07's 11-point AP.
     """
@@ -93,27 +93,28 @@ def coco_average_precision(
 def voc07_average_precision(
     detections: Sequence[Detections], truths: Sequence[Truth], classes: Sequence[str]
 ) -> dict[str, float]:
-    """PASCAL VOC 2007 average precision: 11 recall points, a mean over the classes that have an object to find.
+    """Compute PASCAL VOC 2007 average precision: 11 recall points, a mean over the classes with an object to find.
 
-    Best scores first, a detection is held against the object of its class in its image that it overlaps most. Where
-    their IoU is greater than the threshold it is right, or wrong if that object was found before, or does not count if
-    the object is difficult; elsewhere it is wrong. Precision at a recall is the best one at that recall or more.
+    Best scores first, each detection is compared with the object of its class in its image that it overlaps most. If
+    their IoU exceeds the threshold, the detection is right, or wrong if that object was found before; if the object is
+    difficult, it does not count. Any other detection is wrong. Precision at a recall is the best one at that recall or
+    more.
 
     Args:
-        detections: One an image; an image may have none. All of them count.
-        truths: One an image, in the same order; an image may have no object.
+        detections: Detections of each image; an image may have none. All of them count.
+        truths: Objects of each image, in the same order; an image may have none.
         classes: Names of the classes; index = label.
 
     Returns:
         In percent: ``voc07_ap``, the mean over IoU thresholds .50:.05:.95, and ``voc07_ap50``, at IoU .50.
 
     Raises:
-        ValueError: As ``coco_average_precision``.
+        ValueError: In the cases of ``coco_average_precision``.
 
-    Source: Everingham et al., The PASCAL VOC challenge, IJCV 2010; detectron2's ``PascalVOCDetectionEvaluator``, which
-    rounds scores to 3 decimals and boxes to 1 and counts a class without objects as 0, where nothing is rounded here
-    and such a class is left out. VOC's (xmin, ymin, xmax, ymax), pixels counted from 1 and all of them in the box, are
-    (xmin - 1, ymin - 1, xmax, ymax) here.
+    Source: Everingham et al., The PASCAL VOC challenge, IJCV 2010; detectron2's ``PascalVOCDetectionEvaluator``. That
+    one rounds scores to 3 decimals and boxes to 1 and counts a class without objects as 0; here nothing is rounded, and
+    such a class is left out. VOC's (xmin, ymin, xmax, ymax), with pixels counted from 1 and all of them in the box,
+    are (xmin - 1, ymin - 1, xmax, ymax) here.
     """
     _check(detections, truths, len(classes))
     first = np.cumsum([0, *(len(t.boxes) for t in truths[:-1])]).tolist()
@@ -134,23 +135,24 @@ def voc07_average_precision(
 
 
 def has_objects(truths: Sequence[Truth]) -> bool:
-    """Whether there is an object that is not difficult, so that average precision is defined."""
+    """Return True if there is an object that is not difficult, so that average precision is defined."""
     return not all(bool(_difficult(truth).all()) for truth in truths)
 
 
 def _most_overlapped(detections: Detections, truth: Truth, first: int) -> tuple[Tensor, Tensor]:
-    """(n,) each: IoU of a detection with the object of its class that it overlaps most, and that object's number.
+    """Return the IoU of each detection with the object of its class that it overlaps most, and that object's number.
 
-    An image's objects are numbered from ``first``. Where it overlaps none the IoU is 0 and the number means nothing.
+    Both are (n,). The image's objects are numbered from ``first``. Without an overlap the IoU is 0 and the number has
+    no meaning.
     """
     iou = box_iou(detections.boxes.double(), truth.boxes.double())
     iou = torch.where(detections.labels[:, None] == truth.labels, iou, 0.0)
-    overlap, index = nn.functional.pad(iou, (0, 1)).max(1)  # padded, for of no objects there is no maximum
+    overlap, index = nn.functional.pad(iou, (0, 1)).max(1)  # padded, because without objects there is no maximum
     return overlap, first + index
 
 
 def _eleven_points(right: Bools, positives: int) -> float:
-    """Average precision of detections that are right or wrong, best scores first, where so many objects are to find."""
+    """Compute the average precision of detections that are right or wrong, best scores first, of so many objects."""
     found = np.cumsum(right)
     precision = found / np.arange(1, len(right) + 1)
     reached = found / positives >= RECALL_POINTS[:, None]
@@ -188,7 +190,7 @@ def _difficult(truth: Truth) -> Tensor:
 def _coco(
     images: Sequence[Truth | Detections], classes: Sequence[str], extra: str, values: Sequence[Sequence[float]]
 ) -> Any:
-    """An index of boxes as pycocotools wants it; ``extra`` is what only truths, or only detections, have."""
+    """Build pycocotools' index of boxes; ``extra`` names the field that only truths, or only detections, have."""
     annotations: list[dict[str, Any]] = []
     for i, (image, column) in enumerate(zip(images, values, strict=True)):
         for (x1, y1, x2, y2), label, value in zip(image.boxes.tolist(), image.labels.tolist(), column, strict=True):

@@ -29,7 +29,7 @@ Channels = tuple[float, float, float]
 CANDIDATES = 6
 """Proposals before non-maximum suppression for each one kept after it (12000:2000, 6000:1000)."""
 NORM = "BN"
-"""One process has the whole batch: what MoCo's synchronised batch norm sees on eight GPUs."""
+"""Plain batch norm: one process has the whole batch, which MoCo's synchronised batch norm sees on eight GPUs."""
 NAMES = (
     (r"^backbone\.stem\.conv1\.norm\.", "trunk.1."),
     (r"^backbone\.stem\.conv1\.", "trunk.0."),
@@ -41,12 +41,12 @@ NAMES = (
     (r"\.shortcut\.norm\.", ".downsample.1."),
     (r"\.shortcut\.", ".downsample.0."),
 )
-"""From detectron2's names to the encoder's, one after the other."""
+"""Replacements, applied in order, that turn detectron2's names into the encoder's."""
 
 
 @ROI_HEADS_REGISTRY.register()
 class BasicRes5ROIHeads(Res5ROIHeads):  # type: ignore[misc]  # detectron2 has no types
-    """With a last stage of two basic blocks, and MoCo's batch norm after it."""
+    """Heads with a last stage of two basic blocks, and MoCo's batch norm after it."""
 
     @classmethod
     def _build_res5_block(cls, cfg: Any) -> tuple[nn.Sequential, int]:
@@ -63,14 +63,14 @@ class Detectron2Detector(nn.Module):
     """A ``BoxDetector`` that is detectron2's GeneralizedRCNN; all of it is trained.
 
     Args:
-        encoder: A ResNet-18; only its architecture counts here, ``load_backbone`` brings the weights.
-        classes: How many classes, without background.
+        encoder: A ResNet-18; only its architecture is used here, ``load_backbone`` copies the weights.
+        classes: Number of classes, without background.
         spec: Anchors, sampling sizes and the pooler.
-        mean: Of the encoder's input, each channel, on the scale [0, 1].
-        std: Likewise.
+        mean: Mean of the encoder's input by channel, on the scale [0, 1].
+        std: Standard deviation of the encoder's input, likewise.
 
     Raises:
-        SpecError: Another encoder than ResNet-18.
+        SpecError: If the encoder is not a ResNet-18.
     """
 
     frozen = False
@@ -82,10 +82,10 @@ class Detectron2Detector(nn.Module):
         self.model = build_model(_configuration(classes, spec, mean, std))
 
     def losses(self, images: Sequence[Tensor], truths: Sequence[Truth]) -> dict[str, Tensor]:
-        """As ``BoxDetector.losses``.
+        """Compute the losses by name, as in ``BoxDetector.losses``.
 
         Raises:
-            Diverged: Proposals that are not finite.
+            Diverged: If proposals are not finite.
         """
         inputs = []
         for image, truth in zip(images, truths, strict=True):
@@ -94,25 +94,25 @@ class Detectron2Detector(nn.Module):
             )
             inputs.append({"image": image, "instances": objects})
         try:
-            with EventStorage():  # its parts report there
+            with EventStorage():  # detectron2's modules write their logs there
                 found: dict[str, Tensor] = self.model(inputs)
         except FloatingPointError as error:
             raise Diverged(f"detection: {error}") from None
         return found
 
     def detect(self, images: Sequence[Tensor]) -> list[Detections]:
-        """As ``BoxDetector.detect``."""
+        """Find the objects in each image, as in ``BoxDetector.detect``."""
         found = [output["instances"] for output in self.model([{"image": image} for image in images])]
         return [Detections(i.pred_boxes.tensor, i.pred_classes, i.scores) for i in found]
 
     def features(self, images: Sequence[Tensor]) -> Tensor:
-        """As ``BoxDetector.features``."""
+        """Compute the trunk map, as in ``BoxDetector.features``."""
         batch = self.model.preprocess_image([{"image": image} for image in images])
         out: Tensor = self.model.backbone(batch.tensor)["res4"]
         return out
 
     def backbone(self) -> dict[str, Tensor]:
-        """As ``BoxDetector.backbone``."""
+        """Return the encoder's tensors by name, as in ``BoxDetector.backbone``."""
         named = {_encoder_name(name): tensor for name, tensor in self.model.state_dict().items()}
         return {name: tensor for name, tensor in named.items() if name.startswith(("trunk.", "last."))}
 
@@ -124,7 +124,7 @@ def _encoder_name(name: str) -> str:
 
 
 def _configuration(classes: int, spec: DetectionSpec, mean: Channels, std: Channels) -> Any:
-    """R18-C4 with what the spec says; the rest is detectron2's default, which is MoCo's VOC recipe's."""
+    """Configure R18-C4 by the spec; other values are detectron2's defaults, as in MoCo's VOC recipe."""
     cfg = get_cfg()
     model = cfg.MODEL
     model.DEVICE = "cpu"  # moved with the module

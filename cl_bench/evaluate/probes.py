@@ -1,7 +1,7 @@
-"""What dense features know without looking at what is in a cell: its place, its image, its crop's colour.
+"""Probes of dense features for information other than a cell's content: its place, its image, its crop's colour.
 
 Features are unit-norm backbone features h, (N, P, C) for P cells of N images. Linear read-outs are ridge regressions
-that predict the cells of an image from all other images: leave-one-image-out, in closed form.
+that are fitted to all other images to predict the cells of an image: leave-one-image-out, in closed form.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ import torch
 from torch import Tensor
 
 RIDGE = 1e-3
-"""Penalty of the read-outs, as a share of the features' mean variance along a direction (ours).
+"""Penalty of the read-outs, as a share of the features' mean variance along a direction (our choice).
 
 From 1e-5 to 1e-3 the colour share of 16 small encoders moved by less than .005; at 1e-1 it fell by up to .3.
 """
 CONSTANT = 1e-12
-"""Total variance up to which features are constant: what rounding leaves of unit vectors that agree is 1e-14."""
-TIE = 1e-6  # scores closer than this to the highest are as high
+"""Total variance up to which features count as constant; rounding gives equal unit vectors a variance of 1e-14."""
+TIE = 1e-6  # scores closer than this to the highest count as tied with it
 
 
 def probes(h: Tensor, colours: Tensor) -> dict[str, float]:
-    """The shares and read-outs of a set of images, each in [0, 1], by the names of ``Record.probes``.
+    """Compute the shares and read-outs of a set of images, each in [0, 1], by the names of ``Record.probes``.
 
     Args:
         h: (N, P, C) features of one view of each image.
@@ -38,11 +38,11 @@ def probes(h: Tensor, colours: Tensor) -> dict[str, float]:
 
 
 def variance_shares(h: Tensor) -> tuple[Tensor, Tensor]:
-    """Position share and image share: how much of the features' variance their place, or their image, accounts for.
+    """Compute position share and image share: the shares of the features' variance due to their place and image.
 
-    The variance over cells of the mean over images, and that over images of the mean over cells, each divided by the
-    mean squared distance of all features to their mean. Features of the place alone have (1, 0), of the image alone
-    (0, 1), independent noise (1 / N, 1 / P) and constant features (0, 0).
+    They are the variance over cells of the mean over images, and the variance over images of the mean over cells, each
+    divided by the mean squared distance of all features to their mean. Features that depend on the place alone have
+    (1, 0), on the image alone (0, 1), independent noise has (1 / N, 1 / P), and constant features have (0, 0).
 
     Args:
         h: (N, P, C) features.
@@ -58,17 +58,17 @@ def variance_shares(h: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def read_outs(h: Tensor, colours: Tensor) -> tuple[Tensor, Tensor]:
-    """What a linear read-out finds in the features of images that it was not fitted to: their colour and their place.
+    """Predict colour and place linearly from the features of images that the regression was not fitted to.
 
     Args:
         h: (N, P, C) features.
-        colours: (N, 3) mean colour of each image's crop; any affine change of all channels alike gives the same share.
+        colours: (N, 3) mean colour of each image's crop; the same affine change of all channels leaves the share equal.
 
     Returns:
         Two scalars in [0, 1], float64. The colour share is R^2, over the three channels together, of the regression
         from each cell to its crop's colour, and 0 where it is worse than the mean. The position accuracy is the share
         of cells whose own index has the highest score in the regression to one-hot indices; a tie of k counts 1 / k.
-        One image, which leaves nothing to fit to, has (0, 1 / P).
+        A single image, which leaves no other image to fit to, has (0, 1 / P).
     """
     N, P, _ = h.shape
     places = torch.eye(P, dtype=torch.float64, device=h.device).expand(N, P, P)
@@ -85,10 +85,10 @@ def read_outs(h: Tensor, colours: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def held_out_predictions(x: Tensor, y: Tensor) -> Tensor:
-    """Ridge predictions for each image by a fit to all others, with an intercept that is not penalised.
+    """Predict each image by a ridge regression on all others, with an intercept that is not penalised.
 
-    One factorisation serves all N fits: with H the fit's hat matrix and e its residuals, those of image g, were it left
-    out, are ``(I - H_gg)^-1 e_g``.
+    One factorisation serves all N fits: with H the hat matrix of the fit to all images and e its residuals, the
+    residuals of image g in the fit without it are ``(I - H_gg)^-1 e_g``.
 
     Args:
         x: (N, P, C) features, N at least 2.

@@ -1,4 +1,4 @@
-"""How alike positives, other cells of the same image and cells of other images are: the paper's Figure 4."""
+"""Similarity of positives, of other cells of the same image and of cells of other images: the paper's Figure 4."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 BINS = 50
-"""Of a histogram over [-1, 1]."""
+"""Number of bins of a histogram over [-1, 1]."""
 OTHERS = 8
-"""Other images that each image is paired with, at most."""
+"""Largest number of other images that each image is paired with."""
 
 
 def similarity_histograms(h1: Tensor, h2: Tensor) -> dict[str, list[float]]:
-    """Histograms of the cosines between cells of view 1 and cells of view 2, by kind of pair.
+    """Compute histograms of the cosines between cells of view 1 and cells of view 2, by kind of pair.
 
     Args:
         h1: (N, P, C) unit-norm features of view 1 of N images.
@@ -23,7 +23,7 @@ def similarity_histograms(h1: Tensor, h2: Tensor) -> dict[str, list[float]]:
     Returns:
         Shares of the pairs in ``BINS`` equal bins over [-1, 1], which sum to 1: ``positive`` (the same image and cell),
         ``same_image`` (the same image, another cell) and ``other_images`` (any cells; image i with i + s for a few
-        shifts s, spread evenly over the set). A kind of which there is no pair is left out.
+        shifts s, spread evenly over the set). A kind without any pair is left out.
 
     Source: the paper, Figure 4.
     """
@@ -40,11 +40,11 @@ def similarity_histograms(h1: Tensor, h2: Tensor) -> dict[str, list[float]]:
 
 
 def overlap(one: Sequence[float], other: Sequence[float]) -> float:
-    """The overlap of two histograms: the sum of the lesser share of each bin; 1 where they are equal, 0 if disjoint."""
+    """Compute the overlap of two histograms, the sum over bins of the smaller share: 1 if equal, 0 if disjoint."""
     return sum(map(min, one, other))
 
 
 def _counts(cosines: Tensor) -> Tensor:
-    """(BINS,) int64."""
+    """Count the cosines in each bin, (BINS,) int64."""
     bins = ((cosines.flatten() + 1) * (BINS / 2)).long().clamp(0, BINS - 1)
     return bins.bincount(minlength=BINS)

@@ -1,4 +1,4 @@
-"""Faster R-CNN C4 composed of torchvision's parts.
+"""Faster R-CNN C4 built from torchvision's parts.
 
 trunk -> region proposals;
 RoIAlign on the trunk's map -> last stage -> batch norm -> global average pool -> box predictor.
@@ -28,7 +28,7 @@ Channels = tuple[float, float, float]
 Size = tuple[int, int]
 
 MAP = "c4"
-"""What torchvision's parts call the one feature map."""
+"""Name of the single feature map in torchvision's parts."""
 CANDIDATES = 6
 """Proposals before non-maximum suppression for each one kept after it, as detectron2's C4 (12000:2000, 6000:1000)."""
 
@@ -36,17 +36,18 @@ CANDIDATES = 6
 class TorchvisionDetector(nn.Module):
     """Faster R-CNN C4 with an encoder's two parts in it.
 
-    Batch norm, one policy for every encoder. Both protocols put one after the last stage (inherited: He et al., MoCo,
-    CVPR 2020). ``finetune`` trains all of it on batch statistics. ``frozen`` keeps the encoder's own statistics and
-    puts one before the region proposals too (ours), so that one learning rate suits features of any scale. Without the
-    two, an encoder whose features are 10 times larger or smaller, and otherwise the same, fell from AP50 47 to 0.
+    Batch norm follows one policy for every encoder. Both protocols add a batch norm after the last stage (inherited: He
+    et al., MoCo, CVPR 2020). ``finetune`` trains the whole network on batch statistics. ``frozen`` keeps the encoder's
+    own statistics and also adds a batch norm before the region proposals (our choice), so that one learning rate suits
+    features of any scale. Without the two, an encoder whose features are 10 times larger or smaller, and otherwise the
+    same, fell from AP50 47 to 0.
 
     Args:
-        encoder: Its architecture and weights are copied; it stays as it is.
-        classes: How many classes, without background.
-        spec: The protocol, anchors and sampling sizes.
-        mean: Of the encoder's input, each channel, on the scale [0, 1].
-        std: Likewise.
+        encoder: Encoder whose architecture and weights are copied; it is not changed.
+        classes: Number of classes, without background.
+        spec: Protocol, anchors and sampling sizes.
+        mean: Mean of the encoder's input by channel, on the scale [0, 1].
+        std: Standard deviation of the encoder's input, likewise.
     """
 
     mean: Tensor
@@ -74,7 +75,7 @@ class TorchvisionDetector(nn.Module):
                 _in_bfloat16(part)
 
     def train(self, mode: bool = True) -> TorchvisionDetector:
-        """As everywhere, but a frozen encoder's parts stay in eval mode."""
+        """Set the training mode, except for a frozen encoder's parts, which stay in eval mode."""
         super().train(mode)
         if self.frozen:
             self.trunk.eval()
@@ -82,7 +83,7 @@ class TorchvisionDetector(nn.Module):
         return self
 
     def features(self, images: Sequence[Tensor]) -> Tensor:
-        """B images (3, h_i, w_i) uint8 -> (B, C, h, w) trunk map; sides are padded to whole cells, as torchvision does.
+        """Compute the (B, C, h, w) trunk map of B images (3, h_i, w_i) uint8; sides are padded to whole cells.
 
         Images of different sizes are padded to the largest, with the mean colour.
         """
@@ -96,27 +97,27 @@ class TorchvisionDetector(nn.Module):
         return out
 
     def losses(self, images: Sequence[Tensor], truths: Sequence[Truth]) -> dict[str, Tensor]:
-        """The four losses by name, in training; as ``BoxDetector.losses``."""
+        """Compute the four losses by name, in training mode, as in ``BoxDetector.losses``."""
         return self.losses_of(self.features(images), [_size(image) for image in images], truths)
 
     def losses_of(self, feature_map: Tensor, sizes: Sequence[Size], truths: Sequence[Truth]) -> dict[str, Tensor]:
-        """Those of images whose (B, C, h, w) trunk map is known; ``sizes`` are height and width before padding."""
+        """Compute the losses from the (B, C, h, w) trunk map; ``sizes`` are (height, width) before padding."""
         # torchvision's class 0 is background.
         device = feature_map.device
         targets = [{"boxes": t.boxes.to(device), "labels": t.labels.to(device) + 1} for t in truths]
         return self._heads(feature_map, sizes, targets)[1]
 
     def detect(self, images: Sequence[Tensor]) -> list[Detections]:
-        """What is found in each image, in evaluation; as ``BoxDetector.detect``."""
+        """Find the objects in each image, in eval mode, as in ``BoxDetector.detect``."""
         found, _ = self._heads(self.features(images), [_size(image) for image in images], None)
         return [Detections(f["boxes"], f["labels"] - 1, f["scores"]) for f in found]
 
     def _heads(
         self, feature_map: Tensor, sizes: Sequence[Size], targets: list[dict[str, Tensor]] | None
     ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
-        """Detections (empty in training) and losses (empty in evaluation)."""
+        """Compute detections (empty in training) and losses (empty in evaluation)."""
         B, _, h, w = feature_map.shape
-        # The proposals ask the images for no more than their shape: no pixels needed.
+        # The proposals use only the shape of the images, so no pixels are needed.
         pixels = torch.empty((B, 3, h * self.stride, w * self.stride), device="meta")
         images = ImageList(pixels, list(sizes))
         proposals, rpn_losses = self.rpn(images, {MAP: self.rpn_norm(feature_map)}, targets)
@@ -124,13 +125,13 @@ class TorchvisionDetector(nn.Module):
         return found, {**rpn_losses, **box_losses}
 
     def backbone(self) -> dict[str, Tensor]:
-        """Every tensor of the encoder's parts, buffers too, under the encoder's names; they share the storage."""
+        """Return every tensor of the encoder's parts, buffers too, under the encoder's names, sharing the storage."""
         trunk = {f"trunk.{name}": tensor for name, tensor in self.trunk.state_dict().items()}
         return trunk | {f"last.{name}": tensor for name, tensor in self.roi_heads.box_head.last.state_dict().items()}
 
 
 def _in_bfloat16(module: nn.Module) -> None:
-    """Have a module compute in bfloat16. What leaves it is float32: in less, boxes would be whole pixels apart."""
+    """Make a module compute in bfloat16 with float32 outputs; bfloat16 would round boxes to whole pixels."""
     plain = module.forward
 
     def forward(x: Tensor | list[Tensor]) -> Any:
@@ -145,12 +146,12 @@ def _in_bfloat16(module: nn.Module) -> None:
 
 
 def _extra_norm(channels: int) -> nn.BatchNorm2d:
-    """Batch norm on features that stay what they are: statistics averaged over all steps, whatever their scale."""
+    """Build batch norm for frozen features of any scale; its statistics are averaged over all steps."""
     return nn.BatchNorm2d(channels, eps=1e-10, momentum=None)
 
 
 def _region_proposals(channels: int, spec: DetectionSpec) -> RegionProposalNetwork:
-    """With the thresholds of torchvision's Faster R-CNN."""
+    """Build the region proposal network with the thresholds of torchvision's Faster R-CNN."""
     anchors = AnchorGenerator((spec.anchors,), (spec.aspect_ratios,))
     kept = {"training": spec.proposals_train, "testing": spec.proposals_test}
     return RegionProposalNetwork(
@@ -167,14 +168,14 @@ def _region_proposals(channels: int, spec: DetectionSpec) -> RegionProposalNetwo
 
 
 class _Pool(nn.Module):
-    """RoIAlign on the one map; torchvision's own pooler knows no half-pixel shift."""
+    """RoIAlign on the single feature map; torchvision's own pooler has no half-pixel shift."""
 
     def __init__(self, stride: int, spec: DetectionSpec) -> None:
         super().__init__()
         self.stride, self.spec = stride, spec
 
     def forward(self, maps: dict[str, Tensor], boxes: list[Tensor], _: list[Size]) -> Tensor:
-        """(R, C, roi_size, roi_size) of R boxes, image after image."""
+        """Pool the features of R boxes, image after image, to (R, C, roi_size, roi_size)."""
         spec = self.spec
         out: Tensor = roi_align(
             maps[MAP], boxes, spec.roi_size, 1 / self.stride, spec.roi_sampling or -1, aligned=spec.roi_aligned
@@ -187,7 +188,7 @@ def _size(image: Tensor) -> Size:
 
 
 def _roi_heads(box_head: nn.Module, predictor: nn.Module, stride: int, spec: DetectionSpec) -> RoIHeads:
-    """With the thresholds of torchvision's Faster R-CNN."""
+    """Build the RoI heads with the thresholds of torchvision's Faster R-CNN."""
     return RoIHeads(
         _Pool(stride, spec),
         box_head,

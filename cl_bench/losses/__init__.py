@@ -1,7 +1,7 @@
-"""Alignment, uniformity and InfoNCE, taken apart as in the paper (section 3).
+"""Alignment, uniformity and InfoNCE, decomposed as in the paper (section 3).
 
-``terms`` holds the losses, ``pairwise`` the only sums over all pairs, ``types`` the tensors that travel between views,
-matching and losses, ``optima`` closed forms, and ``reference`` the loss in one piece that the terms are held against.
+``terms`` holds the losses, ``pairwise`` the only sums over all pairs, ``types`` the tensors that views, matching and
+losses exchange, ``optima`` closed forms, and ``reference`` the undecomposed loss that the terms are compared with.
 """
 
 from cl_bench.losses.terms import alignment, info_nce, uniformity

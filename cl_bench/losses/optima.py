@@ -1,4 +1,4 @@
-"""The least loss of features that know only their cell's place: what an encoder reaches by a shortcut alone."""
+"""Least loss of features that encode only the place of their cell, which is a shortcut for an encoder."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from cl_bench.spec import AlignUniform, InfoNCE
 
 
 def position_only_loss(objective: InfoNCE | AlignUniform, batch: int, cells: int) -> float:
-    """The optimum of an objective over features a_p that are the same for every image and view.
+    """Compute the optimum of an objective over features a_p that are the same for every image and view.
 
-    Under matching by index every positive has cosine 1, and each place has as many terms against each other one, so
-    that by Jensen's inequality the loss is least where all cosines between different places are equal and as low as
-    they can be, -1 / (P - 1): the a_p are the corners of a regular simplex (which takes P - 1 dimensions; in fewer the
-    loss stays above). This holds at every temperature, for any negatives and scope.
+    Under matching by index every positive has cosine 1, and every two different places meet in equally many terms. By
+    Jensen's inequality the loss is then least where all cosines between different places are equal and as low as
+    possible, -1 / (P - 1): the a_p are the corners of a regular simplex. That takes P - 1 dimensions; in fewer the loss
+    stays above. This holds at every temperature, for any negatives and scope.
 
     Args:
         objective: InfoNCE, or w_a L_a + w_u L_u.
@@ -26,7 +26,7 @@ def position_only_loss(objective: InfoNCE | AlignUniform, batch: int, cells: int
     if cells == 1:
         return math.nan
     farthest = 2 * cells / (cells - 1)  # squared distance of two corners
-    # Of the terms that an anchor meets in a sum over pairs, how many are of its own place, and how many of each other.
+    # Number of terms in an anchor's sum over pairs that are of its own place, and of each other place.
     if isinstance(objective, InfoNCE):
         same, other = {
             "both_views": (2 * batch - 1, 2 * batch - 1),

@@ -1,7 +1,7 @@
-"""Log-sum-exp of scaled similarities over all pairs of vectors: the only O(n^2) place.
+"""Log-sum-exp of scaled similarities over all pairs of vectors, the only computation that is O(n^2).
 
-Similarities are worked through in blocks of rows that stay in a core's cache and are recomputed in the backward pass,
-so memory is O(n d). Within one set, a pair from two blocks is computed once and serves both its vectors: with many
+Similarities are computed in blocks of rows that fit in a core's cache, and again in the backward pass, so memory is
+O(n d). Within one set, a pair from two blocks is computed once and used for both of its vectors: with many
 blocks, forward and backward together cost two products of n x n x d, and n^2 exponentials (2 n^2 past SAFE_EXPONENT).
 """
 
@@ -14,45 +14,46 @@ import torch
 from torch import Tensor
 
 BLOCK_ELEMENTS = 2**18  # similarities held at a time: 1 MB in float32, within a core's cache
-GPU_BLOCK_ELEMENTS = 2**22  # 16 MB, within the cache of a large GPU; by reckoning, not by measurement
-MIN_ROWS = 128  # with fewer rows a block, the matrix product is what takes the time
+GPU_BLOCK_ELEMENTS = 2**22  # 16 MB, within the cache of a large GPU; calculated, not measured
+MIN_ROWS = 128  # with fewer rows a block, the matrix product dominates the time
 SAFE_EXPONENT = 30.0  # exp(-2 * 30) is a normal float32, and exp(2 * 30) times a gradient, even a scaled one, finite
 
 
 def logsumexp(x: Tensor, scale: float, group: int = 0) -> Tensor:
-    """``out[r] = log sum_c exp(scale * <x_r, x_c>)`` over the vectors c that r may see.
+    """Compute ``out[r] = log sum_c exp(scale * <x_r, x_c>)`` over the vectors c that are not excluded for r.
 
     Args:
-        x: (..., n, D).
+        x: (..., n, D) vectors.
         scale: Factor on the similarity (1 / temperature).
-        group: Consecutive vectors in runs of this length do not see each other: r skips c where
+        group: Length of runs of consecutive vectors that exclude each other: r skips c where
             ``r // group == c // group``. 1 skips the vector itself, 0 skips nothing.
 
     Returns:
-        (..., n), in at least float32; ``-inf`` for a vector that sees nothing.
+        (..., n), in at least float32; ``-inf`` for a vector for which all others are excluded.
 
     Raises:
-        RuntimeError: A second derivative is asked for.
+        RuntimeError: If a second derivative is requested.
     """
     out: Tensor = _LogSumExp.apply(_flat(x), None, float(scale), int(group))
     return out.reshape(x.shape[:-1])
 
 
 def logsumexp_between(x: Tensor, y: Tensor, scale: float, group: int = 0) -> tuple[Tensor, Tensor]:
-    """``log sum exp(scale * <x_r, y_c>)`` both ways: over the c that r sees, and over the r that c sees.
+    """Compute ``log sum exp(scale * <x_r, y_c>)`` both ways: over c for each r, and over r for each c.
 
     Args:
-        x: (..., n, D).
-        y: (..., m, D).
-        scale: As in ``logsumexp``.
-        group: As in ``logsumexp``: row r and column c do not see each other where ``r // group == c // group``.
+        x: (..., n, D) vectors.
+        y: (..., m, D) vectors.
+        scale: Factor on the similarity, as in ``logsumexp``.
+        group: Length of runs, as in ``logsumexp``: row r and column c exclude each other where
+            ``r // group == c // group``.
 
     Returns:
         (..., n) for x and (..., m) for y.
 
     Raises:
-        RuntimeError: As ``logsumexp``.
-        ValueError: x and y are not of the same batches.
+        RuntimeError: If a second derivative is requested.
+        ValueError: If x and y have different batch dimensions.
     """
     if x.shape[:-2] != y.shape[:-2]:
         raise ValueError(f"x and y must be of the same batches, got {tuple(x.shape)} and {tuple(y.shape)}")
@@ -63,14 +64,14 @@ def logsumexp_between(x: Tensor, y: Tensor, scale: float, group: int = 0) -> tup
 class _LogSumExp(torch.autograd.Function):
     """Streaming log-sum-exp over (G, n, D) and, where given, (G, m, D); the gradient recomputes the similarities.
 
-    One set is the case y = x in which a block of rows holds only the columns from its own first row on: what it says of
-    the columns past its last row is said to them as rows.
+    One set is the case y = x, in which a block of rows holds only the columns from its own first row on. Its
+    similarities with the columns past its last row are also added to these vectors as rows.
     """
 
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor | None, scale: float, group: int) -> Tensor | tuple[Tensor, Tensor]:
         x, y = _accumulating(a), None if b is None else _accumulating(b)
-        # Where every exponent is known to be small, one shift for all serves as well as each row's own largest.
+        # Where every exponent is known to be small, one common shift works as well as each row's own maximum.
         bound = abs(scale) * _longest(x) * _longest(x if y is None else y)
         shift = bound if bound <= SAFE_EXPONENT else None
         start = -torch.inf if shift is None else 0.0
@@ -101,9 +102,9 @@ class _LogSumExp(torch.autograd.Function):
         a, b, *outs = ctx.saved_tensors
         x, y = _accumulating(a), None if b is None else _accumulating(b)
         shift = ctx.shift
-        # A vector that saw nothing has out = -inf; +inf in its place makes each of its weights exp(s - inf) = 0.
+        # A vector without any pair has out = -inf; +inf in its place makes each of its weights exp(s - inf) = 0.
         norms = [torch.where(torch.isfinite(out), out, torch.inf) for out in outs]
-        # The pair (r, c) weighs grad_r exp(s - out_r) + grad_c exp(s - out_c): one exponential with a common shift.
+        # The pair (r, c) has weight grad_r exp(s - out_r) + grad_c exp(s - out_c): one exponential with a common shift.
         factors = [
             grad.to(x.dtype) * (1.0 if shift is None else torch.exp(shift - norm))
             for grad, norm in zip(grads, norms, strict=True)
@@ -136,7 +137,7 @@ def _flat(x: Tensor) -> Tensor:
 
 
 def _accumulating(x: Tensor) -> Tensor:
-    """Half precision is summed in float32."""
+    """Convert half precision to float32, in which it is summed."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
@@ -147,10 +148,10 @@ def _longest(x: Tensor) -> float:
 def _blocks(
     x: Tensor, y: Tensor | None, scale: float, shift: float | None, group: int
 ) -> Iterator[tuple[int, slice, slice, slice, Tensor]]:
-    """Blocks of ``scale * x y^T - shift``, ``-inf`` where a pair does not see each other.
+    """Yield blocks of ``scale * x y^T - shift``, ``-inf`` for excluded pairs.
 
-    Each is (g, rows, columns, other, block), ``other`` the columns at the block's end that must still be told of its
-    rows. All live in one buffer, for the caller to overwrite.
+    Each is (g, rows, columns, other, block), with ``other`` the columns at the block's end to whose own sums the block
+    must still be added. All blocks share one buffer, which the caller may overwrite.
     """
     against = x if y is None else y
     n, m = x.shape[1], against.shape[1]

@@ -1,4 +1,4 @@
-"""The losses written in one piece, the plain way: what pre-training compares its terms with at every logged step."""
+"""Undecomposed, straightforward losses, which pre-training compares its terms with at every logged step."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ ROWS = 512  # anchors a block: the full matrix is never held
 
 @torch.no_grad()
 def whole_loss(views: DenseViews, matches: tuple[Match, Match], objective: InfoNCE | AlignUniform) -> float:
-    """The loss of a batch as ``-log p`` (InfoNCE) or from squared distances (alignment and uniformity).
+    """Compute the loss of a batch as ``-log p`` (InfoNCE) or from squared distances (alignment and uniformity).
 
-    Shares no arithmetic with ``cl_bench.losses.terms``: a softmax over explicit logits; Wang & Isola's two functions.
+    It shares no arithmetic with ``cl_bench.losses.terms``: InfoNCE is a softmax over explicit logits, alignment and
+    uniformity are Wang & Isola's two functions.
     """
     z1, z2 = views.z1.double(), views.z2.double()
     if isinstance(objective, InfoNCE):
@@ -62,14 +63,14 @@ def _negative_log_p(z: Tensor, other: Tensor, match: Match, objective: InfoNCE) 
 
 
 def _half_squared_distance(z: Tensor, other: Tensor, match: Match) -> float:
-    """L_a from distances: (|x - y|^2 - 2) / 2 = -cos."""
+    """Compute L_a from distances: (|x - y|^2 - 2) / 2 = -cos."""
     squared = (z[:, :, None] - other[:, None]).square().sum(-1)
     per_anchor = (match.dense(z.dtype) * (squared - 2) / 2).sum(-1)
     return float(per_anchor.sum() / match.anchors.sum().clamp_min(1))
 
 
 def _log_kernel_mean(z: Tensor, objective: AlignUniform) -> float:
-    """L_u from distances, over the explicit pairs of the scope."""
+    """Compute L_u from distances, over the explicit pairs of the scope."""
     B, P, D = z.shape
     flat = z.reshape(-1, D)
     image = torch.arange(B, device=z.device).repeat_interleave(P)

@@ -1,4 +1,4 @@
-"""Alignment, uniformity and InfoNCE, dense and instance-level, each in its terms (Eqs. 1-3 of the paper).
+"""Alignment, uniformity and InfoNCE, dense and instance-level, with their decomposition (Eqs. 1-3 of the paper).
 
 Features are unit vectors, (B, P, D) for P cells an image or (B, D) for one vector an image.
 """
@@ -19,7 +19,7 @@ Matches = Match | tuple[Match, Match] | None
 
 
 def alignment(z1: Tensor, z2: Tensor, match: Match | None = None) -> Tensor:
-    """L_a = -mean cos(anchor, positive) over the anchors of view 1 that have a positive.
+    """Compute L_a = -mean cos(anchor, positive) over the anchors of view 1 that have a positive.
 
     Args:
         z1: (B, P, D) or (B, D) unit-norm features of view 1.
@@ -31,7 +31,8 @@ def alignment(z1: Tensor, z2: Tensor, match: Match | None = None) -> Tensor:
         Scalar in [-1, 1]; 0 where no anchor has a positive.
 
     Raises:
-        ValueError: Wrong or unequal shapes, features that are not finite or not unit-norm, a match of another shape.
+        ValueError: If shapes are wrong or unequal, if features are not finite or not unit-norm, or if the match has
+            another shape.
 
     Source: the paper, section 3 (L_a). Wang & Isola's ``align(alpha=2)`` is ``2 + 2 L_a``.
     """
@@ -42,19 +43,20 @@ def alignment(z1: Tensor, z2: Tensor, match: Match | None = None) -> Tensor:
 
 
 def uniformity(z: Tensor, t: float = 1.0, scope: Scope = "same_index") -> Tensor:
-    """L_u = log mean exp(-t |x - y|^2) over pairs of features.
+    """Compute L_u = log mean exp(-t |x - y|^2) over pairs of features.
 
     Args:
         z: (B, P, D) or (B, D) unit-norm features.
         t: Inverse width of the Gaussian kernel; the paper prints 1, Wang & Isola train with 2.
-        scope: Which pairs: ``same_index`` different images at the same cell (printed), ``other_images`` different
-            images at any cells, ``all_pairs`` every two different vectors.
+        scope: Pairs to average over: ``same_index`` for different images at the same cell (as printed),
+            ``other_images`` for different images at any cells, ``all_pairs`` for every two different vectors.
 
     Returns:
         Scalar in [-4 t, 0]; 0 where all paired features agree.
 
     Raises:
-        ValueError: Wrong shape, features not finite or not unit-norm, t <= 0, an unknown scope, or no pair in scope.
+        ValueError: If the shape is wrong, if features are not finite or not unit-norm, if t <= 0, if the scope is
+            unknown, or if it has no pair.
 
     Source: the paper, section 3 (L_u).
     """
@@ -83,27 +85,28 @@ def info_nce(
     negatives: Negatives = "both_views",
     positive_in_denominator: bool = True,
 ) -> LossTerms:
-    """InfoNCE, symmetrised over the two views, as alignment + distribution.
+    """Compute InfoNCE, symmetrised over the two views, as alignment + distribution.
 
-    ``alignment = -mean(sim_positive / temperature)``, ``distribution = mean(log sum exp(sim / temperature))``; with
+    ``alignment = -mean(sim_positive / temperature)`` and ``distribution = mean(log sum exp(sim / temperature))``. With
     several positives the loss is the weighted mean of their log-probabilities, so the sum stays exact.
 
     Args:
         z1: (B, P, D) or (B, D) unit-norm features of view 1.
         z2: Features of view 2, of the same shape.
-        match: Positives of view 1's cells in view 2; a pair of matches gives the way back (view 2 to view 1) too,
-            otherwise it is ``match.reversed()``. Index-wise when None.
-        temperature: Positive.
-        negatives: Who stands in an anchor's denominator. ``both_views``: all cells of all other images in both views,
+        match: Positives of view 1's cells in view 2; a pair of matches gives the positives of view 2's cells in view 1
+            too, otherwise these are ``match.reversed()``. Index-wise when None.
+        temperature: Temperature, above 0.
+        negatives: Vectors in an anchor's denominator. ``both_views``: all cells of all other images in both views,
             and all cells of its own image in the other view (Eq. 2). ``cross_view``: all cells of the other view.
             ``ntxent``: everything but the anchor (NT-Xent on flattened features).
-        positive_in_denominator: False drops an anchor's positives from its denominator, as Eq. 2 prints.
+        positive_in_denominator: False removes an anchor's positives from its denominator, as Eq. 2 is printed.
 
     Returns:
         Scalars; means over the anchors of both views that have a positive, 0 where there is none.
 
     Raises:
-        ValueError: As ``alignment``; a temperature <= 0; unknown negatives; a batch that leaves no negatives.
+        ValueError: In the cases of ``alignment``, and if the temperature is <= 0, the negatives are unknown, or the
+            batch leaves no negatives.
 
     Source: the paper, Eqs. 1-3.
     """
@@ -141,7 +144,7 @@ def _denominators(
     negatives: Negatives,
     positive_in_denominator: bool,
 ) -> Tensor:
-    """(2 B, P) log of the denominators of both views' anchors."""
+    """Compute the (2 B, P) log of the denominators of both views' anchors."""
     B, P, _ = z1.shape
     if positive_in_denominator:
         if negatives == "cross_view":
@@ -152,7 +155,7 @@ def _denominators(
         group = P if negatives == "both_views" else 1
         return pairwise.logsumexp(both, scale, group).view(2 * B, P)
 
-    # Without the positives: other images by streaming, the anchor's own image as one small (P, P) block a view.
+    # Without the positives: other images by streaming, and the anchor's own image as one small (P, P) block per view.
     if negatives == "cross_view":
         ways = pairwise.logsumexp_between(z1.flatten(0, 1), z2.flatten(0, 1), scale, P)
         others = torch.cat(ways).view(2 * B, P)
@@ -171,13 +174,13 @@ def _denominators(
 
 
 def _safe_logsumexp(x: Tensor) -> Tensor:
-    """Log-sum-exp over the last dim whose gradient is 0, not NaN, where every entry is -inf."""
+    """Compute log-sum-exp over the last dim, with a gradient of 0 instead of NaN where every entry is -inf."""
     empty = torch.isneginf(x).all(-1)
     return torch.logsumexp(x.masked_fill(empty.unsqueeze(-1), 0.0), -1).masked_fill(empty, -torch.inf)
 
 
 def _positive_similarity(z1: Tensor, z2: Tensor, match: Match | None) -> Tensor:
-    """(B, P) weighted mean similarity of each anchor to its positives."""
+    """Compute the (B, P) weighted mean similarity of each anchor to its positives."""
     if match is None:
         return (z1 * z2).sum(-1)
     if match.index is not None:
@@ -198,7 +201,7 @@ def _mean_over_anchors(values: Tensor, match: Match | None) -> Tensor:
 
 
 def _check_features(z: Tensor, name: str) -> Tensor:
-    """(B, P, D) view of (B, P, D) or (B, D) features, proved finite and unit-norm."""
+    """Return (B, P, D) or (B, D) features as (B, P, D), after checking that they are finite and unit-norm."""
     if z.ndim not in (2, 3) or 0 in z.shape:
         raise ValueError(f"{name} must be (B, P, D) or (B, D) and not empty, got {tuple(z.shape)}")
     if not z.is_floating_point():
@@ -215,7 +218,7 @@ def _check_features(z: Tensor, name: str) -> Tensor:
             f"{float(norms.max()):.4g}; normalise with torch.nn.functional.normalize({name}, dim=-1)"
         )
     if z.dtype in (torch.float16, torch.bfloat16):
-        z = z.float()  # sums of half-precision terms are kept in float32; the gradient comes back in half
+        z = z.float()  # half-precision terms are summed in float32; the gradient is in half precision again
     return z if z.ndim == 3 else z.unsqueeze(1)
 
 

@@ -1,4 +1,4 @@
-"""The tensors that travel between views, matching and losses.
+"""Tensors that views, matching strategies and losses exchange.
 
 Letters used throughout: B images of a batch, P cells of a feature map (1 at instance level), C backbone channels,
 D projection dimensions.
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 TOUCHING = 1e-6
-"""Cells overlap by more than this, in [0, 1] of the image's side, or they only touch.
+"""Overlap, as a share of the image's side, up to which two cells only touch.
 
 Float32 centres and sizes are off by less than 5e-7 together, while whole-pixel crops of an image ``n`` pixels wide, in
 ``W`` cells, overlap by 1 / (n W) at least: 3e-5 for 4,000 pixels in 8 cells.
@@ -22,11 +22,11 @@ Float32 centres and sizes are off by less than 5e-7 together, while whole-pixel 
 
 @dataclass(frozen=True)
 class LossTerms:
-    """A contrastive loss, taken apart (Eq. 3 of the paper).
+    """A contrastive loss as a sum of two terms (Eq. 3 of the paper).
 
     Attributes:
-        alignment: Scalar; what pulls positives together.
-        distribution: Scalar; what spreads features apart.
+        alignment: Scalar term that pulls positives together.
+        distribution: Scalar term that spreads features apart.
     """
 
     alignment: Tensor
@@ -34,13 +34,13 @@ class LossTerms:
 
     @property
     def total(self) -> Tensor:
-        """The loss itself: the sum of its terms."""
+        """Loss, the sum of its terms; a scalar."""
         return self.alignment + self.distribution
 
 
 @dataclass(frozen=True)
 class DenseViews:
-    """Two augmented views of a batch, as a matching strategy sees them.
+    """Two augmented views of a batch, the input of a matching strategy.
 
     Attributes:
         z1: (B, P, D) unit-norm projections of view 1; ``z2`` of view 2.
@@ -64,7 +64,7 @@ class DenseViews:
     grid: tuple[int, int]
 
     def swapped(self) -> DenseViews:
-        """The same batch with view 2 as the anchors' view."""
+        """Return the same batch with view 2 as the view of the anchors."""
         return DenseViews(
             z1=self.z2,
             z2=self.z1,
@@ -80,43 +80,47 @@ class DenseViews:
         )
 
     def cosine(self, of: Literal["backbone", "projection"] = "backbone") -> Tensor:
-        """(B, P, P) cosines of view 1's features (rows) and view 2's, detached, in at least float32.
+        """Compute the (B, P, P) cosines of view 1's features (rows) and view 2's, detached, in at least float32.
 
-        ``of``: backbone features, ``h1`` and ``h2``, or projections, ``z1`` and ``z2``.
+        Args:
+            of: ``backbone`` for the features ``h1`` and ``h2``, ``projection`` for ``z1`` and ``z2``.
         """
         first, second = (self.h1, self.h2) if of == "backbone" else (self.z1, self.z2)
         first, second = first.detach(), second.detach()
         if first.dtype != torch.float64:
             first, second = first.float(), second.float()
-        with torch.autocast(first.device.type, enabled=False):  # in half precision near neighbours tie
+        with torch.autocast(first.device.type, enabled=False):  # half precision would make close neighbours tie
             return first @ second.mT
 
     def distance(self) -> Tensor:
-        """(B, P, P) distances of view 1's cell centres (rows) and view 2's, in source-image coordinates."""
-        # Not by way of a matrix product, which would leave a cell about 1e-4 from itself.
+        """Compute the (B, P, P) distances of view 1's cell centres (rows) and view 2's, in source-image coordinates."""
+        # A matrix product would give a distance of about 1e-4 from a cell to itself.
         return torch.cdist(self.xy1, self.xy2, compute_mode="donot_use_mm_for_euclid_dist")
 
     def near(self, threshold: float) -> Tensor:
-        """(B, P, P) bool: cells whose centres lie less than ``threshold`` diagonals of the larger view's cell apart."""
+        """Return (B, P, P) bool, True for cells whose centres are less than ``threshold`` cell diagonals apart.
+
+        The diagonal is that of a cell of the larger view.
+        """
         diagonal = torch.maximum(self.size1.norm(dim=-1), self.size2.norm(dim=-1))
         return self.distance() < threshold * diagonal[:, None, None]
 
 
 @dataclass(frozen=True)
 class Match:
-    """Which cells of view 2 are the positives of each cell of view 1. Carries no gradient.
+    """Positives in view 2 of each cell of view 1; it carries no gradient.
 
     Give either ``weights`` or ``index`` (with an optional ``valid``).
 
     Attributes:
         weights: (B, P, P) non-negative; row p sums to 1 over the cells of view 2, or is all 0 (cell p has no positive
             and takes no part in the loss).
-        index: (B, P) int64, the one positive of each cell.
-        valid: (B, P) bool, which cells have a positive at all; all of them when left out.
+        index: (B, P) int64, the single positive of each cell.
+        valid: (B, P) bool, True for cells that have a positive; all cells have one when it is left out.
 
     Raises:
-        ValueError: Neither or both forms given, a wrong shape or dtype, a gradient, an index out of range, weights that
-            are negative, not finite, or in a row that sums to neither 1 nor 0.
+        ValueError: If neither or both forms are given; for a wrong shape or dtype, a gradient, or an index out of
+            range; for weights that are negative, not finite, or in a row that sums to neither 1 nor 0.
     """
 
     weights: Tensor | None = None
@@ -166,27 +170,27 @@ class Match:
 
     @classmethod
     def identity(cls, views: DenseViews) -> Match:
-        """Cell p of one view is the positive of cell p of the other."""
+        """Match cell p of one view with cell p of the other."""
         B, P = views.z1.shape[:2]
         return cls(index=torch.arange(P, device=views.z1.device).expand(B, P))
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(B, P)."""
+        """Shape (B, P): images of the batch and cells."""
         form = self.weights if self.weights is not None else self.index
         assert form is not None
         return form.shape[0], form.shape[1]
 
     @property
     def anchors(self) -> Tensor:
-        """(B, P) bool: the cells that have a positive."""
+        """Mask (B, P) bool, True for the cells that have a positive."""
         if self.weights is not None:
             return self.weights.sum(-1) > 0
         assert self.index is not None
         return self.valid if self.valid is not None else torch.ones_like(self.index, dtype=torch.bool)
 
     def dense(self, dtype: torch.dtype) -> Tensor:
-        """The weights as (B, P, P), whatever the form."""
+        """Return the weights as (B, P, P), whichever form was given."""
         if self.weights is not None:
             return self.weights.to(dtype)
         assert self.index is not None
@@ -194,7 +198,7 @@ class Match:
         return w.scatter_(-1, self.index.unsqueeze(-1), self.anchors.unsqueeze(-1).to(dtype))
 
     def reversed(self) -> Match:
-        """The same correspondence seen from view 2: weights transposed, each row scaled to sum to 1 again."""
+        """Return the correspondence from view 2 to view 1: weights transposed, each row scaled to sum to 1 again."""
         w = self.dense(torch.float32 if self.weights is None else self.weights.dtype).mT
         rows = w.sum(-1, keepdim=True)
         return Match(weights=w / torch.where(rows > 0, rows, 1.0))
@@ -202,18 +206,18 @@ class Match:
 
 @torch.no_grad()
 def correct_positives(match: Match, views: DenseViews) -> tuple[float, float]:
-    """How many positives of view 1's cells show a place that the cell itself shows, and how many there are.
+    """Count the positives of view 1's cells that overlap their cell in the source image, and all positives.
 
     Their ratio is the matching precision. A cell is a rectangle of the source image (its receptive field is larger),
     and a positive is correct if the two rectangles overlap, however little. Positives count by their weights: each
-    anchor counts as one, and a cell without positive not at all.
+    anchor counts as one, and a cell without a positive as zero.
 
     Args:
-        match: From view 1 to view 2.
-        views: (B, P) cells a view; only their geometry is looked at.
+        match: Match from view 1 to view 2.
+        views: Views with (B, P) cells; only their geometry is used.
 
     Returns:
-        The correct ones and all of them; (0, 0) where no cell has a positive.
+        Number of correct positives and of all positives; (0, 0) where no cell has a positive.
     """
     weights = match.dense(torch.float64)
     apart = (views.xy1[:, :, None] - views.xy2[:, None, :]).abs()

@@ -1,1 +1,1 @@
-"""What a method is, finding methods, and the contract that each must hold."""
+"""Methods: their base class, the search for plugins, and the contract that every method must satisfy."""

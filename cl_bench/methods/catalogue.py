@@ -1,4 +1,4 @@
-"""The methods there are, as a table for the terminal, and ``python -m cl_bench.methods.catalogue > METHODS.md``."""
+"""Catalogue of the methods: a table for the terminal, and ``python -m cl_bench.methods.catalogue > METHODS.md``."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ What `--method` takes out of the box; `--method all` stands for all of them. A m
 
 @dataclass(frozen=True)
 class Entry:
-    """A method as its docstrings describe it.
+    """Description of a method, taken from its docstrings.
 
     Attributes:
-        name: What a person types.
+        name: Name of the method on the command line.
         level: ``dense`` or ``instance``.
         title: First line of the module's docstring, with the citation.
-        positive: First paragraph of the strategy's docstring: what a cell's positive is.
-        source: Its ``Source:`` paragraph, with the departures; empty where it has none.
+        positive: First paragraph of the strategy's docstring, which defines the positive of a cell.
+        source: Paragraph ``Source:`` of the docstring, with the departures; empty where there is none.
         options: Options and their defaults.
-        meanings: What its ``Args:`` say of an option, by name.
+        meanings: Text of ``Args:`` on each option, by name.
         origin: ``file:line`` of the plugin.
     """
 
@@ -54,12 +54,12 @@ class Entry:
 
     @property
     def cited(self) -> str:
-        """Where it comes from, in short."""
+        """Citation: the title, or the source where there is no title."""
         return self.title or self.source
 
 
 def describe(method: type[Method]) -> Entry:
-    """What the docstrings of a method and of its module say."""
+    """Read the entry of a method from its docstring and that of its module."""
     module = inspect.cleandoc(sys.modules[method.__module__].__doc__ or "")
     own = inspect.cleandoc(method.__doc__ or "") if method.__doc__ != Method.__doc__ else ""
     paragraphs = [" ".join(p.split()) for p in own.split("\n\n")]
@@ -77,12 +77,12 @@ def describe(method: type[Method]) -> Entry:
 
 
 def entries(registry: Registry) -> list[Entry]:
-    """Every method of a registry, by name."""
+    """Describe every method of a registry, in order of name."""
     return [describe(type(method)) for method in map(registry.resolve, registry.names)]
 
 
 def methods_table(found: Iterable[Entry], broken: Iterable[str], base: Path) -> RenderableType:
-    """A table for the terminal, and a line for each plugin that did not load; files relative to ``base``."""
+    """Make a table for the terminal, and a line for each plugin that did not load; files relative to ``base``."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("method", no_wrap=True)
     table.add_column("level", no_wrap=True)
@@ -96,7 +96,7 @@ def methods_table(found: Iterable[Entry], broken: Iterable[str], base: Path) -> 
 
 
 def predictors_table(found: Predictors, base: Path) -> RenderableType:
-    """A table for the terminal, and a line for each plugin that did not load; files relative to ``base``."""
+    """Make a table for the terminal, and a line for each plugin that did not load; files relative to ``base``."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for name in ("predictor", "better", "level", "needs"):
         table.add_column(name, no_wrap=True)
@@ -110,7 +110,7 @@ def predictors_table(found: Predictors, base: Path) -> RenderableType:
 
 
 def markdown(found: Iterable[Entry]) -> str:
-    """METHODS.md: the methods that come with cl-bench, among those found."""
+    """Return the text of METHODS.md: those of the methods found that come with cl-bench."""
     own = [entry for entry in found if Path(entry.origin).parent == BUILT_IN]
     return "\n".join([HEADER, *(line.replace("``", "`") for entry in own for line in _section(entry))])
 
@@ -130,7 +130,7 @@ def _section(entry: Entry) -> Iterator[str]:
 
 
 def _arguments(docstring: str) -> dict[str, str]:
-    """What a google-style ``Args:`` section says of each argument."""
+    """Return the text on each argument in a google-style ``Args:`` section."""
     section = re.search(r"^Args:\n((?:[ ]+.*\n?|\n)*)", docstring, re.MULTILINE)
     found = re.findall(r"^ {4}(\w+): (.*(?:\n {5,}.*)*)", section[1] if section else "", re.MULTILINE)
     return {name: " ".join(text.split()) for name, text in found}

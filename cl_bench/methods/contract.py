@@ -1,7 +1,7 @@
-"""What every method must satisfy, seen on synthetic views in seconds: nothing is trained.
+"""Contract that every method must satisfy, checked on synthetic views in seconds, without training.
 
-A check takes a method and a device. It raises ``MethodError``, one line for the plugin's author with what was violated,
-where and by how much, or ``unittest.SkipTest`` where it does not apply or another check that it builds on fails.
+A check takes a method and a device. It raises ``MethodError`` with one line for the plugin's author: what was violated,
+where and by how much. It raises ``unittest.SkipTest`` if it does not apply or a check that it builds on fails.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ SAME = 1e-5  # weights computed one image at a time and all at once may differ b
 DECOMPOSITION = 1e-6  # relative, in float64
 
 CHECKS: list[Check] = []
-"""Every check, in the order in which one builds on another."""
+"""All checks, each after those that it builds on."""
 
 
 class NotApplicable(SkipTest):
-    """A check that is not about this kind of method."""
+    """Skip of a check that does not apply to this kind of method."""
 
 
 def check(*builds_on: Check) -> Callable[[Check], Check]:
-    """List a check; it is skipped while one that it builds on fails, so that one fault is told of once."""
+    """Register a check; it is skipped while one that it builds on fails, so that a fault is reported once."""
 
     def listed(own: Check) -> Check:
         @wraps(own)
@@ -75,7 +75,7 @@ def check(*builds_on: Check) -> Callable[[Check], Check]:
 
 @check()
 def gives_a_match(method: Method, device: torch.device) -> None:
-    """A ``Match`` of the views' shape and device, with valid weights, for overlapping and for disjoint views."""
+    """Check for a ``Match`` of the views' shape and device with valid weights, on overlapping and disjoint views."""
     _needs_match(method)
     for policy in get_args(ViewPolicy):
         _matches(method, synthetic_views(method, device, policy), f"{policy} views")
@@ -83,7 +83,7 @@ def gives_a_match(method: Method, device: torch.device) -> None:
 
 @check(gives_a_match)
 def leaves_the_views_alone(method: Method, device: torch.device) -> None:
-    """What a strategy is given is not written to: the loss reads the same tensors."""
+    """Check that a strategy does not write to its input, since the loss reads the same tensors."""
     _needs_match(method)
     views = synthetic_views(method, device)
     before = each(views, torch.clone)
@@ -96,7 +96,7 @@ def leaves_the_views_alone(method: Method, device: torch.device) -> None:
 
 @check(gives_a_match, leaves_the_views_alone)
 def repeats_itself(method: Method, device: torch.device) -> None:
-    """The same views give the same match, bit for bit, also with other views in between."""
+    """Check that the same views give the same match, bit for bit, also with other views in between."""
     _needs_match(method)
     views = synthetic_views(method, device)
     first = _matches(method, views)
@@ -106,7 +106,7 @@ def repeats_itself(method: Method, device: torch.device) -> None:
 
 @check(repeats_itself)
 def follows_the_order_of_the_batch(method: Method, device: torch.device) -> None:
-    """Images in another order give the same matches in that order."""
+    """Check that images in another order give the same matches in that order."""
     _needs_match(method)
     views = synthetic_views(method, device)
     order = torch.arange(IMAGES, device=device).roll(1)
@@ -117,7 +117,7 @@ def follows_the_order_of_the_batch(method: Method, device: torch.device) -> None
 
 @check(follows_the_order_of_the_batch)
 def looks_at_one_image_at_a_time(method: Method, device: torch.device) -> None:
-    """An image alone has the match that it has in its batch."""
+    """Check that an image alone has the same match as in its batch."""
     _needs_match(method)
     views = synthetic_views(method, device)
     together = _matches(method, views)
@@ -128,7 +128,7 @@ def looks_at_one_image_at_a_time(method: Method, device: torch.device) -> None:
 
 @check(repeats_itself)
 def carries_no_gradient(method: Method, device: torch.device) -> None:
-    """Nothing flows through the match, whatever of the views requires a gradient."""
+    """Check that no gradient flows through the match, whichever tensors of the views require one."""
     _needs_match(method)
     views = each(synthetic_views(method, device), lambda t: t.clone().requires_grad_())
     matches = _matches(method, views)
@@ -151,7 +151,7 @@ def carries_no_gradient(method: Method, device: torch.device) -> None:
 
 @check(repeats_itself)
 def treats_identical_views_alike(method: Method, device: torch.device) -> None:
-    """Where both views are the same, the way back is the way there, and the losses are finite."""
+    """Check that the matches of identical views are the same both ways, and that the losses are finite."""
     _needs_match(method)
     views = synthetic_views(method, device)
     views = changed(views, {f"{name}2": getattr(views, f"{name}1") for name in ("z", "h", "norm", "xy", "size")})
@@ -162,7 +162,7 @@ def treats_identical_views_alike(method: Method, device: torch.device) -> None:
 
 @check(looks_at_one_image_at_a_time)
 def bears_degenerate_views(method: Method, device: torch.device) -> None:
-    """One image, one cell, a row of cells, dead cells, one image many times: a valid match and finite losses."""
+    """Check for a valid match and finite losses on one image, cell or row of cells, dead cells and repeated images."""
     _needs_match(method)
     views = synthetic_views(method, device)
     dead = {
@@ -187,7 +187,7 @@ def bears_degenerate_views(method: Method, device: torch.device) -> None:
 
 @check(gives_a_match)
 def bears_half_precision(method: Method, device: torch.device) -> None:
-    """Features in bfloat16 and float16, and bfloat16 autocast: a valid match and finite losses."""
+    """Check for a valid match and finite losses on bfloat16 and float16 features, and under bfloat16 autocast."""
     _needs_match(method)
     views = synthetic_views(method, device)
     for dtype in (torch.bfloat16, torch.float16):
@@ -205,7 +205,7 @@ def bears_half_precision(method: Method, device: torch.device) -> None:
 
 @check(gives_a_match, carries_no_gradient)
 def gives_a_loss(method: Method, device: torch.device) -> None:
-    """Two finite scalars for every objective, the same every time, whose finite gradient reaches ``z``."""
+    """Check for two finite scalars for every objective, the same every time, whose finite gradient reaches ``z``."""
     views = synthetic_views(method, device)
     views = replace(views, z1=views.z1.requires_grad_(), z2=views.z2.requires_grad_())
     for objective in OBJECTIVES:
@@ -214,7 +214,7 @@ def gives_a_loss(method: Method, device: torch.device) -> None:
             value, second = getattr(terms, part).item(), getattr(again, part).item()
             if not math.isfinite(value):
                 _fail(method, f"{part} of {_name(objective)} is {value}")
-            if value != second and _own_loss(method):  # for the others, that is what repeats_itself is about
+            if value != second and _own_loss(method):  # for the others, repeats_itself checks this
                 _fail(method, f"the same views give {part} {value:.9g}, then {second:.9g}, of {_name(objective)}")
         gradients = torch.autograd.grad(terms.total, (views.z1, views.z2), allow_unused=True)
         if _own_loss(method) and not any(g is not None and bool(g.any()) for g in gradients):
@@ -225,7 +225,7 @@ def gives_a_loss(method: Method, device: torch.device) -> None:
 
 @check(gives_a_match)
 def leaves_out_anchors_without_positives(method: Method, device: torch.device) -> None:
-    """Cells that are nobody's positive and have none add nothing to the alignment; nor does a batch of only such."""
+    """Check that cells that have no positive and are no positive do not change the alignment, even if all are such."""
     _needs_match(method)
     _needs_default_loss(method)
     views = double(synthetic_views(method, device))
@@ -237,7 +237,7 @@ def leaves_out_anchors_without_positives(method: Method, device: torch.device) -
     none = torch.zeros_like(whole[0]), torch.zeros_like(whole[1])
     for kept, (forth, back) in {"all": whole, "half": half, "none": none}.items():
         holding = _holding(method, (_match(forth), _match(back)))
-        # A cell of view 1 counts as an anchor on the way there and as a positive on the way back.
+        # A cell of view 1 counts as an anchor in one direction and as a positive in the other.
         idle1 = (forth.sum(2) + back.sum(1) == 0).unsqueeze(-1)
         idle2 = (back.sum(2) + forth.sum(1) == 0).unsqueeze(-1)
         moved_views = replace(
@@ -257,7 +257,7 @@ def leaves_out_anchors_without_positives(method: Method, device: torch.device) -
 
 @check(gives_a_match)
 def decomposes(method: Method, device: torch.device) -> None:
-    """Alignment + distribution is the loss written in one piece, to 1e-6 in float64."""
+    """Check that alignment + distribution equals the undecomposed loss, to 1e-6 in float64."""
     _needs_match(method)
     _needs_default_loss(method)
     for policy in get_args(ViewPolicy):
@@ -278,7 +278,7 @@ def decomposes(method: Method, device: torch.device) -> None:
 
 @check(gives_a_match)
 def has_the_right_gradient(method: Method, device: torch.device) -> None:
-    """The gradient of the loss with respect to ``z``, the match held fixed, is that of finite differences."""
+    """Check the gradient of the loss with respect to ``z``, for a fixed match, against finite differences."""
     _needs_match(method)
     _needs_default_loss(method)
     views = synthetic_views(method, device, grid=(2, 2), images=2, projection=3)
@@ -303,7 +303,7 @@ def has_the_right_gradient(method: Method, device: torch.device) -> None:
 
 @check()
 def projects_to_unit_vectors(method: Method, device: torch.device) -> None:
-    """Its head takes (B, P, C) features to finite (B, P, D) projections, of length 1 unless its loss is its own."""
+    """Check that the head gives finite (B, P, D) projections; they are unit-norm unless the method has its own loss."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         encoder = build_encoder("small_cnn")
@@ -321,7 +321,7 @@ def projects_to_unit_vectors(method: Method, device: torch.device) -> None:
         )
 
 
-# ---- what a method does with them
+# ---- calling a method
 
 
 def _matches(method: Method, views: DenseViews, case: str = "") -> tuple[Match, Match]:
@@ -336,7 +336,7 @@ def _loss(method: Method, views: DenseViews, objective: Objective) -> LossTerms:
 
 @contextmanager
 def _on(case: str) -> Iterator[None]:
-    """Say on what a method failed."""
+    """Name the input on which a method failed."""
     try:
         yield
     except MethodError as error:
@@ -344,7 +344,7 @@ def _on(case: str) -> Iterator[None]:
 
 
 def _holding(method: Method, matches: tuple[Match, Match]) -> Method:
-    """The method with its match held fixed."""
+    """Return a copy of the method with a fixed match."""
     fixed = copy.copy(method)
     fixed.matches = lambda views: matches  # type: ignore[method-assign]  # of a copy
     return fixed
@@ -381,7 +381,7 @@ def _dense(match: Match) -> Tensor:
 
 
 def _match(weights: Tensor) -> Match:
-    """Weights in float64 whose rows sum to 1 as exactly as they can, or to 0."""
+    """Make a match of weights in float64 whose rows sum to 1 as exactly as possible, or to 0."""
     rows = weights.sum(-1, keepdim=True)
     return Match(weights=torch.where(rows > 0, weights / torch.where(rows > 0, rows, 1.0), 0.0))
 
@@ -418,5 +418,5 @@ def _name(objective: Objective) -> str:
 
 
 def devices() -> list[torch.device]:
-    """Where the checks run: on the CPU, and on a GPU where there is one."""
+    """Return the devices to check on: the CPU, and a GPU where there is one."""
     return [torch.device("cpu"), *([torch.device("cuda")] if torch.cuda.is_available() else [])]

@@ -1,4 +1,4 @@
-"""What a plugin is: a matching strategy (a function), or a Method (a class) when it is more than a matching."""
+"""Definition of a method: a matching strategy (a function), or a subclass of ``Method`` if it is more than that."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ Strategy = Callable[..., Match]
 Option = bool | int | float | str
 
 ALL = "all"
-"""What ``--method`` takes for every method there is."""
+"""Value of ``--method`` that selects every method."""
 
 NO_MEMORY = (torch.OutOfMemoryError, MemoryError)
-"""Not a method's own fault, wherever it is raised."""
+"""Errors for lack of memory, which are not a method's own fault wherever they are raised."""
 
 REGISTERED: dict[str, type[Method]] = {}
-"""The methods defined in this process, by name; those of a plugin that a ``Registry`` loads are moved there."""
+"""Methods defined in this process, by name; a ``Registry`` that loads a plugin moves its methods into itself."""
 
 
 class Method:
-    """How positives are chosen and the loss is built from them.
+    """Choice of positives, and the loss that is built from them.
 
     A plain matching strategy needs only the ``@matching`` decorator. Subclass when the head or the objective differ::
 
@@ -43,7 +43,7 @@ class Method:
             def loss(self, views, objective): ...
 
     Attributes:
-        name: What a person types after ``--method``.
+        name: Name on the command line, after ``--method``.
         level: ``dense`` (one vector a cell) or ``instance`` (one pooled vector an image).
         origin: ``file:line`` of the plugin.
     """
@@ -79,24 +79,24 @@ class Method:
 
     @classmethod
     def defaults(cls) -> dict[str, Option]:
-        """The options and their defaults."""
+        """Return the options and their defaults."""
         return {}
 
     @property
     def file(self) -> Path:
-        """The plugin's source file."""
+        """Source file of the plugin."""
         return Path(self.origin.rpartition(":")[0])
 
     def head(self, encoder: Encoder, spec: EncoderSpec) -> nn.Module:
-        """The projection head, (B, P, C) -> (B, P, D) unit-norm."""
+        """Build the projection head, (B, P, C) -> (B, P, D) unit-norm."""
         return ProjectionHead(encoder.channels, spec.hidden, spec.projection)
 
     def match(self, views: DenseViews) -> Match:
-        """The positives of view 1's cells in view 2."""
+        """Return the positives of view 1's cells in view 2."""
         raise MethodError(f"method {self.name!r} must define match() or loss() ({self.origin})")
 
     def build_head(self, encoder: Encoder, spec: EncoderSpec) -> nn.Module:
-        """``head``, told about as the plugin's when it fails."""
+        """Call ``head``; an error in it becomes a ``MethodError`` that names the plugin."""
         with self._telling_where():
             head = self.head(encoder, spec)
         if not isinstance(head, nn.Module):
@@ -104,7 +104,7 @@ class Method:
         return head
 
     def project(self, head: nn.Module, features: Tensor) -> Tensor:
-        """(B, P, C) -> (B, P, D) through a head; told about as the plugin's when it fails."""
+        """Project (B, P, C) features to (B, P, D); an error in the head becomes a ``MethodError``."""
         with self._telling_where():
             z = head(features)
         if not isinstance(z, Tensor) or z.ndim != 3 or z.shape[:2] != features.shape[:2]:
@@ -116,7 +116,7 @@ class Method:
         return z
 
     def checked_loss(self, views: DenseViews, objective: InfoNCE | AlignUniform) -> LossTerms:
-        """``loss``; where head or loss are a plugin's own, told about as the plugin's when it fails."""
+        """Call ``loss``; where head or loss are a plugin's own, an error in it becomes a ``MethodError``."""
         if type(self).loss is Method.loss and type(self).head is Method.head:
             return self.loss(views, objective)
         with self._telling_where():
@@ -133,7 +133,7 @@ class Method:
         return terms
 
     def loss(self, views: DenseViews, objective: InfoNCE | AlignUniform) -> LossTerms:
-        """The loss of a batch, in its two terms, symmetrised over the views."""
+        """Compute the two terms of the loss of a batch, symmetrised over the views."""
         z1, z2 = views.z1, views.z2
         forth, back = self.matches(views)
         if isinstance(objective, InfoNCE):
@@ -145,7 +145,7 @@ class Method:
         return LossTerms(alignment=objective.w_a * L_a, distribution=objective.w_u * L_u)
 
     def matches(self, views: DenseViews) -> tuple[Match, Match]:
-        """Positives from view 1 to view 2 and back, checked."""
+        """Return the checked matches from view 1 to view 2 and from view 2 to view 1."""
         return self._checked_match(views), self._checked_match(views.swapped())
 
     def __str__(self) -> str:
@@ -157,7 +157,7 @@ class Method:
             yield
         except (Diverged, MethodError):
             raise
-        except (Exception, SystemExit) as error:  # a plugin may raise anything; the user is told where
+        except (Exception, SystemExit) as error:  # a plugin may raise anything; the message says where
             own = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename) == self.file]
             where = f"{own[-1].filename}:{own[-1].lineno}" if own else self.origin
             if isinstance(error, NO_MEMORY):  # the machine's limit, not the plugin's fault
@@ -186,7 +186,7 @@ def matching(name: str, level: Level = "dense") -> Callable[[Strategy], Strategy
     """
 
     def register(strategy: Strategy) -> Strategy:
-        # The plugin is where this is called: the strategy may be another decorator's wrapper, or come from elsewhere.
+        # The plugin is the caller's file: the strategy may be another decorator's wrapper, or be defined elsewhere.
         place = sys._getframe(1)
         file, line = place.f_code.co_filename, place.f_lineno
         code = getattr(inspect.unwrap(strategy), "__code__", None)
@@ -219,7 +219,7 @@ def matching(name: str, level: Level = "dense") -> Callable[[Strategy], Strategy
 
 
 def _as(kind: type, value: Option, what: str) -> Option:
-    """Text from the command line as the type of the option's default."""
+    """Convert text from the command line to the type of the option's default."""
     if kind is bool and str(value).lower() in ("true", "false", "1", "0"):
         return str(value).lower() in ("true", "1")
     if kind is not bool:

@@ -1,4 +1,4 @@
-"""Finding plugins of any kind: in folders, in files and behind entry points. What a kind is, its own registry says."""
+"""Search for plugins of any kind: in folders, in files and behind entry points. Each kind has a registry of its own."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from cl_bench.errors import NameTakenError, PluginError, first_line, line_in, ne
 
 
 class Plugin(Protocol):
-    """What is known of every plugin."""
+    """Attributes that every plugin has."""
 
     @property
     def name(self) -> str:
-        """What a person types."""
+        """Name on the command line."""
 
     @property
     def origin(self) -> str:
-        """``file:line``."""
+        """Place of its definition, ``file:line``."""
 
 
 P = TypeVar("P", bound=Plugin)
@@ -36,13 +36,13 @@ class Kind(Generic[P]):
     """A kind of plugin.
 
     Attributes:
-        noun: ``method``, ``predictor``.
-        mark: How a file makes one, for who forgot to.
-        group: Of the entry points of installed packages; each names a module, or an object of one, that holds plugins.
-        error: What is raised.
-        module: The name of the module that a plugin stands in.
-        registered: What was defined since the last load, by name; a registry moves it to ``loaded``.
-        loaded: All that a registry of this process has loaded, by module and name: a module is imported once.
+        noun: Name of the kind: ``method`` or ``predictor``.
+        mark: Advice on how a file defines a plugin, for a file that has none.
+        group: Group of the entry points of installed packages; each names a module, or an object of one, with plugins.
+        error: Exception that is raised.
+        module: Function that returns the name of the module of a plugin.
+        registered: Plugins defined since the last load, by name; a registry moves them to ``loaded``.
+        loaded: Plugins that any registry of this process has loaded, by module and name; a module is imported once.
     """
 
     noun: str
@@ -57,25 +57,25 @@ class Kind(Generic[P]):
         KINDS.append(self)
 
     def known(self) -> list[P]:
-        """All of this process, also those of a package that somebody imported before."""
+        """Return all plugins of this process, including those of packages that were imported before."""
         return [*self.loaded.values(), *self.registered.values()]
 
 
 KINDS: list[Kind[Any]] = []
-"""Every kind there is: one file may hold plugins of several."""
+"""All kinds; one file may hold plugins of several."""
 
 
 class Plugins(Generic[P]):
     """The plugins of one kind in some places and behind the installed packages' entry points.
 
-    One that does not import is kept as a complaint, raised only when something it might have held is asked for.
+    If a plugin cannot be imported the error is kept, and raised only when something it may have held is requested.
 
     Args:
         places: Folders, each ``*.py`` of which is a plugin unless its name begins with ``_``; and single files.
-        packages: Whose entry points to load; those of every installed package if None.
+        packages: Packages whose entry points are loaded; those of every installed package if None.
 
     Attributes:
-        plugins: What is imported for a plugin, by its name: a file, or a package with its entry points.
+        plugins: File, or package with entry points, that is imported for a plugin, by the plugin's name.
     """
 
     kind: ClassVar[Kind[Any]]
@@ -97,12 +97,12 @@ class Plugins(Generic[P]):
 
     @classmethod
     def only(cls, plugin: str) -> Self:
-        """Those of one of ``plugins``, for which nothing else is imported; none for an empty text."""
+        """Load a single one of ``plugins``, a file or a package, and nothing else; no plugin for an empty text."""
         file = Path(plugin)
         return cls([file], ()) if file.is_absolute() else cls((), (plugin,))
 
     def _add(self, place: Path) -> None:
-        """Take in a folder or a file; one that is there already stays."""
+        """Load the plugins of a folder or a file, unless it is loaded already."""
         if place in self.places:
             return
         self.places += (place,)
@@ -111,9 +111,9 @@ class Plugins(Generic[P]):
             self._hold(str(file), self._of(file))
 
     def _load(self, source: str, load: Callable[[], object]) -> None:
-        """Import a plugin and note what it registers, which is nothing if it fails half-way.
+        """Import a plugin and keep what it registers, or nothing if it fails half-way.
 
-        The environment stays as it was: what one plugin puts there would reach the worker processes of the others.
+        The environment variables are restored, because one plugin's would reach the worker processes of the others.
         """
         kept, environment = [dict(kind.registered) for kind in KINDS], dict(os.environ)
         for kind in KINDS:
@@ -146,14 +146,14 @@ class Plugins(Generic[P]):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Every plugin's name, sorted."""
+        """Names of all plugins, sorted."""
         return tuple(sorted(self._held))
 
     def named(self, name: str, base: Path | None = None) -> P:
-        """The plugin of that name.
+        """Return the plugin of that name.
 
         Raises:
-            PluginError: There is none, or two; the message has the nearest right one, the file of that name under
+            PluginError: If there is none, or two; the message has the nearest right name, the file of that name under
                 ``base`` (the working directory if None), and the plugins that failed to load.
         """
         if name in self.taken:
@@ -167,10 +167,10 @@ class Plugins(Generic[P]):
         return self._held[name]
 
     def in_file(self, file: Path, name: str = "") -> list[str]:
-        """The names of the plugins in a file, or the one of that name alone.
+        """Return the names of the plugins in a file, or of the one with that name alone.
 
         Raises:
-            PluginError: No such file, or nothing of that name in it, or nothing at all.
+            PluginError: If there is no such file, or it has no plugin of that name, or none at all.
         """
         file = file.resolve()
         if not file.is_file():
@@ -193,7 +193,7 @@ class Plugins(Generic[P]):
 
 
 def source_of(file: Path) -> str:
-    """What a plugin's results are kept by: the sha256 of its file."""
+    """Return the sha256 of a plugin's file, which identifies its results."""
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""Finding methods: in folders, in files and behind entry points, by name and with options."""
+"""Search for methods in folders, in files and behind entry points, by name and with options."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ METHODS: Kind[type[Method]] = Kind(
 
 
 class Registry(Plugins[type[Method]]):
-    """The methods of some places and of the installed packages' entry points, as ``Plugins``."""
+    """The methods of some places and of the installed packages' entry points; see ``Plugins``."""
 
     kind = METHODS
 
@@ -34,10 +34,10 @@ class Registry(Plugins[type[Method]]):
         super().__init__(places, packages)
 
     def select(self, text: str, base: Path | None = None) -> tuple[Method, ...]:
-        """What ``--method`` asks for: every method there is for ``all``, else the one that ``resolve`` finds.
+        """Return the methods of ``--method``: every method for ``all``, else the one that ``resolve`` finds.
 
         Raises:
-            MethodError: As ``resolve``; for ``all``, a plugin that did not load or two of one name.
+            MethodError: In the cases of ``resolve``; for ``all``, if a plugin did not load or two have one name.
         """
         if text.partition(":")[0] != ALL:
             return (self.resolve(text, base),)
@@ -48,27 +48,27 @@ class Registry(Plugins[type[Method]]):
         return tuple(self.resolve(name) for name in self.names)
 
     def resolve(self, text: str, base: Path | None = None) -> Method:
-        """The method of ``name[:key=value,...]`` or ``path/to/file.py[:name][:key=value,...]``.
+        """Find the method of ``name[:key=value,...]`` or ``path/to/file.py[:name][:key=value,...]``.
 
         Args:
-            text: What a person types. A file without a name stands for its only method.
-            base: What a relative path starts from; the working directory if None.
+            text: Value of the option. A file without a name stands for its only method.
+            base: Folder that a relative path starts from; the working directory if None.
 
         Raises:
-            MethodError: No such method, file or option, or one name for two; the message has the nearest right one,
-                and the plugins that failed to load.
+            MethodError: If there is no such method, file or option, or two methods have that name; the message has the
+                nearest right name, and the plugins that failed to load.
         """
         base = base or Path.cwd()
         name, _, options = text.partition(":")
         as_file = re.fullmatch(r"(.*?\.py)(?::(.*))?", text)
-        if as_file and name not in self.names:  # whose options may end in .py
+        if as_file and name not in self.names:  # a known name's options may end in .py
             rest = as_file[2] or ""
             name, _, options = ("", "", rest) if "=" in rest.partition(":")[0] else rest.partition(":")
             name = self._one_in(base / Path(as_file[1]).expanduser(), name)
         return self.named(name, base)(**_options(name, options))
 
     def _one_in(self, file: Path, name: str) -> str:
-        """The name of the method of that name in a file, or of its only one."""
+        """Return the name of the method of that name in a file, or of its only method."""
         held = self.in_file(file, name)
         if len(held) > 1:
             told = f"name one, as {file.name}:{min(held)}"
@@ -77,7 +77,7 @@ class Registry(Plugins[type[Method]]):
 
 
 def spec_of(method: Method) -> MethodSpec:
-    """What identifies a method in a store: name, options that are not the default, level, and its source."""
+    """Return the identity of a method in a store: name, options that are not the default, level, and its source."""
     changed = {k: v for k, v in method.options.items() if v != method.defaults()[k]}
     return MethodSpec(
         name=method.name,

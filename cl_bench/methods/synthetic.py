@@ -1,4 +1,4 @@
-"""Two views of random images to try a method on: no data, no encoder."""
+"""Synthetic views of random images on which a method is tried without data or an encoder."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def synthetic_views(
     projection: int = PROJECTION,
     seed: int = 0,
 ) -> DenseViews:
-    """Two views of random smooth images, as training would hand them to the method, float32.
+    """Make two views of random smooth images in the form that training gives to the method, float32.
 
-    Features are a function of the place in the source image plus noise, so that cells that overlap look alike.
+    Features are a function of the place in the source image plus noise, so that cells that overlap are similar.
     """
     grid = grid or grid_of(method)
     P = grid[0] * grid[1]
@@ -51,10 +51,10 @@ def synthetic_views(
 
 
 def try_options(method: Method) -> None:
-    """Match synthetic views with options that differ from the defaults, so that a bad value is told of at once.
+    """Match synthetic views with options that differ from the defaults, so that a bad value is reported at once.
 
     Raises:
-        MethodError: The method fails with these options, and does not with its defaults.
+        MethodError: If the method fails with these options, and does not with its defaults.
     """
     if method.options == method.defaults() or type(method).match is Method.match:
         return
@@ -64,33 +64,33 @@ def try_options(method: Method) -> None:
     except MethodError:
         try:
             type(method)().matches(views)
-        except MethodError:  # not the options' fault: its own cases say so, and the others go on
+        except MethodError:  # not the options' fault: the method's own cases fail, and the others run
             return
         raise
 
 
 def grid_of(method: Method) -> tuple[int, int]:
-    """(H, W) of a method's views; not square, so that rows and columns are told apart."""
+    """Return (H, W) of a method's views; not square, so that mixing up rows and columns shows."""
     return (1, 1) if method.level == "instance" else GRID
 
 
 def each(views: DenseViews, change: Callable[[Tensor], Tensor]) -> DenseViews:
-    """The views with every tensor changed."""
+    """Return the views with ``change`` applied to every tensor."""
     tensors = {f.name: getattr(views, f.name) for f in fields(views) if f.name != "grid"}
     return changed(views, {name: change(t) for name, t in tensors.items()})
 
 
 def only(views: DenseViews, image: int) -> DenseViews:
-    """One image of the batch."""
+    """Return the views of one image of the batch."""
     return each(views, lambda t: t[image : image + 1])
 
 
 def changed(views: DenseViews, tensors: Mapping[str, Tensor]) -> DenseViews:
-    """The views with some tensors, by name, in the place of theirs."""
+    """Return the views with some tensors replaced, by name."""
     return replace(views, **tensors)  # type: ignore[arg-type]  # grid, no tensor, is not among them
 
 
 def double(views: DenseViews) -> DenseViews:
-    """The views in float64, detached, with projections that are unit-norm in it."""
+    """Return the views in float64, detached, with projections that are unit-norm in float64."""
     exact = each(views, lambda t: t.detach().double())
     return replace(exact, z1=unit(exact.z1), z2=unit(exact.z2))

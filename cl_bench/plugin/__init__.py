@@ -1,4 +1,4 @@
-"""pytest's side: options, fixtures, and what a record or a verdict means as the outcome of a test. No science here."""
+"""The pytest plugin: options, fixtures, hooks, and the outcome of a test for each record and verdict."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ __all__ = [
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add every option under the name that no other plugin takes, as ``--cl-method``."""
+    """Add every option under a name that no other plugin takes, such as ``--cl-method``."""
     add_options(parser, "--cl-")
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_load_initial_conftests(parser: pytest.Parser) -> Generator[None, None, None]:
-    """Add the short names, as ``--method``, where no other plugin and no conftest has taken them."""
+    """Add the short names, such as ``--method``, where no other plugin and no conftest has taken them."""
     yield
     add_options(parser, "--")
 
@@ -80,7 +80,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> int | None:
-    """With ``--list-methods`` or ``--list-predictors`` that is all there is to do."""
+    """Print the list of ``--list-methods`` or ``--list-predictors`` and end; without them return None."""
     session = Session(config)
     option = session.options
     if not (option.list_methods or option.list_predictors):

@@ -1,4 +1,4 @@
-"""The fixtures of the suites: a method, a predictor, one encoder as a test, one claim as a test."""
+"""Fixtures of the suites: a method, a predictor, one encoder as a test, one claim as a test."""
 
 from __future__ import annotations
 
@@ -33,27 +33,27 @@ DECOMPOSITION_TOLERANCE = 1e-4  # relative; the losses are computed in float32
 
 @pytest.fixture
 def method(request: pytest.FixtureRequest) -> Method:
-    """One of the methods that ``--method`` names; the only one for a test of the contract."""
+    """Return one of the methods that ``--method`` names, for a test of the contract."""
     return _session(request.config).registry.resolve(str(request.param))
 
 
 @pytest.fixture
 def predictor(request: pytest.FixtureRequest) -> Predictor:
-    """One of the predictors that ``--predictor`` names."""
+    """Return one of the predictors that ``--predictor`` names."""
     found: Predictor = request.param
     return found
 
 
 @pytest.fixture
 def case(request: pytest.FixtureRequest) -> Case:
-    """One encoder of the sweep."""
+    """Return one encoder of the sweep, as a test."""
     row, spec = request.param
     return Case(_session(request.config), request.node, row, spec)
 
 
 @pytest.fixture
 def claim(request: pytest.FixtureRequest) -> ClaimTest:
-    """What the test's ``claim`` marker says of the row."""
+    """Return the claim that the test's ``claim`` marker makes about the row."""
     row = request.param
     return ClaimTest(_session(request.config), request.node, row, claim_of(request.node, row))
 
@@ -68,7 +68,7 @@ class Case:
     spec: RunSpec
 
     def check(self) -> None:
-        """Pull the record; it must be complete and finite, and the loss must have decomposed at every logged step."""
+        """Check that the record is complete and finite, and that the loss decomposed at every logged step."""
         tell(self.node, ROW, row_to_json(self.row))
         (record,), failures = self.session.pull([self.spec])
         if record is None and self.session.options.from_store:
@@ -98,11 +98,11 @@ class ClaimTest:
     claim: Claim
 
     def check(self) -> None:
-        """Pull the sweep and judge it: SUPPORTED passes, REFUTED fails, INCONCLUSIVE xfails or, if strict, fails.
+        """Compute the sweep and judge it: SUPPORTED passes, REFUTED fails, INCONCLUSIVE xfails or, if strict, fails.
 
-        A refutation that does not hold among all claims of the run xfails too (``_refuted_alone``).
-        A claim that ``--baseline`` holds fails where its tau, or its row's mean performance, is surely worse than it
-        was, and not for its verdict. An exploratory claim passes or xfails, whatever is found.
+        A refutation that does not hold among all claims of the run xfails too (``_refuted_alone``). A claim in the file
+        of ``--baseline`` fails only if its tau, or its row's mean performance, is significantly worse than before, and
+        not for its verdict. An exploratory claim passes or xfails, whatever its verdict.
         """
         profile, settings = self.session.profile, self.session.profile.claims
         rows = self.session.pulled_by(self.claim, self.row).rows
@@ -134,10 +134,10 @@ class ClaimTest:
         raise ClaimNotSupported(judgement.sentence)
 
     def at(self, look: Look) -> Judgement:
-        """Pull the sweep as it is by a look and judge it, once a session.
+        """Compute the sweep with the seeds of a look and judge it, once per session.
 
         Raises:
-            IncompleteSweep: A record could not be computed; its notes say why.
+            IncompleteSweep: If a record could not be computed; its notes give the reason.
         """
         asked = self.row, self.claim, self.claim.against, look
         if asked not in self.session.judged:
@@ -174,11 +174,11 @@ class ClaimTest:
         return judgement if look.of == 1 else replace(judgement, sentence=f"{judgement.sentence}; {look}")
 
     def _refuted_alone(self, judgement: Judgement) -> str:
-        """Why a refutation does not fail the run; nothing where it does.
+        """Return the reason why a refutation does not fail the run; empty if it does.
 
-        Of many claims whose contraries are all untrue some are refuted now and then. So a refutation has to hold among
-        all claims that the session judges, by Holm's procedure; with ``--until-conclusive``, which decides them at
-        different looks, by Bonferroni's, which waits for no other.
+        Among many claims some are refuted by chance. A refutation must therefore hold among all claims that the session
+        judges, by Holm's procedure. With ``--until-conclusive``, which decides claims at different looks, it must hold
+        by Bonferroni's, which does not depend on the other claims' p.
         """
         selected = [(row, claim) for row, claim in self.session.selected if not claim.exploratory]
         count = len(selected)
@@ -192,14 +192,14 @@ class ClaimTest:
         return f"refuted, but not among the {count} claims of this run (adjusted p = {p:.2g})"
 
     def found(self) -> Judgement | None:
-        """The judgement of the sweep as it is; None where records are missing."""
+        """Return the judgement of the sweep at the last look that it has reached; None if records are missing."""
         try:
             return self.at(self.session.looks_of(self.session.pulled_by(self.claim, self.row).rows)[-1])
         except IncompleteSweep:
             return None
 
     def _held_against_baseline(self, judgement: Judgement) -> bool:
-        """Whether ``--baseline`` holds this claim; what is surely worse than there, or not to be compared, fails."""
+        """Return True if ``--baseline`` has this claim; fail if it is significantly worse or cannot be compared."""
         baseline = self.session.baseline
         if baseline is None:
             return False
@@ -214,7 +214,7 @@ class ClaimTest:
 
 
 def tell(node: pytest.Item, key: str, value: str) -> None:
-    """Pass something on to the summary."""
+    """Pass a value on to the summary."""
     node.user_properties.append((key, value))
 
 

@@ -1,4 +1,4 @@
-"""What pytest does at each turn of a session over the suites: what it refuses, collects, queues and shows."""
+"""Hooks of a pytest session over the suites: refusing invalid options, collecting, queueing and showing results."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ NO_PAIR = {
 
 
 class ClaimNotSupported(Failed):
-    """A judged claim that is not supported: all that a declared known failure may raise."""
+    """Failure of a judged claim that is not supported; a declared known failure may raise nothing else."""
 
     def __init__(self, sentence: str) -> None:
         super().__init__(sentence, pytrace=False)
 
 
 class Hooks:
-    """The hooks of one pytest session, and what its tests told."""
+    """Hooks of one pytest session, and the results of its tests."""
 
     def __init__(self, session: Session) -> None:
         self.session = session
@@ -54,7 +54,7 @@ class Hooks:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionstart(self) -> None:
-        """Refuse what makes no sense before anything is collected and, under pytest-xdist, before its workers start."""
+        """Refuse invalid options before anything is collected and, under pytest-xdist, before its workers start."""
         option = self.session.options
         self._greet()
         if getattr(self.config.option, "numprocesses", None):
@@ -103,7 +103,7 @@ class Hooks:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_pyfunc_call(self, pyfuncitem: pytest.Function) -> Generator[None, object, object]:
-        """What is wrong with a plugin is one line, with its place in the plugin: no traceback through cl-bench."""
+        """Report an error in a plugin as one line with its place there, without a traceback through cl-bench."""
         try:
             return (yield)
         except PluginError as error:
@@ -113,11 +113,11 @@ class Hooks:
         pytest.fail(message, pytrace=False)
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """The contract comes first: it takes seconds, and tells why what follows would fail."""
+        """Put tests of the contract first: they take seconds, and show why later tests would fail."""
         items.sort(key=lambda item: item.get_closest_marker("contract") is None)
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
-        """One case a model, one claim a row; the contract once a method."""
+        """Parametrise tests: one case per model, one claim per row, and the contract once per method."""
         if metafunc.definition.get_closest_marker("contract") is not None and "method" in metafunc.fixturenames:
             metafunc.parametrize("method", self.session.methods, ids=str, indirect=True)
         if metafunc.definition.get_closest_marker("contract") is not None and "predictor" in metafunc.fixturenames:
@@ -137,7 +137,7 @@ class Hooks:
             metafunc.parametrize("claim", self._claims(metafunc.definition, rows), indirect=True)
 
     def _claims(self, definition: Any, rows: Sequence[Row]) -> list[Any]:
-        """A parameter a row that a claim is about; a skipped one, with the reason, where there is none."""
+        """Return a parameter for each row of a claim; if there is none, a skipped parameter with the reason."""
         claims, kind = [], ""
         for row in rows:
             about = claim_of(definition, row)
@@ -156,7 +156,7 @@ class Hooks:
         return [pytest.param(None, id="no row", marks=skip)]
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        """Queue all that the selected tests will pull, so that every worker has something to do."""
+        """Queue all records that the selected tests need, so that every worker has work."""
         self.session.selected = [(row, claim_of(item, row)) for item, row in claimed(session.items)]
         self._enough_untrained()
         wanted = self.wanted(session.items)
@@ -168,7 +168,7 @@ class Hooks:
             self.queue([spec for specs in wanted.values() for spec in specs])
 
     def _enough_untrained(self) -> None:
-        """Refuse a claim about untrained encoders with one of them, before anything trains: it shows no spread."""
+        """Refuse claims about untrained encoders with a single one, which shows no spread, before anything trains."""
         profile = self.session.profile if self.session.selected else None
         if profile and profile.random_inits < 2:
             about = next((f"{row.name}: {c.kind}" for row, c in self.session.selected if c.about_untrained), "")
@@ -179,14 +179,14 @@ class Hooks:
                 )
 
     def queue(self, specs: Sequence[RunSpec]) -> None:
-        """Have these computed: data first, and with ``--rerun`` what is stored of them out of the way."""
+        """Queue specs for computing: set stored results aside with ``--rerun``, and prepare the data first."""
         self._set_aside(specs)
         store = self.session.store
         self._prepare([s for s in specs if load_record(s, store) is None or lacking(s, store)])
         self.session.submit(specs)
 
     def _set_aside(self, specs: Sequence[RunSpec]) -> None:
-        """With ``--rerun`` what is stored of these runs, or of those of them that diverged, is moved out of the way."""
+        """Move stored results of these runs, or of those that diverged, out of the way if ``--rerun`` says so."""
         rerun, store = self.session.options.rerun, self.session.store
         if rerun == "missing":
             return
@@ -197,14 +197,14 @@ class Hooks:
         self.session.console().print(f"--rerun {rerun}: {len(away)} set aside{busy}", highlight=False, markup=False)
 
     def _prepare(self, specs: Sequence[RunSpec]) -> None:
-        """Find and decode the data of what is to be computed, before any of it is."""
+        """Find and decode the data of specs that must be computed, before any computation starts."""
         data = {d for spec in specs for d in spec.data_sets if not isinstance(d, ScenesSpec)}
         if data:
             with self.session.display.bar(self.session.console()) as on_step:
                 or_usage_error(lambda: self.session.data.prepare(data, on_step))
 
     def wanted(self, items: Sequence[pytest.Item], look: Look | None = None) -> dict[str, list[RunSpec]]:
-        """Specs by row; those of claims by that look, or by the last that their rows have come to."""
+        """Return specs by row; those of claims up to that look, or up to the last look that their rows have reached."""
         wanted: dict[str, dict[RunSpec, None]] = {}
         for item in items:
             parameters = parameters_of(item)
@@ -222,21 +222,21 @@ class Hooks:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self) -> bool | None:
-        """With ``--plan`` nothing runs."""
+        """Run no test if ``--plan`` is given."""
         return True if self.session.options.plan else None
 
     def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
-        """A model's line says more than a dot would."""
+        """Print no dot for a model's test, whose line in the progress says more."""
         if report.when == "call" and report.passed and [k for k, _ in report.user_properties] == [ROW]:
             return ("passed", "", "PASSED") if not hasattr(report, "wasxfail") else None
         return None
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Note which rows were tested and what was judged."""
+        """Note the row of a test and its judgement."""
         self.summary.take(report)
 
     def pytest_terminal_summary(self, terminalreporter: TerminalReporter) -> None:
-        """Show the table, and where the report is."""
+        """Show the table, and the path of the report."""
         self.summary.show(terminalreporter)
 
     def pytest_unconfigure(self) -> None:
@@ -245,19 +245,19 @@ class Hooks:
 
 
 def parameters_of(item: pytest.Item) -> dict[str, Any]:
-    """Parameters of a test by name; none of one that is not parametrised."""
+    """Return the parameters of a test by name; empty if it is not parametrised."""
     parameters: dict[str, Any] = item.callspec.params if hasattr(item, "callspec") else {}
     return parameters
 
 
 def claimed(items: Sequence[pytest.Item]) -> Iterator[tuple[pytest.Item, Row]]:
-    """Tests of claims, each with the row that its claim is about; other tests are passed over."""
+    """Select the tests of claims, each with the row that its claim is about."""
     rows = ((item, parameters_of(item).get("claim")) for item in items)
     return ((item, row) for item, row in rows if isinstance(row, Row))  # none where no method is of the suite's scheme
 
 
 def claim_of(node: Any, row: Row) -> Claim:
-    """What a test's ``claim`` marker says of a row; ``exploratory`` is True or the schemes of which the claim is."""
+    """Return the claim of a test's marker about a row; its ``exploratory`` is True, or schemes to which it applies."""
     marker = node.get_closest_marker("claim")
     if marker is None:
         raise pytest.UsageError(

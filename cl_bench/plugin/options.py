@@ -1,4 +1,4 @@
-"""What is typed, made sense of or refused."""
+"""Options of the command line: their names, their meaning, and errors for invalid values."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class _Option:
-    """An option's name without dashes, and what argparse is told of it."""
+    """Name of an option without dashes, and its arguments for argparse."""
 
     def __init__(self, name: str, **told: Any) -> None:
         self.name, self.told = name, told
@@ -83,7 +83,7 @@ OPTIONS = (
 
 @dataclass(frozen=True)
 class Options:
-    """The options of a session, by the names that they are typed with."""
+    """Options of a session, by their names on the command line."""
 
     method: list[str] | None
     profile: str
@@ -111,12 +111,12 @@ class Options:
 
     @classmethod
     def of(cls, config: pytest.Config) -> Options:
-        """Return those of a configuration."""
+        """Return the options of a configuration."""
         return cls(**{field.name: getattr(config.option, f"cl_{field.name}") for field in fields(cls)})
 
 
 def add_options(parser: pytest.Parser, prefix: str) -> None:
-    """Add each option under a prefix; one whose name is taken is left out, for it has its ``--cl-`` form."""
+    """Add each option under a prefix, except those whose name is taken, which keep their ``--cl-`` form."""
     group = parser.getgroup("cl-bench", "claims about contrastive representations (each option also as --cl-OPTION)")
     for option in OPTIONS:
         told = dict(option.told)
@@ -127,7 +127,7 @@ def add_options(parser: pytest.Parser, prefix: str) -> None:
 
 
 def seed_settings(text: str) -> list[str]:
-    """What ``--seeds N`` or ``--seeds FIRST:END`` sets in a profile."""
+    """Return the profile settings of ``--seeds N`` or ``--seeds FIRST:END``."""
     first, colon, end = text.rpartition(":")
     try:
         begin, stop = int(first) if colon else 0, int(end)
@@ -139,7 +139,7 @@ def seed_settings(text: str) -> list[str]:
 
 
 def renewing_command(typed: Sequence[object], path: str) -> str:
-    """A command as typed, that keeps a new baseline instead of reading one."""
+    """Return the typed command, changed to keep a new baseline instead of reading one."""
     words, last = ["pytest"], ""
     for word in map(str, typed):
         name, _, value = word.partition("=")
@@ -151,7 +151,7 @@ def renewing_command(typed: Sequence[object], path: str) -> str:
 
 
 def or_usage_error(make: Callable[[], T], what: str = "") -> T:
-    """What an option asks for; one that makes no sense ends the session before anything trains (exit status 4)."""
+    """Return the value of an option; an invalid one ends the session before anything trains (exit status 4)."""
     try:
         return make()
     except (SpecError, PluginError) as error:

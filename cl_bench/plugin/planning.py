@@ -1,4 +1,4 @@
-"""What --plan shows: what would run, for how long, and where the profile's values are from."""
+"""Output of ``--plan``: the encoders to compute, their time, and the origins of the profile's values."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ Wanted = dict[str, list[RunSpec]]
 
 
 class Planner:
-    """Says what a session would compute and how long that takes."""
+    """Planner of the encoders that a session would compute, and of their time."""
 
     def __init__(self, session: Session) -> None:
         self.session = session
         self._timings: dict[str, dict[str, float]] = {}
 
     def show(self, wanted: Wanted, by_look: Callable[[Look], Wanted]) -> None:
-        """Show what would run, how long it takes, what data is missing and where the profile's values are from."""
+        """Show the encoders to compute, their time, missing data, and the origins of the profile's values."""
         console, looks = self.session.console(), self.session.looks
         state = self._state(wanted)
         # Of several looks the power is the last one's alone, which the others add to.
@@ -44,21 +44,21 @@ class Planner:
         )
 
     def _state(self, wanted: Wanted) -> dict[str, Known]:
-        """Of each row its specs and what the store holds of them."""
+        """Return the specs of each row, with their stored records."""
         return {
             name: [(s, s.pretrain.objective.config, load_record(s, self.session.store)) for s in specs]
             for name, specs in wanted.items()
         }
 
     def _estimates(self, state: dict[str, Known]) -> dict[str, dict[str, float]]:
-        """Seconds an encoder by stage of the rows of which nothing is stored; each row is timed once."""
+        """Return the seconds per encoder by stage, for rows without a stored record; each row is timed once."""
         for row, cases in state.items():
             if row not in self._timings and not any(record is not None for _, _, record in cases):
                 self._timings[row] = self._timed(row, cases[0][0])
         return {row: stages for row, stages in self._timings.items() if row in state and stages}
 
     def cost(self, wanted: Wanted) -> tuple[int, float]:
-        """How many encoders are to be computed and how many seconds that takes; nan where a row could not be timed."""
+        """Return the number of encoders to compute and the seconds for them; nan if a row could not be timed."""
         state = self._state(wanted)
         absent = {row: len(missing(cases)) for row, cases in state.items() if missing(cases)}
         seconds = encoder_seconds(state, self._estimates(state)) if absent else {}
@@ -66,7 +66,7 @@ class Planner:
         return sum(absent.values()), sum(seconds.get(row, math.nan) * n for row, n in absent.items()) / jobs
 
     def _timed(self, row: str, spec: RunSpec) -> dict[str, float]:
-        """Seconds an encoder of a row takes here, by stage."""
+        """Time an encoder of a row on this machine, in seconds by stage."""
         import torch
 
         from cl_bench.compute.estimate import estimate

@@ -1,4 +1,4 @@
-"""What a person sees while encoders are trained: a live display on a terminal, plain lines elsewhere."""
+"""Progress while encoders are trained: a live display on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from cl_bench.spec.records import Record
 
 
 class Display:
-    """Counts what is done, says what is being trained and how long the rest will take.
+    """Display of finished encoders, of those being trained, and of the remaining time.
 
-    Lines are written only while somebody waits for a record, so that they never land in a test's captured output.
+    Lines are written only while a test waits for a record, so that they never get into a test's captured output.
     """
 
     def __init__(self) -> None:
@@ -29,18 +29,18 @@ class Display:
         self._at_work: dict[int, tuple[RunSpec, str, int, int]] = {}
 
     def started(self, worker: int, spec: RunSpec) -> None:
-        """A worker took up a spec."""
+        """Note that a worker started a spec."""
         with self._lock:
             self._begun = self._begun or time.monotonic()
             self._at_work[worker] = (spec, "starting", 0, 1)
 
     def stepped(self, worker: int, stage: str, done: int, total: int) -> None:
-        """It got on."""
+        """Note that a worker has done so many steps of a stage."""
         with self._lock:
             self._at_work[worker] = (self._at_work[worker][0], stage, done, total)
 
     def finished(self, worker: int, spec: RunSpec, outcome: Record | str) -> None:
-        """It is through."""
+        """Note that a worker finished a spec."""
         with self._lock:
             self.done += 1
             self._at_work.pop(worker, None)
@@ -54,17 +54,17 @@ class Display:
 
     @property
     def seconds_left(self) -> float:
-        """From the mean pace so far."""
+        """Seconds left, estimated from the mean pace so far."""
         if self._begun is None or not self.done:
             return float("nan")
         return (time.monotonic() - self._begun) / self.done * max(0, self.total - self.done)
 
     @contextmanager
     def waiting(self, console: Console) -> Iterator[Callable[[], None]]:
-        """While somebody waits: finished records scroll by, and on a terminal bars show what is under way.
+        """Print finished records within the context and, on a terminal, bars of those in progress.
 
         Yields:
-            What to call now and then, to refresh.
+            Function to call a few times a second, which refreshes the display.
         """
         if not console.is_terminal:
             yield lambda: self._write(console)
@@ -83,7 +83,11 @@ class Display:
 
     @contextmanager
     def bar(self, console: Console) -> Iterator[Callable[[str, int, int], None]]:
-        """A bar for each thing that is got ready, as (name, done, total); without a terminal a line when it is."""
+        """Show a bar for each data set that is prepared; without a terminal, print a line when it is ready.
+
+        Yields:
+            Function to call with (name, images done, images in all).
+        """
         columns = TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn()
         with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bars:
             tasks: dict[str, TaskID] = {}
@@ -98,14 +102,14 @@ class Display:
             yield on_step
 
     def _write(self, console: Console) -> None:
-        """What finished since."""
+        """Print the records that finished since the last call."""
         with self._lock:
             lines, self._lines = self._lines, []
         for line, left in lines:  # on a terminal the bars say what is left
             console.print(line if console.is_terminal else line + left, highlight=False, markup=False, soft_wrap=True)
 
     def _move(self, bars: Progress, tasks: dict[int | str, TaskID]) -> None:
-        """A bar for the whole and one for each worker."""
+        """Update the bar for the whole and one for each worker."""
         with self._lock:
             work = dict(self._at_work)
         note = f"about {_clock(self.seconds_left)} left" if self.done else ""
@@ -121,12 +125,12 @@ class Display:
 
 
 def _where(spec: RunSpec) -> str:
-    """The data and the views, short."""
+    """Return data and views in short form."""
     return spec.pretrain.data.label + ("" if spec.pretrain.views == "overlapping" else ", disjoint")
 
 
 def _describe(spec: RunSpec, outcome: Record | str) -> str:
-    """One line of a finished spec."""
+    """Describe a finished spec in one line."""
     if isinstance(outcome, str):
         return f"{_where(spec)} FAILED {outcome}"
     name = f"{_where(spec):<24} {spec.case:<36}"

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def kept_of(session: Session, judgement: Judgement, row: Row) -> Kept:
-    """What a baseline keeps of a claim that was judged: the figures of the rows it takes, from the store."""
+    """Return a baseline's entry for a judged claim, with the figures of its rows from the store."""
     claim, reference = judgement.claim, session.reference_of(judgement.claim, row)
 
     def stored(specs: Sequence[RunSpec]) -> list[Record]:
@@ -43,9 +43,10 @@ def kept_of(session: Session, judgement: Judgement, row: Row) -> Kept:
 
 
 def findings_of(session: Session, baseline: Baseline) -> dict[tuple[Row, Claim], list[str | Finding]]:
-    """What a run shows against a baseline, by the claim whose test tells it; pulls all rows that the baseline holds.
+    """Compare a run with a baseline, and return the findings by the claim whose test reports them.
 
-    What is not to be compared is told as a sentence. Left out is what lacks records: its own tests fail of that.
+    It computes all rows that the baseline has. If a claim cannot be compared, its finding is a sentence. Rows that lack
+    records are left out, because their own tests fail.
     """
     held: list[Held] = []
     of: list[tuple[Row, Claim]] = []

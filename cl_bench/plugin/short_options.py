@@ -1,6 +1,6 @@
-"""Short names of the options, for a conftest that names plugins; with ``-p cl_bench.plugin`` they come by themselves.
+"""Short names of the options, for a conftest that names plugins; ``-p cl_bench.plugin`` adds them without this.
 
-A conftest is read so late that the plugins it names learn of no later moment at which all others have chosen theirs.
+A plugin that a conftest names is loaded too late for the hook by which the others' options are known to be complete.
 """
 
 import pytest
@@ -9,5 +9,5 @@ from cl_bench.plugin.options import add_options
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add each option as ``--method``, unless its name is taken."""
+    """Add each option by its short name, such as ``--method``, unless that is taken."""
     add_options(parser, "--")

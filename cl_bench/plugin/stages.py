@@ -1,9 +1,10 @@
 """``--until-conclusive``: more seeds, look after look, until every claim is decided.
 
 The cases of all looks are collected at once, so that ``-k`` and ``--lf`` select among them, and those of later looks
-are held back. A look runs its cases and judges every claim that waits. A claim's own test runs once: as soon as it is
-decided, or at the end. So what pytest counts, and how it exits, is the final verdict and no earlier one, and ``-x``
-stops at the first that is refuted. Where a run goes on from the store, its first looks take no time and say the same.
+are held back. A look runs its cases and judges every undecided claim. A claim's own test runs once: as soon as the
+claim is decided, or at the end. pytest's counts and exit status therefore follow the final verdicts and no earlier
+ones, and ``-x`` stops at the first refutation. If a run continues from the store, its first looks take no time and give
+the same verdicts.
 """
 
 from __future__ import annotations
@@ -34,22 +35,22 @@ if TYPE_CHECKING:
 
 
 class Judged(Protocol):
-    """A claim about a row, which can be judged at a look."""
+    """Test of a claim about a row, which can be judged at a look."""
 
     @property
     def claim(self) -> Claim:
-        """What is claimed."""
+        """Claim of the test."""
 
     def at(self, look: Look) -> Judgement:
-        """The verdict there."""
+        """Return the judgement at a look."""
 
 
 class Stages:
     """The looks of one pytest session.
 
     Args:
-        hooks: Its hooks.
-        test_of: The claim that an item is about, by the item and the row.
+        hooks: Hooks of the session.
+        test_of: Function that returns the claim of an item, from the item and the row.
     """
 
     def __init__(self, hooks: Hooks, test_of: Callable[[pytest.Item, Row], Judged]) -> None:
@@ -58,14 +59,14 @@ class Stages:
         self.config = hooks.config
         self._test_of = test_of
         self._held: list[pytest.Item] = []
-        self._end = math.inf  # of the budget, by the monotonic clock
+        self._end = math.inf  # end of the budget, by the monotonic clock
         self._told = ""
 
     # ---- before anything runs
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionstart(self) -> None:
-        """Refuse what makes no sense, and start the clock."""
+        """Refuse invalid options, and start the clock."""
         option = self.session.options
         if getattr(self.config.option, "numprocesses", None):
             raise pytest.UsageError(
@@ -104,7 +105,7 @@ class Stages:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool | None:
-        """Run cases, judge, and begin the next look where there is a claim left to decide."""
+        """Run cases, judge claims, and begin the next look if a claim is undecided."""
         option, pytests = self.session.options, self.config.option
         if option.plan or pytests.collectonly or (session.testsfailed and not pytests.continue_on_collection_errors):
             return None
@@ -127,7 +128,7 @@ class Stages:
         return True
 
     def _advance(self, session: pytest.Session, waiting: Mapping[pytest.Item, Judged], look: Look) -> bool:
-        """Add the seeds of a look to the rows of the claims that wait; False, and why, where time does not allow it."""
+        """Add the seeds of a look to the rows of undecided claims; if time is too short, say so and return False."""
         wanted = self.hooks.wanted(list(waiting), look)
         encoders, seconds = self.hooks.planner.cost(wanted)
         cost = f"{encoders} encoders to compute" + (f", about {time_text(seconds)}" if seconds > 0 else "")
@@ -155,12 +156,12 @@ class Stages:
     def _judge(
         self, session: pytest.Session, waiting: Mapping[pytest.Item, Judged], look: Look
     ) -> dict[pytest.Item, Judged]:
-        """Judge what waits, run the tests of what is decided, and return what is not."""
+        """Judge undecided claims, run the tests of those that are now decided, and return the others."""
         undecided = {}
         for item, test in waiting.items():
             try:
                 judgement = test.at(look)
-            except Exception:  # more seeds do not mend it; the test says what is wrong
+            except Exception:  # more seeds do not help; the test reports the error
                 continue
             self.hooks.summary.note(judgement)
             if judgement.verdict is Verdict.INCONCLUSIVE:
@@ -172,7 +173,7 @@ class Stages:
 
     @staticmethod
     def _run(session: pytest.Session, items: Sequence[pytest.Item], end: float = math.inf) -> list[pytest.Item]:
-        """Run tests as pytest does, until the monotonic clock shows ``end``; returns those that are left then."""
+        """Run tests as pytest does until the monotonic clock shows ``end``, and return those that are left."""
         for n, (item, following) in enumerate(zip_longest(items, items[1:])):
             if time.monotonic() > end:
                 return list(items[n:])
@@ -184,14 +185,14 @@ class Stages:
         return []
 
     def pytest_terminal_summary(self, terminalreporter: TerminalReporter) -> None:
-        """Why no more seeds were added."""
+        """Show why no more seeds were added."""
         if self._told:
             terminalreporter.write_line(f"--until-conclusive: {self._told}")
 
-    # ---- what items are about
+    # ---- cases and claims of items
 
     def _within(self, item: pytest.Item, look: Look) -> bool:
-        """Whether an item is no case of a later look."""
+        """Return False for a case of a later look, and True for every other item."""
         return not _is_case(item) or _case(item)[1].pretrain.seed < self.session.profile.first_seed + look.seeds
 
     def _claims(self, items: Sequence[pytest.Item]) -> dict[pytest.Item, Judged]:

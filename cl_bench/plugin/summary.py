@@ -1,4 +1,4 @@
-"""What a session's tests told, put together: the summary in the terminal, the report, the baseline."""
+"""Collected results of a session's tests: the summary in the terminal, the report, the baseline."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from cl_bench.spec.records import Record
 if TYPE_CHECKING:
     from _pytest.terminal import TerminalReporter
 
-# What tests tell the summary, also from pytest-xdist workers.
+# Keys of the values that tests pass to the summary, also from pytest-xdist workers.
 ROW, JUDGEMENT, FINDING = "cl_bench.row", "cl_bench.judgement", "cl_bench.finding"
 
 
 class Summary:
-    """Collects rows, judgements and findings, and shows them when the session ends."""
+    """Collector of rows, judgements and findings, which are shown when the session ends."""
 
     def __init__(self, session: Session) -> None:
         self.session = session
@@ -37,7 +37,7 @@ class Summary:
         self._findings: dict[str, None] = {}
 
     def take(self, report: pytest.TestReport) -> None:
-        """Note which rows were tested and what was judged."""
+        """Note the row of a test and its judgement."""
         for key, told in report.user_properties:
             if key == ROW:
                 row = _row_from_json(str(told))
@@ -52,7 +52,7 @@ class Summary:
         self._judgements.setdefault(judgement.row, {})[judgement.claim] = judgement
 
     def show(self, terminalreporter: TerminalReporter) -> None:
-        """The table, and where the report is."""
+        """Print the table and the path of the report."""
         if not self._rows:
             return
         named = [str(method) for method in self.session.methods]
@@ -75,7 +75,7 @@ class Summary:
         self._show_baseline(terminalreporter)
 
     def _show_baseline(self, terminalreporter: TerminalReporter) -> None:
-        """What changed since ``--baseline``, and what ``--save-baseline`` keeps."""
+        """Print the changes since ``--baseline``, and save the baseline of ``--save-baseline``."""
         judged = [j for of_row in self._judgements.values() for j in of_row.values() if not j.claim.about_predictor]
         old, new = self.session.baseline, self.session.to_save
         if old is not None:
@@ -124,7 +124,7 @@ class Summary:
 
 
 def row_to_json(row: Row) -> str:
-    """A row as a test report can carry it."""
+    """Return a row as text, which a test report can carry."""
     return json.dumps({**row._asdict(), "method": row.method.model_dump(mode="json")})
 
 

@@ -1,4 +1,4 @@
-"""Predictors: label-free figures of an encoder that might tell how it does downstream."""
+"""Predictors: label-free figures of an encoder that may predict its downstream performance."""
 
 from cl_bench.predictors.predictor import Predictor, Seen, predictor
 

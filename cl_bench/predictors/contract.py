@@ -1,6 +1,6 @@
-"""What every predictor must satisfy, seen on synthetic features in seconds: nothing is trained.
+"""Contract that every predictor must satisfy, checked on synthetic features in seconds, without training.
 
-A check takes a predictor and raises ``PredictorError``, one line for its author with what was violated and where.
+A check takes a predictor and raises ``PredictorError`` with one line for its author: what was violated, and where.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ Check = Callable[[Predictor], None]
 
 
 def synthetic(level: str, seed: int = 0, spread: float = 1.0) -> Seen:
-    """Features of two noisy views of images of a few classes; with ``spread`` 0 all are the same.
+    """Make features of two noisy views of images of a few classes; with ``spread`` 0 all are the same.
 
     Args:
-        level: ``instance``: one vector an image; else as many as cells.
-        seed: Of the draws.
-        spread: What all variation is multiplied by.
+        level: ``instance`` for one vector per image; otherwise one per cell.
+        seed: Seed of the draws.
+        spread: Factor on all variation.
     """
     draws = torch.Generator().manual_seed(seed)
     labels = torch.arange(IMAGES) % CLASSES
@@ -34,13 +34,13 @@ def synthetic(level: str, seed: int = 0, spread: float = 1.0) -> Seen:
 
 
 def gives_a_number(predictor: Predictor) -> None:
-    """One finite number at each of its levels; features are not written to, and nothing is read unasked."""
+    """Check for one finite number at each level, unchanged features, and no reading of undeclared data."""
     for level in predictor.levels:
         predictor(synthetic(level))
 
 
 def repeats_itself(predictor: Predictor) -> None:
-    """The same features give the same number, bit for bit, also with others in between."""
+    """Check that the same features give the same number, bit for bit, also with other calls in between."""
     for level in predictor.levels:
         first = predictor(synthetic(level))
         predictor(synthetic(level, seed=1))
@@ -50,7 +50,7 @@ def repeats_itself(predictor: Predictor) -> None:
 
 
 def takes_collapsed_features(predictor: Predictor) -> None:
-    """A finite number for features that are all the same, as a collapsed encoder gives them."""
+    """Check for a finite number on features that are all the same, like those of a collapsed encoder."""
     for level in predictor.levels:
         predictor(synthetic(level, spread=0.0))
 
@@ -59,9 +59,9 @@ CHECKS: tuple[Check, ...] = (gives_a_number, repeats_itself, takes_collapsed_fea
 
 
 def try_on(predictor: Predictor) -> None:
-    """See whether it works at all before anything trains.
+    """Run all checks on a predictor, before anything trains.
 
     Raises:
-        PredictorError: It does not.
+        PredictorError: If a check fails.
     """
     gives_a_number(predictor)

@@ -1,4 +1,4 @@
-"""All predictors of an encoder, from one pass of held-out images; one that fails costs its own figure alone."""
+"""Computation of all predictors of an encoder from one pass over held-out images; a failure affects one figure."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from cl_bench.statistics.curves import apart
 
 @dataclass(frozen=True)
 class Found:
-    """What a predictor says of an encoder: ``values`` by ``name@level`` or ``name``, or why it ``failed``."""
+    """Result of a predictor for an encoder: ``values`` by ``name@level`` or ``name``, or why it ``failed``."""
 
     values: dict[str, float] = field(default_factory=dict)
     failed: str = ""
 
 
 def knob_of(objective: InfoNCE | AlignUniform) -> float:
-    """How much an objective pushes features apart rather than together, as ``Seen.knob``."""
+    """Return in [0, 1] how strongly an objective pushes features apart rather than together, for ``Seen.knob``."""
     if isinstance(objective, InfoNCE):
         return apart({"t": objective.temperature})
     return apart({"a": objective.w_a, "u": objective.w_u})
@@ -40,10 +40,10 @@ def seen_of(
     losses: Sequence[float],
     device: torch.device,
 ) -> dict[Level, Seen]:
-    """What predictors see of an encoder, by level; arguments as ``cl_bench.evaluate.alignment_uniformity.measure``.
+    """Compute the input of predictors by level; arguments as for ``cl_bench.evaluate.alignment_uniformity.measure``.
 
     Raises:
-        Diverged: Features that are not finite.
+        Diverged: If features are not finite.
     """
     assert isinstance(pretrain.objective, (InfoNCE, AlignUniform)), "an untrained encoder has no predictors"
     first, second, _ = held_out_maps(encoder, data, spec, pretrain.augment, pretrain.views, device)
@@ -58,7 +58,7 @@ def seen_of(
 
 
 def found_by(predictors: Iterable[Predictor], levels: dict[Level, Seen]) -> dict[str, Found]:
-    """What each predictor says, by its name; nothing of one that needs what there is not."""
+    """Apply each predictor and return its result by name; a predictor whose needs are not met has no values."""
     return {predictor.name: _found(predictor, levels) for predictor in predictors}
 
 

@@ -1,4 +1,4 @@
-"""What a predictor is: a function of the features of held-out images, and what it is given to see."""
+"""Definition of a predictor, a function of the features of held-out images, and of its input ``Seen``."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ Needs = Literal["labels", "losses"]
 Where = Level | Literal["encoder"]
 
 REGISTERED: dict[str, Predictor] = {}
-"""The predictors defined in this process, by name; those of a plugin that a registry loads are moved there."""
+"""Predictors defined in this process, by name; a registry that loads a plugin moves its predictors into itself."""
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What a predictor sees of an encoder: backbone features of two views of N held-out images, before any head.
+    """Input of a predictor: backbone features of two views of N held-out images, before any head.
 
     Attributes:
-        level: ``dense``, P cells of C channels an image; or ``instance``, their mean, P = 1.
-        x1: (N, P, C) features of view 1 as the encoder gives them.
-        x2: Features of view 2, of the same shape; cell p of both is what dense_index takes for a positive pair.
+        level: ``dense``, P cells of C channels per image; or ``instance``, their mean, P = 1.
+        x1: (N, P, C) features of view 1, not normalised.
+        x2: Features of view 2, of the same shape; cell p of both is a positive pair under dense_index.
         h1: ``x1`` scaled to unit length.
         h2: ``x2`` scaled to unit length.
-        knob: How much the objective pushes features apart rather than together, in [0, 1]: the share of L_u's weight
-            in ``w_a L_a + w_u L_u``, and ``1 / (1 + temperature)`` of InfoNCE.
-        has: What a predictor may ask for by ``needs``; reading it without having asked is an error.
+        knob: Strength, in [0, 1], with which the objective pushes features apart rather than together: the share of
+            L_u's weight in ``w_a L_a + w_u L_u``, and ``1 / (1 + temperature)`` of InfoNCE.
+        has: Names that a predictor may declare in ``needs``; reading one without declaring it is an error.
     """
 
     level: Level
@@ -58,31 +58,31 @@ class Seen:
         labels: Tensor | None = None,
         losses: tuple[float, ...] = (),
     ) -> Seen:
-        """All there is to see at a level, of features (N, P, C) of two views."""
+        """Make the input at a level from features (N, P, C) of two views, with unit-length copies."""
         has: tuple[Needs, ...] = (*(("labels",) if labels is not None else ()), *(("losses",) if losses else ()))
         return cls(level, x1, x2, unit(x1), unit(x2), knob, has, labels, losses)
 
     @property
     def labels(self) -> Tensor:
-        """(N,) int64, the class of each image."""
+        """Class of each image, (N,) int64."""
         self._asked_for("labels")
         assert self._labels is not None
         return self._labels
 
     @property
     def losses(self) -> tuple[float, ...]:
-        """The loss at each logged step of pre-training."""
+        """Loss at each logged step of pre-training."""
         self._asked_for("losses")
         return self._losses
 
     def shown(self, needs: tuple[Needs, ...]) -> Seen:
-        """A copy of the features, to be looked at by a predictor that needs these."""
+        """Return a copy of the features for a predictor with these needs."""
         copies = {name: getattr(self, name).clone() for name in FEATURES}
         labels = None if self._labels is None else self._labels.clone()
         return replace(self, **copies, _labels=labels, has=tuple(n for n in self.has if n in needs))
 
     def changed_from(self, other: Seen) -> str:
-        """The first of the features that is not what it is in another; nothing where all are."""
+        """Return the name of the first feature that differs from another input's; empty where none does."""
         return next((name for name in FEATURES if not torch.equal(getattr(self, name), getattr(other, name))), "")
 
     def _asked_for(self, what: Needs) -> None:
@@ -96,16 +96,17 @@ Figure = Callable[[Seen], float]
 
 @dataclass(frozen=True)
 class Predictor:
-    """A figure of an encoder that might tell its performance downstream.
+    """A figure of an encoder that may predict its downstream performance.
 
     Attributes:
-        name: What a person types; as ``rankme``, which is ``rankme@dense`` at the dense level.
-        better: Whether ``low`` or ``high`` values predict better performance.
-        levels: Where it is computed: ``instance`` and ``dense``, or once an ``encoder`` (from dense features).
-        needs: What it reads beside features: ``labels``, ``losses``. Where there is none it is not computed.
-        figure: The function.
+        name: Name on the command line, such as ``rankme``; at the dense level the figure is ``rankme@dense``.
+        better: ``low`` or ``high``: the values that predict better performance.
+        levels: Levels at which it is computed: ``instance`` and ``dense``, or ``encoder`` for one value per encoder
+            (from dense features).
+        needs: Inputs besides features: ``labels``, ``losses``. Where one is not available it is not computed.
+        figure: Function that computes it.
         origin: ``file:line`` of the plugin.
-        module: The name of the module that it stands in.
+        module: Name of the module that defines it.
     """
 
     name: str
@@ -118,15 +119,15 @@ class Predictor:
 
     @property
     def file(self) -> Path:
-        """The plugin's source file."""
+        """Source file of the plugin."""
         return Path(self.origin.rpartition(":")[0])
 
     def __call__(self, seen: Seen) -> float:
-        """Its value on what is seen at one level.
+        """Compute its value on the input at one level.
 
         Raises:
-            PredictorError: It raised, did not return a finite number, wrote to the features, or read what it did not
-                ask for: one line, with its file and line.
+            PredictorError: If it raised, did not return a finite number, wrote to the features, or read an input that
+                it does not declare; the message is one line with its file and line.
         """
         shown = seen.shown(self.needs)
         try:
@@ -151,7 +152,7 @@ class Predictor:
         return float(value)
 
     def error(self, what: str, at: BaseException | None = None) -> PredictorError:
-        """What is wrong with it, with its place in the plugin."""
+        """Make an error that says what is wrong with it, and where in the plugin."""
         line = line_in(at, str(self.file)) if at is not None else None
         where = f"{self.file}:{line}" if line else self.origin
         return PredictorError(f"predictor {self.name!r} ({where}): {what}")
@@ -163,13 +164,13 @@ def predictor(
     """Register a function of ``Seen`` as the predictor ``name``. The function itself is returned unchanged.
 
     Args:
-        name: Letters, digits, ``_`` and ``-``.
-        better: ``low`` or ``high``: which values predict better performance.
-        level: ``instance``, ``dense``, both (the default), or ``encoder`` for one value an encoder.
-        needs: ``labels`` or ``losses``, where it reads them.
+        name: Name of letters, digits, ``_`` and ``-``.
+        better: ``low`` or ``high``: the values that predict better performance.
+        level: ``instance``, ``dense``, both (the default), or ``encoder`` for one value per encoder.
+        needs: ``labels`` or ``losses``, if it reads them.
 
     Raises:
-        PredictorError: A name, direction, level or need that makes no sense, or a name that is taken.
+        PredictorError: If a name, direction, level or need is not valid, or the name is taken.
     """
     levels = (level,) if isinstance(level, str) else tuple(level)
     wanted = (needs,) if isinstance(needs, str) else tuple(needs)

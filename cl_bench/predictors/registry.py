@@ -1,4 +1,4 @@
-"""Finding predictors: the built-in ones, those of files, and those behind entry points."""
+"""Search for predictors: built-in ones, those in files, and those behind entry points."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PREDICTORS: Kind[Predictor] = Kind(
 
 
 class Predictors(Plugins[Predictor]):
-    """The built-in predictors and those of other places and of installed packages, as ``Plugins``."""
+    """The built-in predictors, and those of other places and of installed packages; see ``Plugins``."""
 
     kind = PREDICTORS
 
@@ -33,19 +33,19 @@ class Predictors(Plugins[Predictor]):
 
     @property
     def built_in(self) -> list[Predictor]:
-        """Those that come with cl-bench, by name."""
+        """Return the predictors that come with cl-bench, in order of name."""
         return [self._held[name] for name in self.names if self._held[name].file.parent == BUILT_IN]
 
     def select(self, text: str, base: Path | None = None) -> list[Predictor]:
-        """What ``--predictor`` asks for: ``name``, ``path/to/file.py:name``, or all of ``path/to/file.py``.
+        """Find the predictors of ``--predictor``: ``name``, ``path/to/file.py:name``, or all of ``path/to/file.py``.
 
         Args:
-            text: What a person types.
-            base: What a relative path starts from; the working directory if None.
+            text: Value of the option.
+            base: Folder that a relative path starts from; the working directory if None.
 
         Raises:
-            PredictorError: No such predictor or file, or one name for two; the message has the nearest right one, and
-                the plugins that failed to load.
+            PredictorError: If there is no such predictor or file, or two have that name; the message has the nearest
+                right name, and the plugins that failed to load.
         """
         base = base or Path.cwd()
         as_file = re.fullmatch(r"(.*?\.py)(?::(.*))?", text)
@@ -54,6 +54,6 @@ class Predictors(Plugins[Predictor]):
         return [self.named(name, base) for name in self.in_file(base / Path(as_file[1]).expanduser(), as_file[2] or "")]
 
     def spec_of(self, found: Predictor) -> PredictorSpec:
-        """What identifies a predictor in a store, and the plugin that it is imported with; none for a built-in one."""
+        """Return the identity of a predictor in a store, and the plugin to import for it; empty for a built-in one."""
         plugin = "" if found.file.parent == BUILT_IN else self.plugins[found.name]
         return PredictorSpec(name=found.name, source=source_of(found.file), better=found.better, plugin=plugin)

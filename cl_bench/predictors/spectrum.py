@@ -1,4 +1,4 @@
-"""The spectrum of features, which several predictors read: in float64 and by way of C x C matrices, for any N."""
+"""Spectrum of features, which several predictors use: in float64 and by way of C x C matrices, for any N."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def singular_values(x: Tensor) -> Tensor:
-    """(..., C) features as a matrix of vectors -> its min(n, C) singular values, falling, float64."""
+    """Return the min(n, C) singular values, falling and float64, of (..., C) features as a matrix of n vectors."""
     flat = x.flatten(0, -2).double()
     n, C = flat.shape
     gram = flat.mT @ flat if n >= C else flat @ flat.mT
@@ -16,16 +16,16 @@ def singular_values(x: Tensor) -> Tensor:
 
 
 def variances(x: Tensor) -> Tensor:
-    """(..., C) features -> the eigenvalues of their covariance (divisor n), falling, float64; min(n, C) of them."""
+    """Return the min(n, C) eigenvalues, falling and float64, of the covariance (divisor n) of (..., C) features."""
     flat = x.flatten(0, -2).double()
     return singular_values(flat - flat.mean(0)).square() / len(flat)
 
 
 def effective_rank(weights: Tensor, floor: float = 0.0) -> float:
-    """The exponential of the entropy of non-negative weights: k for k equal ones; 0 where all are 0.
+    """Compute the exponential of the entropy of non-negative weights: k for k equal ones; 0 where all are 0.
 
     Args:
-        weights: (k,).
+        weights: (k,) non-negative weights.
         floor: Added to each weight's share, as RankMe and LiDAR do.
 
     Source: Roy & Vetterli, EUSIPCO 2007.

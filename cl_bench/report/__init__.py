@@ -1,4 +1,4 @@
-"""Records as people read them: tables, figures, files. Pure functions of records; nothing here computes science."""
+"""Presentation of records as tables, figures and files, by pure functions; results are computed in other packages."""
 
 from cl_bench.report.files import write_report
 from cl_bench.report.plan import looks_table, origins_table, plan_table

@@ -1,4 +1,4 @@
-"""Dense methods against each other, where they share data and views."""
+"""Comparison of dense methods that share data and views."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from cl_bench.spec.records import EVALUATIONS, LEVELS, Level, configurations
 
 @dataclass(frozen=True)
 class ComparisonLine:
-    """A method at a level, beside the reference.
+    """A method at a level, compared with the reference.
 
     Attributes:
-        row: The method's row.
+        row: Row of the method.
         level: ``instance`` or ``dense``.
-        reference: The reference's row; it is ``row`` itself in the reference's own line.
-        comparison: The reference minus the method; None in the reference's own line.
-        verdict: On the claim that the reference is no worse, where that was tested.
+        reference: Row of the reference; it is ``row`` itself in the reference's own line.
+        comparison: Comparison of the reference minus the method; None in the reference's own line.
+        verdict: Verdict on the claim that the reference is no worse, where that was tested.
     """
 
     row: RowResult
@@ -40,14 +40,14 @@ class ComparisonLine:
 
     @property
     def performance(self) -> list[float]:
-        """Of the method's configurations, in percent."""
+        """Performance of the method's configurations, in percent."""
         return [c.performance for c in configurations(self.row.records, self.level)[0]]
 
 
 def comparison_lines(rows: Sequence[RowResult]) -> list[ComparisonLine]:
-    """The lines of the table: by data and views, by level, and the reference first.
+    """Return the lines of the table, by data and views, then by level, with the reference first.
 
-    The reference is ``dense_index``, or the first method of those rows where it did not take part.
+    The reference is ``dense_index``, or the first method of those rows if ``dense_index`` is not among them.
     """
     groups: dict[tuple[str, str], dict[str, RowResult]] = {}
     for row in rows:
@@ -64,7 +64,7 @@ def comparison_lines(rows: Sequence[RowResult]) -> list[ComparisonLine]:
 
 
 def _line(row: RowResult, level: Level, reference: RowResult) -> ComparisonLine:
-    """What was judged, if it was; else the same computed here, without a verdict."""
+    """Return the line of a judgement; if there is none, of a comparison that is computed here, without a verdict."""
     judged = next((j for j in row.judgements if j.claim == Claim("no_worse_than", level)), None)
     if judged is not None and judged.comparison is not None:
         return ComparisonLine(row, level, reference, judged.comparison, judged.verdict)
@@ -73,7 +73,7 @@ def _line(row: RowResult, level: Level, reference: RowResult) -> ComparisonLine:
 
 
 def comparison_table(rows: Sequence[RowResult]) -> Iterator[RenderableType]:
-    """A block for each data and views with more than one dense method; needs 80 columns and no colour."""
+    """Yield a block for each data and views with more than one dense method; it needs 80 columns and no colour."""
     for (data, views), block in groupby(comparison_lines(rows), lambda line: (line.row.data, line.row.views)):
         title = f"Matching strategies: {data.replace('_', '-')} data, {views} views"
         yield Rule(Text(title, style="bold"), align="left", style="dim")
@@ -126,7 +126,7 @@ def _interval(value: float, low: float, high: float) -> str:
 
 
 def _signed(value: float) -> str:
-    """Five characters at most: fewer decimals for larger numbers."""
+    """Format a signed number in at most five characters, with fewer decimals for larger numbers."""
     return f"{value:+.2f}" if abs(value) < 9.995 else f"{value:+.1f}" if abs(value) < 99.95 else f"{value:+.0f}"
 
 
@@ -138,7 +138,7 @@ def _left_out(lines: Sequence[ComparisonLine]) -> Iterator[Text]:
 
 
 def comparison_notes(rows: Sequence[RowResult]) -> Iterator[str]:
-    """What is paired, what is averaged and which interval is given; nothing where nothing is compared."""
+    """Yield an explanation of pairs, averages and intervals; nothing without a comparison."""
     lines = comparison_lines(rows)
     for alpha, margin in dict.fromkeys((line.row.alpha, line.row.margin) for line in lines):
         yield (

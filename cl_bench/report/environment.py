@@ -1,4 +1,4 @@
-"""A stamp of where results come from: command, versions, switches, dates."""
+"""Origin of results: command, versions, settings, dates."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from cl_bench.report.row import RowResult
 
 
 def environment(rows: Sequence[RowResult], command: str, commit: str) -> dict[str, Any]:
-    """Everything that is known of how the records of a run came about.
+    """Collect how the records of a run were made.
 
-    ``command``, ``commit``, ``profile``, ``seeds``, ``encoders``, ``begun`` (the first and the last one's date) and,
-    of all that the records' provenance names, the values that occur: one is told as it is, several as a list.
+    The result has ``command``, ``commit``, ``profile``, ``seeds``, ``encoders``, ``begun`` (dates of the first and the
+    last encoder) and, for each name in the records' provenance, the values that occur: a single value, or a list of
+    several.
     """
     records = {r.key: r for row in rows for r in (*row.records, *row.random_init)}.values()
     begun = sorted(str(r.provenance["begun"]) for r in records if "begun" in r.provenance)

@@ -1,4 +1,4 @@
-"""The report as files: text, CSV, JSON, LaTeX, figures and HTML, each written whole or not at all."""
+"""Report as files: text, CSV, JSON, LaTeX, figures and HTML, each written atomically."""
 
 from __future__ import annotations
 
@@ -55,23 +55,23 @@ _PAPER = (
 def write_report(
     rows: Sequence[RowResult], directory: str | os.PathLike[str], command: str = "", commit: str = ""
 ) -> list[Path]:
-    """Writes the run as text, tables and figures.
+    """Write the run as text, tables and figures.
 
     ``summary.txt``, ``records.csv``, ``environment.json``, ``claims.json``, ``comparison.csv``, ``league.csv``,
     ``paper.csv``, ``paper_tables.tex``, up to three PNGs a row, and
     ``report.html``: the summary and the figures in one file.
 
     Args:
-        rows: The run.
-        directory: Made if it is not there; files of the same names are replaced, each in one step.
-        command: What was typed, for the stamp of the environment.
-        commit: Of the code, likewise.
+        rows: Rows of the run.
+        directory: Folder, made if it does not exist; files of the same names are replaced atomically.
+        command: Command line of the run, for ``environment.json``.
+        commit: Commit of the code, likewise.
 
     Returns:
-        The files, in the order above.
+        Paths of the files, in the order above.
 
     Raises:
-        OSError: As the system raised it: no room, no permission. Files written before stay.
+        OSError: If a file cannot be written, for lack of space or permission. Files written before stay.
         ValueError: If two rows would share a figure's file name.
     """
     from cl_bench.report import figures  # matplotlib is slow to load, and only files need it
@@ -114,7 +114,7 @@ def _summary(rows: Sequence[RowResult]) -> str:
 
 
 def _comparison(rows: Sequence[RowResult]) -> str:
-    """One line a dense method and level, the reference's among them; a cell is empty where there is nothing to tell."""
+    """Return one line per dense method and level, also the reference's; a cell without a value is empty."""
     out = io.StringIO()
     writer = csv.DictWriter(out, (*_OWN, *_AGAINST), lineterminator="\n")
     writer.writeheader()
@@ -136,7 +136,7 @@ def _comparison(rows: Sequence[RowResult]) -> str:
 
 
 def _paper(rows: Sequence[RowResult]) -> str:
-    """One line a printed row and level of which this run has a row; a cell is empty where there is nothing to tell."""
+    """Return one line per printed row and level that this run has; a cell without a value is empty."""
     lines = paper_lines(rows)
     letters = footnotes(lines)
     out = io.StringIO()

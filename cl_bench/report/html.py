@@ -1,4 +1,4 @@
-"""The report as one HTML file that needs nothing else: the tables as text, the figures inside it."""
+"""Report as a single HTML file with the tables as text and the figures embedded."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ img { max-width: 100%; height: auto; }
 
 
 def report_html(rows: Sequence[RowResult], figures: Sequence[Sequence[tuple[str, bytes]]]) -> str:
-    """The summary, and beneath it each row's figures, (caption, PNG) each, in the order of the rows."""
+    """Return the summary followed by each row's figures, (caption, PNG) each, in the order of the rows."""
     console = Console(file=io.StringIO(), width=WIDTH, record=True, color_system=None, legacy_windows=False)
     console.print(summary_table(rows))
     tables = console.export_html(code_format="<pre>{code}</pre>", inline_styles=True)

@@ -1,4 +1,4 @@
-r"""Our rows beside the paper's Tables 1 to 3, as a LaTeX table for ``\input``; it needs booktabs."""
+r"""LaTeX table of our rows and the paper's Tables 1 to 3, for ``\input``; it needs booktabs."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _ESCAPES = str.maketrans(
 
 
 def escape(text: str) -> str:
-    """Text as LaTeX prints it, with a minus where a number is negative."""
+    """Escape text for LaTeX, with a minus sign for negative numbers."""
     return re.sub(r"(?<![\w-])-(?=\.?\d)", "$-$", text.translate(_ESCAPES))
 
 
 def paper_latex(rows: Sequence[RowResult]) -> str:
-    """The table with its notes; a comment alone where no row answers to a printed one."""
+    """Return the table with its notes, or a comment alone if no row corresponds to a printed one."""
     lines = paper_lines(rows)
     first = f"% Beside {paper.SOURCE}; needs booktabs."
     body = _table(lines, [*paper_notes(rows)]) if lines else ["% No row of this run answers to a printed one."]

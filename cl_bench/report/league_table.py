@@ -1,4 +1,4 @@
-"""The league of predictors, as people read it."""
+"""Table and CSV of the league of predictors."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from cl_bench.spec.records import EVALUATIONS, LEVELS, Better
 
 _FIXED = ("performance", "predictor", "rows", "tau", "difference", "p", "p_holm")
 SHOWN = 12
-"""Predictors in the terminal's table: the best by the mean of both columns, and the reference whatever its place."""
+"""Number of predictors in the terminal's table: the best by the mean of both columns, and always the reference."""
 
 
 def standings(rows: Sequence[RowResult]) -> list[Standing]:
-    """The league of a run; empty where no encoder of it has a predictor."""
+    """Compute the league of a run; it is empty if no encoder has a predictor."""
     if not any(record.predictors for row in rows for record in row.records):
         return []
     better: dict[str, Better] = {name: direction for row in rows for name, direction in row.better.items()}
@@ -30,7 +30,7 @@ def standings(rows: Sequence[RowResult]) -> list[Standing]:
 
 
 def league_csv(rows: Sequence[RowResult]) -> str:
-    """One line a predictor and performance; its tau in each row; a cell is empty where there is nothing to tell."""
+    """Return one line per predictor and performance, with its tau in each row; a cell without a value is empty."""
     names = [f"tau.{row.name}" for row in rows]
     out = io.StringIO()
     writer = csv.DictWriter(out, (*_FIXED, *names), lineterminator="\n")
@@ -44,7 +44,10 @@ def league_csv(rows: Sequence[RowResult]) -> str:
 
 
 def league_table(rows: Sequence[RowResult]) -> Iterator[RenderableType]:
-    """A line a predictor, the best first; nothing where none was measured. Needs 80 columns and no colour."""
+    """Yield a table with a line per predictor, the best first; nothing if none was measured.
+
+    It needs 80 columns and no colour.
+    """
     found = standings(rows)
     if found:
         yield Rule(Text("Predictors of performance", style="bold"), align="left", style="dim")
@@ -86,7 +89,7 @@ def _p(value: float) -> str:
 
 
 def _failures(rows: Sequence[RowResult]) -> Iterator[str]:
-    """A line for each way in which a predictor failed, and how often it did."""
+    """Yield a line for each failure message of a predictor, with the number of encoders."""
     counts: dict[str, int] = {}
     for row in rows:
         for record in row.records:
@@ -97,7 +100,7 @@ def _failures(rows: Sequence[RowResult]) -> Iterator[str]:
 
 
 def league_notes(rows: Sequence[RowResult]) -> Iterator[str]:
-    """What the columns are; nothing where no predictor was measured."""
+    """Yield an explanation of the columns; nothing if no predictor was measured."""
     if any(record.predictors for row in rows for record in row.records):
         yield (
             "predictors: tau-b with performance over configurations, the mean over this run's rows; a predictor is "

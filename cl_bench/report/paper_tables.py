@@ -1,4 +1,4 @@
-"""Our rows beside the paper's Tables 1 to 3: tau, sign and order."""
+"""Comparison of our rows with the paper's Tables 1 to 3: tau, its sign, and the order of the rows."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _COLUMNS: tuple[tuple[str, int, JustifyMethod], ...] = (
 
 @dataclass(frozen=True)
 class PaperLine:
-    """A printed row at a level, with our row that answers to it."""
+    """A printed row at a level, with our corresponding row."""
 
     row: RowResult
     printed: PaperRow
@@ -47,7 +47,7 @@ class PaperLine:
 
     @property
     def group(self) -> str:
-        """What the line stands under."""
+        """Heading above the line."""
         row, printed = self.row, self.printed
         views = ", disjoint views" if printed.views == "disjoint" else ""
         ours = row.dataset if row.of_papers_data(printed) else f"{row.data} {row.dataset}"
@@ -56,29 +56,29 @@ class PaperLine:
 
     @property
     def correlation(self) -> Correlation:
-        """Ours."""
+        """Correlation of our row."""
         return self.row.correlations[self.level, self.printed.loss]
 
     @property
     def judgements(self) -> list[Judgement]:
-        """On our tau: of a total only."""
+        """Judgements on our tau; only a total has any."""
         judged = [j for j in self.row.judgements if j.claim.about_tau and j.claim.level == self.level]
         return judged if self.printed.loss == "total" else []
 
     @property
     def pair(self) -> Pair:
-        """Our tau and the paper's."""
+        """Pair of our tau and the paper's."""
         return Pair(self.correlation, self.printed.score(self.level))
 
     @property
     def sign(self) -> str:
-        """``same``, ``other`` or ``-``, with a ``?`` where one of the two is not told from 0."""
+        """``same``, ``other`` or ``-``, with a ``?`` where one of the two does not differ from 0 significantly."""
         pair = self.pair
         return pair.sign if pair.sign == "-" or pair.certain else f"{pair.sign}?"
 
     @property
     def averages(self) -> tuple[float, float] | None:
-        """Mean performance of ours and of the paper's (percent), where data sets, recipe and metric are the paper's."""
+        """Our mean performance and the paper's, percent, if data sets, recipe and metric are the paper's; else None."""
         kept, _ = configurations(self.row.records, self.level, self.printed.loss)
         if not kept or not self.row.of_papers_setting(self.printed, self.level):
             return None
@@ -86,18 +86,18 @@ class PaperLine:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """On what is printed."""
+        """Notes on the printed numbers."""
         return self.printed.notes(self.level)
 
     def marks(self, footnotes: Mapping[str, str]) -> str:
-        """The letters of its notes."""
+        """Return the letters of its notes."""
         return "".join(sorted(footnotes[note] for note in self.notes))
 
 
 def paper_lines(rows: Sequence[RowResult]) -> list[PaperLine]:
-    """In the paper's order, what was measured of our rows of the paper's two schemes, index-wise matching being dense.
+    """Return, in the paper's order, a line for each measured level of our rows of the paper's two schemes.
 
-    A row of another matching strategy is left out: the paper prints none of it.
+    The dense scheme is index-wise matching. Rows of other matching strategies are left out, since the paper has none.
     """
     ours = [(row, [row.printed(family) for family in NAMES]) for row in rows if row.method == paper.METHODS[row.scheme]]
     return [
@@ -110,12 +110,12 @@ def paper_lines(rows: Sequence[RowResult]) -> list[PaperLine]:
 
 
 def footnotes(lines: Sequence[PaperLine]) -> dict[str, str]:
-    """The letter of each note on what is printed, in the order in which the lines need them."""
+    """Assign a letter to each note on the printed numbers, in the order in which the lines use them."""
     return dict(zip(dict.fromkeys(note for line in lines for note in line.notes), ascii_lowercase, strict=False))
 
 
 def agreements(lines: Sequence[PaperLine]) -> list[tuple[str, Agreement]]:
-    """By evaluation, and both together where there are two; of the rows that share no model."""
+    """Compute the agreement by evaluation, and for both together if there are two, over rows that share no model."""
     separate = [line for line in lines if line.printed.separate]
     levels = [level for level in LEVELS if any(line.level == level for line in separate)]
     found = [(EVALUATIONS[level], agreement([s.pair for s in separate if s.level == level])) for level in levels]
@@ -123,14 +123,14 @@ def agreements(lines: Sequence[PaperLine]) -> list[tuple[str, Agreement]]:
 
 
 def order(found: Agreement) -> str:
-    """Rank agreement in words."""
+    """Describe the rank agreement in words."""
     if math.isnan(found.tau):
         return "too few rows" if found.rows < FEWEST else "undefined"
     return f"{found.tau:.2f}" + ("" if math.isnan(found.p) else f", p = {found.p:.2g} ({found.method})")
 
 
 def paper_tables(rows: Sequence[RowResult]) -> Iterator[RenderableType]:
-    """A line for each printed row and evaluation of which this run has a row; needs 80 columns and no colour."""
+    """Yield a line for each printed row and evaluation that this run has; the tables need 80 columns and no colour."""
     lines = paper_lines(rows)
     if not lines:
         return
@@ -180,7 +180,7 @@ def _agreement(lines: Sequence[PaperLine]) -> Table:
 
 
 def paper_notes(rows: Sequence[RowResult]) -> Iterator[str]:
-    """What is compared, what a sign is worth and what agreement does not mean; nothing where nothing is compared."""
+    """Yield an explanation of the comparison, of the signs and of the agreement; nothing without a comparison."""
     lines = paper_lines(rows)
     if not lines:
         return

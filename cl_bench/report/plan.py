@@ -1,4 +1,4 @@
-"""What a run would do: which records are there, which would be computed, how long it takes and what it can show."""
+"""Plan of a run: stored records, records to compute, their time, and the power of the run's claims."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from cl_bench.statistics.power import power
 TAUS = (-0.3, -0.5, -0.7)
 STAGES = {"pretrain": "pre-\ntraining", "measure": "L_a\nand L_u", "linear": "linear", "detection": "detec-\ntion"}
 LISTED = 20
-"""Cases to compute that are named, a row."""
+"""Number of cases to compute that are named for each row."""
 UNITS = ((86400.0, "days"), (3600.0, "h"), (60.0, "min"), (1.0, "s"))
-"""Two of a unit are told in it; less, in the next smaller one."""
+"""Units of time in seconds; a time of at least two of a unit is shown in it, a shorter one in the next smaller."""
 
 
 class Planned(Protocol):
@@ -29,34 +29,34 @@ class Planned(Protocol):
 
     @property
     def case(self) -> str:
-        """Its id."""
+        """Id of the case."""
 
 
 Cases = Sequence[tuple[Planned, str, Record | None]]
-"""Of a row: the spec, its configuration, and what the store holds of it."""
+"""Cases of a row: the spec, its configuration, and its stored record or None."""
 
 
 def plan_table(
     rows: Mapping[str, Cases], alpha: float, jobs: int, estimates: Mapping[str, Mapping[str, float]] | None = None
 ) -> Group:
-    """The plan of a run.
+    """Make the plan of a run.
 
     Args:
-        rows: For each row its cases.
+        rows: Cases of each row.
         alpha: One-sided level of the claims.
-        jobs: How many are computed at a time.
-        estimates: For rows of which the store holds nothing, seconds an encoder by stage, timed here.
+        jobs: Number of encoders that are computed at a time.
+        estimates: Seconds per encoder by stage, timed on this machine, for rows without a stored record.
     """
     return Group(_counts(rows, alpha), *_listed(rows), *_times(rows, jobs, estimates or {}))
 
 
 def missing(cases: Cases) -> list[Planned]:
-    """What would be computed."""
+    """Return the cases that would be computed."""
     return [spec for spec, _, record in cases if record is None]
 
 
 def looks_table(looks: Sequence[tuple[Look, int, float]]) -> Table:
-    """The looks of ``--until-conclusive``: each with the encoders to compute by then at most, and the seconds."""
+    """Make a table of the looks of ``--until-conclusive``, with the most encoders to compute by then, and the time."""
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim", title="Looks", title_justify="left")
     for name in ("look", "seeds", "alpha", "alpha\nspent", "to compute,\nat most", "time,\nat most"):
         table.add_column(name, justify="right", vertical="bottom", no_wrap=True)
@@ -69,7 +69,7 @@ def looks_table(looks: Sequence[tuple[Look, int, float]]) -> Table:
 
 
 def origins_table(values: Sequence[Origin]) -> Table:
-    """Where each value of the profile comes from."""
+    """Make a table of the profile's values and their origins."""
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim", title="Values", title_justify="left", expand=True)
     table.add_column("key", overflow="fold", ratio=4)
     table.add_column("value", overflow="fold", ratio=4)
@@ -125,7 +125,7 @@ def _times(
 
 
 def encoder_seconds(rows: Mapping[str, Cases], estimates: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """Seconds an encoder of each row: the stored ones' median, else as estimated, else the other rows' stored ones'."""
+    """Return the seconds per encoder of each row: the median of its stored ones, an estimate, or other rows' median."""
     stored = _stored_seconds(rows)
     every = [s for known in stored.values() for s in known]
     seconds = {row: sum(stages.values()) for row, stages in estimates.items()}
@@ -152,6 +152,6 @@ def _estimated(absent: Mapping[str, int], estimates: Mapping[str, Mapping[str, f
 
 
 def time_text(seconds: float) -> str:
-    """As ``2.5 h``."""
+    """Format seconds as a text such as ``2.5 h``."""
     size, unit = next((u for u in UNITS if seconds >= 2 * u[0]), UNITS[-1])
     return f"{seconds / size:,.1f} {unit}"

@@ -1,4 +1,4 @@
-"""What a row's dense features know besides what is in a cell, beside untrained ones."""
+"""Table of the probes of a row's dense features, compared with untrained encoders."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ COLUMNS = {
 
 
 def shortcut_table(row: RowResult) -> Iterator[RenderableType]:
-    """The probes of a row, a line a family: the median encoder, and the least and the most; nothing where none ran."""
+    """Yield a table of a row's probes, a line per family: median, minimum and maximum; nothing without probes."""
     families = {NAMES[f]: [r for r in row.records if r.family == f and r.probes] for f in ("align_uniform", "info_nce")}
     lines = {**families, _untrained(row): [r for r in row.random_init if r.probes]}
     if not any(families.values()):
@@ -43,7 +43,7 @@ def shortcut_table(row: RowResult) -> Iterator[RenderableType]:
 
 
 def shortcut_notes(rows: Sequence[RowResult]) -> Iterator[str]:
-    """What the columns are, and which untrained encoders were looked at elsewhere."""
+    """Yield an explanation of the columns, and the untrained encoders that were probed on other images or views."""
     probed = [row for row in rows if any(r.probes for r in row.records)]
     if not probed:
         return
@@ -61,7 +61,7 @@ def shortcut_notes(rows: Sequence[RowResult]) -> Iterator[str]:
 
 
 def _untrained(row: RowResult) -> str:
-    """The untrained encoders' name, marked where they were probed on other images or views."""
+    """Return the label of the untrained encoders, with a mark if they were probed on other images or views."""
     return "untrained" if row.measured_untrained else "untrained*"
 
 
@@ -74,5 +74,5 @@ def _spread(records: Sequence[Record], key: str) -> str:
 
 
 def _share(value: float) -> str:
-    """At most three characters of a number in [0, 1]: .05, 1.0."""
+    """Format a number in [0, 1] in at most three characters: .05, 1.0."""
     return f"{value:.2f}".removeprefix("0")[:3]

@@ -1,7 +1,7 @@
 """Tables in Markdown that say what a folder of results holds: ``python -m cl_bench.report.quote [--check] FILE...``.
 
-A table stands between ``<!-- results/smoke: claims -->`` and ``<!-- end -->``. It is written from the records, claims
-and stamp in that folder (relative to the working directory), and ``--check`` fails where it says anything else.
+A table is between ``<!-- results/smoke: claims -->`` and ``<!-- end -->``. It is written from the records, claims and
+environment in that folder (relative to the working directory), and ``--check`` fails where it differs from them.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ _BLOCK = re.compile(r"(<!-- ([\w./-]+): (\w+) -->\n).*?(<!-- end -->)", re.DOTAL
 
 
 def quoted(text: str, root: Path) -> str:
-    """The text with every table as the results under ``root`` have it.
+    """Return the text with every table written from the results under ``root``.
 
     Raises:
-        OSError: A folder that a table names, or a file of it, is not there.
-        ValueError: A table of another name than those of ``TABLES``, or a file that is not of results.
+        OSError: If a folder that a table names, or a file in it, does not exist.
+        ValueError: If a table's name is not in ``TABLES``, or a file does not hold results.
     """
 
     def table(match: re.Match[str]) -> str:
@@ -50,9 +50,9 @@ def quoted(text: str, root: Path) -> str:
 
 
 def claims_table(folder: Path) -> str:
-    """Every claim: tau in total, within the families and seed by seed, or what else it rests on; and its verdict.
+    """Write a table of every claim: its tau in total, within families and by seed, or other evidence; its verdict.
 
-    The verdict is judged anew from the records, which are what there is.
+    The verdict is judged again from the records in the folder.
     """
     records = read_records(folder / "records.csv")
     lines = []
@@ -66,7 +66,7 @@ def claims_table(folder: Path) -> str:
 
 
 def controls_table(folder: Path) -> str:
-    """What stands beside each tau: what must hold, and how far the figure moves; within families, as claims rest on."""
+    """Write a table of the controls of each tau, which are all over pairs within a family."""
 
     def two(value: float) -> str:
         return "" if math.isnan(value) else f"{value:.2f}"
@@ -88,7 +88,7 @@ def controls_table(folder: Path) -> str:
 
 
 def tau_table(folder: Path) -> str:
-    """The claims about tau alone: over seeds averaged, seed by seed, and the paper's."""
+    """Write a table of the claims about tau alone: tau over averaged seeds, by seed, and in the paper."""
     records = read_records(folder / "records.csv")
     lines = []
     for claim in _claims(folder):
@@ -102,11 +102,11 @@ def tau_table(folder: Path) -> str:
 
 
 OTHER_KERNEL = "-other-kernel"
-"""What follows the name of a folder whose results are of the same specs, with other kernels of the same library."""
+"""Suffix of the folder with results of the same specs that were computed with other kernels of the same library."""
 
 
 def verdicts_table(folder: Path) -> str:
-    """The verdict on every claim: of all seeds, of each seed alone, and with other kernels where such results are."""
+    """Write a table of verdicts on every claim: with all seeds, with each seed alone, and with other kernels if any."""
     records, claims = read_records(folder / "records.csv"), _claims(folder)
     told = {"all seeds": records}
     for seed in _seeds(records.values()):
@@ -129,7 +129,7 @@ def verdicts_table(folder: Path) -> str:
 
 
 def judged(told: Mapping[str, Any], records: Mapping[str, Sequence[Record]]) -> Judgement:
-    """The judgement that records by row, untrained ones among them, give on a claim of ``claims.json``."""
+    """Judge a claim of ``claims.json`` by the records of each row, which include the untrained ones."""
     claim = Claim(**told["claim"])
     own = _trained(records[told["row"]])[0]
 
@@ -138,7 +138,7 @@ def judged(told: Mapping[str, Any], records: Mapping[str, Sequence[Record]]) -> 
         return Sweep(name, trained, [r.case for r in trained])
 
     def beside(**change: str) -> Sweep | None:
-        """The row that differs in that alone; as ``Session.pulled_by`` finds it."""
+        """Return the row that differs in that alone, as ``Session.pulled_by`` does."""
         alike = {name: change.get(name, getattr(own, name)) for name in ("method", "data", "views")}
         return next((sweep(row) for row, runs in records.items() if any(_has(r, alike) for r in runs)), None)
 
@@ -147,7 +147,7 @@ def judged(told: Mapping[str, Any], records: Mapping[str, Sequence[Record]]) -> 
         of_scenes = [name for name in records if f"-{claim.against}-" in name] if claim.against else []
         reference = sweep(of_scenes[0]) if of_scenes else beside(data="single_object")
     if own.views == "disjoint":
-        twin = beside(views="overlapping", data=own.data.partition(",")[0])  # of scenes as they come
+        twin = beside(views="overlapping", data=own.data.partition(",")[0])  # of scenes without changes
     untrained = [r for r in records[told["row"]] if r.family == RANDOM_INIT]
     found = told.get("prediction")
     better = {claim.predictor.partition("@")[0]: found["better"]} if found and found["better"] else {}
@@ -196,7 +196,7 @@ def _evidence(found: Judgement, records: Sequence[Record]) -> list[str]:
 
 
 def learnt_table(folder: Path) -> str:
-    """What each row's encoders learnt: performance beside untrained ones', and the shares of the shortcut probes."""
+    """Write a table of what each row's encoders learnt: performance, untrained performance, and shortcut probes."""
     lines = []
     for row, records in read_records(folder / "records.csv").items():
         trained = _trained(records)
@@ -217,7 +217,7 @@ def learnt_table(folder: Path) -> str:
 
 
 def predictors_table(folder: Path) -> str:
-    """The league of predictors: mean tau over rows, and how far it is from alignment + uniformity's; the best first."""
+    """Write the league of predictors, the best first: mean tau over rows, and its difference to that of L_a + L_u."""
     with (folder / "league.csv").open(encoding="utf-8", newline="") as file:
         standings = {(line["predictor"], line["performance"]): line for line in csv.DictReader(file)}
     evaluations = [EVALUATIONS[level] for level in LEVELS]
@@ -242,7 +242,7 @@ def predictors_table(folder: Path) -> str:
 
 
 def environment_line(folder: Path) -> str:
-    """The stamp in a sentence."""
+    """Write the environment of the results in one sentence."""
     stamp = json.loads((folder / "environment.json").read_text())
     seeds = ", ".join(map(str, stamp["seeds"]))
     where = f"{stamp['device']} ({stamp['cpu_capability']}, {stamp['machine']})"
@@ -277,7 +277,7 @@ def markdown_table(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> st
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the tables of some files, or say which files are not as their results are."""
+    """Write the tables of some files, or name the files that differ from their results."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("files", nargs="+", type=Path)
     parser.add_argument("--check", action="store_true", help="change nothing; fail where a table differs")

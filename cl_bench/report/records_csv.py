@@ -1,4 +1,4 @@
-"""Records as CSV, and back: what a folder of results holds is enough to judge its claims again."""
+"""Records as CSV, written and read; a folder of results is enough to judge its claims again."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _BY_NAME = ("extra", "probes", "predictors", "seconds")
 
 
 def records_csv(rows: Sequence[RowResult]) -> str:
-    """One line a record, randomly initialised ones among them; a cell is empty where nothing was measured."""
+    """Return one line per record, also of randomly initialised encoders; a cell without a measurement is empty."""
     lines = [{"row": row.name, **_flat(record)} for row in rows for record in (*row.records, *row.random_init)]
     fixed = ["row", *_PLAIN, *(f"{name}_{level}" for name in _BY_LEVEL for level in LEVELS), "decomposition_error"]
     others = sorted({name for line in lines for name in line} - set(fixed))
@@ -45,11 +45,13 @@ def _flat(record: Record) -> dict[str, Any]:
 
 
 def read_records(path: Path) -> dict[str, list[Record]]:
-    """Records of each row, untrained ones among them, as ``records_csv`` wrote them; losses are their last alone.
+    """Read the records of each row, also of untrained encoders, that ``records_csv`` wrote.
+
+    Of the losses only the last one is known.
 
     Raises:
-        OSError: The file cannot be read.
-        ValueError: It is not such a file.
+        OSError: If the file cannot be read.
+        ValueError: If it is not such a file.
     """
     rows: dict[str, list[Record]] = {}
     with path.open(encoding="utf-8", newline="") as file:

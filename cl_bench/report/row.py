@@ -1,4 +1,4 @@
-"""What the report knows of a row, and how it writes numbers and verdicts."""
+"""Results of a row as the report uses them, and the formatting of numbers and verdicts."""
 
 from __future__ import annotations
 
@@ -27,29 +27,29 @@ COLOURS = {Verdict.SUPPORTED: "green", Verdict.REFUTED: "red", Verdict.INCONCLUS
 
 @dataclass(frozen=True)
 class RowResult:
-    """One row of the comparison: a method on some data, and what was made of it.
+    """One row of the comparison: a method on some data, with its records and judgements.
 
     Attributes:
-        name: Short and unique, as in file names.
-        title: For people.
-        method: The method with its options.
+        name: Short unique name, used in file names.
+        title: Title for display.
+        method: Method with its options.
         scheme: Pre-training scheme, ``instance`` or ``dense``.
         data: Pre-training data.
         views: ``overlapping`` or ``disjoint``.
         records: Trained encoders of the row.
         random_init: Randomly initialised encoders to compare with.
-        judgements: Claims about the row, judged.
+        judgements: Judgements of the claims about the row.
         expected: Number of trained encoders that the row asks for.
         profile: Name of the profile.
-        detection_protocol: How detection was evaluated, in a sentence.
-        linear_protocol: How linear evaluation was done, in a sentence.
+        detection_protocol: Protocol of detection, in a sentence.
+        linear_protocol: Protocol of linear evaluation, in a sentence.
         known: Claims that the profile is known not to reproduce, each with its reason.
         alpha: One-sided level of the claims.
-        margin: By how many percentage points a method may fall behind and still count as no worse.
-        dataset: What ``data`` was drawn from: ``scenes``, ``stl10``, ``coco``.
-        detection_metric: What detection's performance is; its value at IoU .50 is ``extra[f"{detection_metric}50"]``.
-        better: Which values of a predictor are better, by its name.
-        departs: Whether recipes, schedules or evaluation sets differ from the paper's, whatever the pre-training data.
+        margin: Percentage points by which a method may fall behind and still count as no worse.
+        dataset: Data set of ``data``: ``scenes``, ``stl10``, ``coco``.
+        detection_metric: Metric of detection; its value at IoU .50 is ``extra[f"{detection_metric}50"]``.
+        better: Better values (low or high) of each predictor, by its name.
+        departs: True if recipes, schedules or evaluation sets differ from the paper's, whatever the pre-training data.
     """
 
     name: str
@@ -75,7 +75,7 @@ class RowResult:
 
     @cached_property
     def correlations(self) -> dict[tuple[Level, Family], Correlation]:
-        """Tau by level and family; that of the total is the one that was judged, where a claim was."""
+        """Correlation by level and family; that of the total is the judged one, if a claim was judged."""
         judged = {j.correlation.level: j.correlation for j in self.judgements if j.correlation}
         return {
             (level, family): (judged.get(level) if family == "total" else None)
@@ -85,54 +85,54 @@ class RowResult:
         }
 
     def unit(self, level: Level) -> str:
-        """What performance is counted in."""
+        """Return the unit of performance at a level."""
         return "accuracy, %" if level == "instance" else AP_UNITS[self.detection_metric]
 
     def printed(self, family: Family) -> PaperRow | None:
-        """The paper's row that this one answers to."""
+        """Return the paper's row that corresponds to this one, or None."""
         return paper.lookup(self.data, self.views, self.scheme, family)
 
     def papers_own(self, claim: Claim) -> Own | None:
-        """What the paper's own numbers give a claim about this row."""
+        """Judge a claim about this row by the paper's own numbers; None if it has none."""
         return paper.own(claim, self.data, self.views, self.method, self.alpha)
 
     def of_papers_data(self, printed: PaperRow) -> bool:
-        """Whether a printed row's encoders saw the same data set, so that figures can be compared and not only taus."""
+        """Return True if a printed row has the same data set, so that figures can be compared and not only taus."""
         return printed.data in (self.data, self.dataset)
 
     def of_papers_setting(self, printed: PaperRow, level: Level) -> bool:
-        """Whether performance is of the same data sets, recipes and metric as a printed row's."""
+        """Return True if performance has the same data sets, recipes and metric as in a printed row."""
         metric = level == "instance" or self.detection_metric == paper.METRIC
         return self.of_papers_data(printed) and metric and not self.departs
 
     def untrained(self, level: Level) -> list[float]:
-        """Performance of the randomly initialised encoders, percent."""
+        """Return the performance of the randomly initialised encoders, in percent."""
         values = (r.performance.get(level, math.nan) for r in self.random_init if r.status == "complete")
         return [v for v in values if math.isfinite(v)]
 
     @property
     def measured_untrained(self) -> list[Record]:
-        """The randomly initialised encoders that were measured on this row's images and views."""
+        """Randomly initialised encoders that were measured on this row's images and views."""
         return [r for r in self.random_init if (r.data, r.views) == (self.data, self.views)]
 
     @property
     def measured(self) -> list[Level]:
-        """The levels of which there is anything to tell."""
+        """Levels for which there is anything to show."""
         return [level for level in LEVELS if any(level in r.performance for r in self.records)]
 
     @property
     def matching_precision(self) -> list[float]:
-        """Of each trained encoder for which it is defined: the share in [0, 1] of its positives that are correct."""
+        """Share in [0, 1] of correct positives, for each trained encoder for which it is defined."""
         return [r.extra["matching_precision"] for r in self.records if "matching_precision" in r.extra]
 
 
 def number(value: float) -> str:
-    """Five characters: two decimals, one from 100 on."""
+    """Format a number in five characters: two decimals, or one from 100 on."""
     return f"{value:.2f}" if value < 99.995 else f"{value:.1f}"
 
 
 def verdicts(judgements: Sequence[Judgement]) -> Text:
-    """One a line, in colour; beneath that of an exploratory claim the word."""
+    """Format verdicts in colour, one per line; exploratory claims have that word below the verdict."""
     lines = []
     for judgement in judgements:
         lines.append(Text(judgement.verdict.value, style=f"bold {COLOURS[judgement.verdict]}"))

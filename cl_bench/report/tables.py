@@ -1,4 +1,4 @@
-"""The tables of a run, laid out like the paper's Tables 1 to 3."""
+"""Tables of a run, with the layout of the paper's Tables 1 to 3."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ BEST = 10
 
 
 def summary_table(rows: Sequence[RowResult]) -> Group:
-    """What a run says, as a rich renderable that needs 80 columns and no colour.
+    """Make the summary of a run, a rich renderable that needs 80 columns and no colour.
 
-    A table for each row and evaluation, one line a family: models, best, mean, mean of the best ten, tau with its
-    interval and the verdict; the paper's line and the untrained encoders; beneath it every claim in a sentence. Then
-    dense methods that share data and views, against each other, the league of predictors, and the paper's tables beside
-    ours.
+    It has a table for each row and evaluation, with one line per family: models, best, mean, mean of the best ten, tau
+    with its interval and the verdict. The paper's line and the untrained encoders follow, and below them every claim in
+    a sentence. After these come the comparison of dense methods that share data and views, the league of predictors,
+    and the comparison with the paper's tables.
     """
     blocks = [block for row in rows for block in _row(row)]
     return Group(*blocks, *comparison_table(rows), *league_table(rows), *paper_tables(rows), *_notes(rows))
@@ -87,7 +87,7 @@ def _controls(found: Controls, correlation: Correlation) -> str:
 
 
 def _learnt(row: RowResult) -> Iterator[str]:
-    """What encoders of a row learnt in the place of content, by name."""
+    """Yield sentences on encoders of a row that learnt something other than content, with their names."""
     place = place_sentence(row.records, row.random_init)
     if place:
         yield place
@@ -147,7 +147,7 @@ def _level(row: RowResult, level: Level, *, header: bool) -> Table:
 
 
 def _statistics(performance: Sequence[float]) -> tuple[str, str, str, str]:
-    """Models, max, avg and mean of the best ten; with fewer than ten, how many there are."""
+    """Format the number of models, max, avg and mean of the best ten, or of all with their number if they are fewer."""
     if not performance:
         return "0", "-", "-", "-"
     best = sorted(performance, reverse=True)[:BEST]
@@ -157,7 +157,7 @@ def _statistics(performance: Sequence[float]) -> tuple[str, str, str, str]:
 
 
 def _setting(row: RowResult, printed: PaperRow, level: Level) -> str:
-    """In what a printed row's figures are not to be compared with ours; empty where they are."""
+    """Describe the differences in setting that make a printed row's figures incomparable; empty if there are none."""
     if row.of_papers_setting(printed, level):
         return ""
     if not row.of_papers_data(printed):

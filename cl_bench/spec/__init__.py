@@ -1,6 +1,6 @@
-"""What to run and what is known of it: specs, profiles, where their values come from, records, claims.
+"""Specifications of a run and its results: specs, profiles, the provenance of their values, records, claims.
 
-Specs are frozen, validated and hashable; their key is what a store knows them by.
+Specs are frozen, validated and hashable; a store identifies them by their key.
 """
 
 from cl_bench.spec.datasets import DATASETS, COCOSpec, DataSpec, FilesSpec, ScenesSpec, STL10Spec, VOCSpec

@@ -1,4 +1,4 @@
-"""What can be claimed of a row of encoders."""
+"""Claims about a row of encoders."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Kind = Literal[
     "predictor_against",
 ]
 NEGLIGIBLE = 0.3
-"""How far from 0 a tau may be and still count as no correlation (ours)."""
+"""Distance from 0 below which a tau counts as no correlation (our choice)."""
 _TEXTS: Mapping[Kind, str] = {
     "tau_negative": "better aligned and more uniform features go with better {} (tau < 0)",
     "tau_not_negative": "better aligned and more uniform features no longer go with better {} (tau > 0)",
@@ -38,11 +38,11 @@ TWIN = "its twin of overlapping views"
 
 @dataclass(frozen=True)
 class Claim:
-    """What is said of a row; ``level`` is ``instance`` (linear evaluation) or ``dense`` (detection).
+    """A statement about a row; ``level`` is ``instance`` (linear evaluation) or ``dense`` (detection).
 
-    An ``exploratory`` claim is one that the paper does not make: judged and shown, but never failing. ``against`` names
-    the scenes, among a profile's ``scenes``, that ``falls_behind`` compares with instead of single-object data.
-    ``predictor``: the one that ``predictor_against`` is about, as ``rankme@dense``.
+    An ``exploratory`` claim is one that the paper does not make: it is judged and shown, but never fails. ``against``
+    names the scenes, among a profile's ``scenes``, that ``falls_behind`` compares with instead of single-object data.
+    ``predictor`` names the predictor of ``predictor_against``, such as ``rankme@dense``.
 
     Raises:
         ValueError: If the kind or the level is not one of those named here, or a predictor is missing.
@@ -62,7 +62,7 @@ class Claim:
 
     @property
     def text(self) -> str:
-        """The claim as a person would say it."""
+        """Claim in words."""
         told = _TEXTS[self.kind].format(EVALUATIONS[self.level]).replace("the predictor", self.predictor)
         return (
             told.replace("single-object data", f"scenes with {self.against.replace('_', ' ')}")
@@ -72,20 +72,20 @@ class Claim:
 
     @property
     def about_tau(self) -> bool:
-        """Whether it is decided by a correlation."""
+        """True for a claim that is decided by a correlation."""
         return self.kind in ("tau_negative", "tau_not_negative", "no_correlation")
 
     @property
     def paired(self) -> bool:
-        """Whether it is decided by a comparison with another row, configuration by configuration."""
+        """True for a claim that is decided by a comparison with another row, configuration by configuration."""
         return self.kind in PAIRED
 
     @property
     def about_predictor(self) -> bool:
-        """Whether it is decided by the correlation of a predictor of the league."""
+        """True for a claim that is decided by the correlation of a predictor of the league."""
         return self.kind == "predictor_against"
 
     @property
     def about_untrained(self) -> bool:
-        """Whether it is decided by a comparison with untrained encoders."""
+        """True for a claim that is decided by a comparison with untrained encoders."""
         return not (self.about_tau or self.paired or self.about_predictor)

@@ -1,4 +1,4 @@
-"""Images to train or to evaluate on: the embedded scenes, and data sets that lie in files."""
+"""Specs of images to train or to evaluate on: the embedded scenes, and data sets in files."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from cl_bench.spec.frozen import Count, DataKind, Frozen, Share
 class ScenesSpec(Frozen):
     """Embedded scenes: ``images`` of them, ``size`` pixels square, drawn from ``seed``.
 
-    ``background``: the brightness, in [0, 1], that its corners stay below. ``tint``: each channel of a digit's colour
-    lies between these. ``height``: of a digit, as a share of the scene; the kind's own where left out. ``digits`` and
-    ``tints``: what the digits of one scene have in common: drawn apart (``any``), all of one class or one colour
-    (``same``), or all of different classes (``different``).
+    ``background``: upper limit, in [0, 1], of the brightness of its corners. ``tint``: range of each channel of a
+    digit's colour. ``height``: range of a digit's height, as a share of the scene; the kind's default where left out.
+    ``digits`` and ``tints``: relation of the digits of one scene, which are drawn independently (``any``), all of one
+    class or one colour (``same``), or all of different classes (``different``).
     """
 
     name: Literal["scenes"] = "scenes"
@@ -43,12 +43,12 @@ class ScenesSpec(Frozen):
 
     @property
     def count(self) -> int:
-        """How many images."""
+        """Number of images."""
         return self.images
 
     @property
     def label(self) -> str:
-        """The kind, and what the digits of a scene share where that is set, as ``multi_object, same digits``."""
+        """Kind, and the relation of a scene's digits where it is set, such as ``multi_object, same digits``."""
         shared = {"digits": self.digits, "tints": self.tints}
         return ", ".join([self.kind, *(f"{how} {what}" for what, how in shared.items() if how != "any")])
 
@@ -59,9 +59,9 @@ class ScenesSpec(Frozen):
 class FilesSpec(Frozen):
     """Images of a data set under ``--data-root``.
 
-    ``short_side``: larger images are scaled down to it when they are decoded; None keeps every pixel. ``limit``: the
-    first so many; None takes all. ``broken``: what to do about an image that cannot be decoded. ``source``: a digest of
-    what lies under the data root, but for image files, which is settled when it is found there.
+    ``short_side``: larger images are scaled down to it when they are decoded; None keeps every pixel. ``limit``: number
+    of first images to use; None takes all. ``broken``: treatment of an image that cannot be decoded. ``source``: digest
+    of the files under the data root, without images, which is set when they are found.
     """
 
     name: str
@@ -74,17 +74,17 @@ class FilesSpec(Frozen):
 
     @property
     def label(self) -> str:
-        """The kind."""
+        """Kind of data."""
         return self.kind
 
     @property
     def published(self) -> int:
-        """How many images the published split has."""
+        """Number of images in the published split."""
         raise NotImplementedError
 
     @property
     def count(self) -> int:
-        """How many images, of the published data set."""
+        """Number of images, by the published sizes."""
         return min(self.published, self.limit or self.published)
 
     def __str__(self) -> str:
@@ -101,7 +101,7 @@ class STL10Spec(FilesSpec):
 
     @property
     def published(self) -> int:
-        """How many images the published split has."""
+        """Number of images in the published split."""
         return {"train": 5_000, "test": 8_000, "unlabeled": 100_000, "train+unlabeled": 105_000}[self.split]
 
 
@@ -114,7 +114,7 @@ class COCOSpec(FilesSpec):
 
     @property
     def published(self) -> int:
-        """How many images the published split has."""
+        """Number of images in the published split."""
         return {"train2017": 118_287, "val2017": 5_000}[self.split]
 
 
@@ -127,7 +127,7 @@ class VOCSpec(FilesSpec):
 
     @property
     def published(self) -> int:
-        """How many images the published split has."""
+        """Number of images in the published split."""
         sizes = {"trainval2007": 5_011, "trainval2012": 11_540, "trainval2007+2012": 16_551, "test2007": 4_952}
         return sizes[self.split]
 
@@ -141,7 +141,7 @@ DATASETS: dict[str, type[ScenesSpec | STL10Spec | COCOSpec | VOCSpec]] = {
 
 
 def _dataset(value: Any) -> str:
-    """The data set that a table or a spec names; one that names none is of scenes."""
+    """Return the name of the data set in a table or a spec; without a name it is scenes."""
     return str(value.get("name", "scenes") if isinstance(value, dict) else getattr(value, "name", ""))
 
 

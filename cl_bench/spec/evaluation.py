@@ -1,4 +1,4 @@
-"""What is measured on an encoder: alignment and uniformity, predictors, downstream tasks."""
+"""Specs of the measurements on an encoder: alignment and uniformity, predictors, downstream tasks."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class MeasureSpec(Frozen):
 
 
 class Evaluation(Frozen):
-    """A downstream task: the images that it is learnt and tested on.
+    """A downstream task, with the images to train and to test on.
 
-    ``mean``, ``std``: of its pixels, which they are normalised by; the pre-training's where left out.
+    ``mean`` and ``std`` normalise its pixels; those of the pre-training are used where they are left out.
     """
 
     train: DataSpec
@@ -44,11 +44,11 @@ class Evaluation(Frozen):
 class LinearSpec(Evaluation):
     """Linear evaluation of the pooled feature of a frozen encoder.
 
-    ``augmented`` (inherited: Wang & Isola, ICML 2020): each epoch sees each image anew, a random crop of ``scale``
-    resized to ``size`` pixels and flipped with probability a half. ``cached``: features computed once, without
+    ``augmented`` (inherited: Wang & Isola, ICML 2020): in each epoch each image is a new random crop of ``scale``,
+    resized to ``size`` pixels and flipped with probability one half. ``cached``: features are computed once, without
     augmentation. Both test on the centre ``size`` pixels of the image resized to a short side of ``resize``; without
-    ``size`` images are taken as they are. ``standardise``: features scaled by the training set's mean and standard
-    deviation, so that a short schedule does not measure their scale.
+    ``size`` images are not resized. ``standardise``: features are scaled by the training set's mean and standard
+    deviation, so that the result of a short schedule does not depend on their scale.
     """
 
     protocol: Literal["cached", "augmented"] = "cached"
@@ -77,7 +77,7 @@ class LinearSpec(Evaluation):
 
     @property
     def sentence(self) -> str:
-        """The protocol, for the table."""
+        """Protocol in a sentence, for the table."""
         scaled = " standardised" if self.standardise else ""
         what = "images augmented anew each epoch" if self.protocol == "augmented" else f"cached{scaled} features"
         sizes = f"{self.train} to train, {self.test} to test"
@@ -89,13 +89,13 @@ class DetectionSpec(Evaluation):
 
     ``metric`` is the performance that claims are about; all of them are recorded. ``anchors`` are in pixels (root of
     the area), ``aspect_ratios`` height over width; ``milestones`` are shares of ``iterations``; samples and proposals
-    are counted an image. ``short_sides``: a training image is resized to one of them, drawn at random, a test image to
-    ``test_short_side``, neither to more than ``long_side``; left out, images are taken as they are. ``flip``: the
-    probability that a training image is mirrored. ``weight_decay_norm``: of batch norm's weights; as the others' where
-    left out. ``warmup_start``: share of ``lr`` at step 0; 1 / (``warmup`` + 1) where left out. ``precise_norm``: after
-    the last step batch norm's statistics are taken anew over so many training batches, all of them pooled; 0 keeps the
-    running ones. ``roi_aligned``, ``roi_sampling``: RoIAlign's half-pixel shift and its samples a bin and axis (0: as
-    many as it has cells).
+    are counted per image. ``short_sides``: a training image is resized to one of them, drawn at random, and a test
+    image to ``test_short_side``, neither to more than ``long_side``; without it images are not resized. ``flip``: the
+    probability that a training image is mirrored. ``weight_decay_norm``: weight decay of batch norm's weights; that of
+    the other weights where left out. ``warmup_start``: share of ``lr`` at step 0; 1 / (``warmup`` + 1) where left out.
+    ``precise_norm``: number of training batches over which batch norm's statistics are computed again after the last
+    step, all of them pooled; 0 keeps the running statistics. ``roi_aligned``, ``roi_sampling``: RoIAlign's half-pixel
+    shift and its samples per bin and axis (0: as many as the bin has cells).
     """
 
     detector: Literal["torchvision", "detectron2"] = "torchvision"
@@ -141,7 +141,7 @@ class DetectionSpec(Evaluation):
 
     @property
     def sentence(self) -> str:
-        """The protocol, for the table."""
+        """Protocol in a sentence, for the table."""
         sizes = f"{self.train} to train, {self.test} to test"
         by = "" if self.detector == "torchvision" else f" ({self.detector})"
         kept = "frozen" if self.protocol == "frozen" else "fine-tuned"
@@ -149,9 +149,9 @@ class DetectionSpec(Evaluation):
 
 
 class PredictorSpec(Frozen):
-    """A predictor: the hash of the source that implements it, which values are better, and what it is imported with.
+    """A predictor: the hash of its source, its better values (low or high), and the plugin that defines it.
 
-    ``plugin``: a file, or a package with its entry points; nothing for a built-in one.
+    ``plugin`` is a file, or a package with its entry points; empty for a built-in predictor.
     """
 
     name: str

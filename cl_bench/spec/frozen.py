@@ -1,4 +1,4 @@
-"""Values that cannot change and have a key, and the types of their fields."""
+"""Base class of immutable values with a key, and the types of their fields."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class Frozen(BaseModel):
-    """A value that cannot change, knows all its fields and has a key."""
+    """An immutable value that rejects unknown fields and has a key."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     @property
     def key(self) -> str:
-        """sha256 of the canonical JSON form."""
+        """Key of the value: sha256 of its canonical JSON form."""
         canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()

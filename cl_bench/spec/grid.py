@@ -1,4 +1,4 @@
-"""The points of a sweep: temperatures of InfoNCE and weightings of L_a and L_u."""
+"""Grid of a sweep: temperatures of InfoNCE and weightings of L_a and L_u."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cl_bench.spec import AlignUniform, Frozen, InfoNCE, Negatives, NonNegative,
 
 
 class Grid(Frozen):
-    """The points of a sweep."""
+    """Grid of objectives in a sweep."""
 
     temperatures: Annotated[tuple[Positive, ...], Field(min_length=1)]
     weightings: Annotated[tuple[tuple[NonNegative, NonNegative], ...], Field(min_length=1)]
@@ -23,7 +23,7 @@ class Grid(Frozen):
     @field_validator("weightings", mode="before")
     @classmethod
     def _product(cls, value: Any) -> Any:
-        """Every pair of ``{w_a = [...], w_u = [...]}``, or the pairs themselves."""
+        """Expand ``{w_a = [...], w_u = [...]}`` to every pair; a list of pairs is returned unchanged."""
         if (
             isinstance(value, dict)
             and value.keys() == {"w_a", "w_u"}
@@ -42,7 +42,7 @@ class Grid(Frozen):
         return self
 
     def objectives(self) -> tuple[InfoNCE | AlignUniform, ...]:
-        """Every point, InfoNCE first."""
+        """Return the objective of every point, InfoNCE first."""
         return (
             *(
                 InfoNCE(temperature=t, negatives=self.negatives, positive_in_denominator=self.positive_in_denominator)

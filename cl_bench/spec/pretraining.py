@@ -1,4 +1,4 @@
-"""All that decides the weights of an encoder."""
+"""Specs of everything that determines the weights of an encoder."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Padding = Literal["zeros", "reflect"]
 
 
 class AugmentSpec(Frozen):
-    """How a view is drawn; probabilities and strengths as in torchvision. ``blur_sigma`` is in pixels of the view."""
+    """Augmentation of a view; probabilities and strengths as in torchvision, ``blur_sigma`` in pixels of the view."""
 
     size: Annotated[int, Field(ge=8)]
     scale: tuple[Positive, Positive] = (0.2, 1.0)
@@ -49,7 +49,7 @@ class AugmentSpec(Frozen):
 
 
 class EncoderSpec(Frozen):
-    """Backbone and projection head; ``padding`` as ``encoders.build_encoder`` takes it."""
+    """Backbone and projection head; ``padding`` is that of ``encoders.build_encoder``."""
 
     name: EncoderName
     padding: Padding = "zeros"
@@ -63,10 +63,10 @@ class OptimiserSpec(Frozen):
     ``name``: ``adam`` takes ``momentum`` as its first beta and .999 as its second, and decays weights apart from the
     gradient (AdamW; Loshchilov & Hutter, ICLR 2019). ``per_temperature``: InfoNCE's rate is ``lr * temperature``, since
     its gradient grows with the inverse (as the factor of MoCo v3's loss; Chen, Xie & He, ICCV 2021).
-    ``precision``: of the encoder's and the head's arithmetic (autocast); losses are in float32 always. ``compile``:
-    the encoder through ``torch.compile``. ``chunk``: how many images go through the encoder at a time, for a card
-    that cannot hold the batch: loss and gradients are those of the whole batch (GradCache, Gao et al., RepL4NLP
-    2021), batch norm's statistics those of the chunk.
+    ``precision``: precision of the encoder's and the head's arithmetic (autocast); losses are always in float32.
+    ``compile``: use ``torch.compile`` on the encoder. ``chunk``: number of images that go through the encoder at a
+    time, for a GPU that cannot hold the batch. Loss and gradients are those of the whole batch (GradCache, Gao et al.,
+    RepL4NLP 2021), batch norm's statistics those of the chunk.
     """
 
     name: Literal["sgd", "adam"] = "sgd"
@@ -92,7 +92,7 @@ class OptimiserSpec(Frozen):
 
 
 class InfoNCE(Frozen):
-    """The objective family InfoNCE at one temperature."""
+    """An objective of the family InfoNCE, at one temperature."""
 
     family: Literal["info_nce"] = "info_nce"
     temperature: Positive
@@ -101,12 +101,12 @@ class InfoNCE(Frozen):
 
     @property
     def config(self) -> str:
-        """The knobs, as a person types them."""
+        """Knobs of the objective, as they stand in a case id."""
         return f"info_nce-t{self.temperature:g}"
 
 
 class AlignUniform(Frozen):
-    """The objective family ``w_a L_a + w_u L_u``."""
+    """An objective of the family ``w_a L_a + w_u L_u``."""
 
     family: Literal["align_uniform"] = "align_uniform"
     w_a: NonNegative
@@ -116,7 +116,7 @@ class AlignUniform(Frozen):
 
     @property
     def config(self) -> str:
-        """The knobs, as a person types them."""
+        """Knobs of the objective, as they stand in a case id."""
         return f"align_uniform-a{self.w_a:g}-u{self.w_u:g}"
 
 
@@ -127,7 +127,7 @@ class RandomInit(Frozen):
 
     @property
     def config(self) -> str:
-        """The name of the reference row."""
+        """Name of the reference row."""
         return RANDOM_INIT
 
 
@@ -148,7 +148,7 @@ class MethodSpec(Frozen):
 
 
 class PretrainSpec(Frozen):
-    """Everything that decides the weights of one encoder."""
+    """Specification of everything that determines the weights of one encoder."""
 
     method: MethodSpec
     objective: Objective

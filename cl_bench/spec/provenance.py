@@ -1,4 +1,4 @@
-"""Where each value of a profile comes from, as its comments say: ``# printed``, ``# inherited: ...``, ``# ours``."""
+"""Origin of each value of a profile, read from its comments: ``# printed``, ``# inherited: ...``, ``# ours``."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from tomlkit.items import AoT, Array, Table
 from cl_bench.spec.profile_files import profile_file, profile_files
 
 MARKS = ("printed", "inherited", "ours")
-"""In the paper; from a recipe that the paper follows, or a data set as it is published; chosen here."""
+"""Origins: printed in the paper; inherited from a recipe that it follows or from a published data set; chosen here."""
 
 
 class Origin(NamedTuple):
-    """A value of a profile and where it comes from.
+    """A value of a profile and its origin.
 
     Attributes:
-        key: As ``optimiser.lr``.
-        value: As it is written; a list over several lines by its first.
-        mark: ``printed``, ``inherited``, ``ours``, or ``set`` on the command line; nothing where the file does not say.
-        why: The rest of the comment.
+        key: Dotted key, such as ``optimiser.lr``.
+        value: Value as it is written; the first line of a list over several lines.
+        mark: ``printed``, ``inherited``, ``ours``, or ``set`` on the command line; empty where the file does not say.
+        why: Rest of the comment.
     """
 
     key: str
@@ -33,14 +33,14 @@ class Origin(NamedTuple):
 
 
 def provenance(name: str, settings: Sequence[str] = ()) -> list[Origin]:
-    """The values of a profile in its file's order; what it leaves to its base, or to defaults, comes after or not.
+    """Return the values of a profile in its file's order, then those of its bases; defaults are left out.
 
     Args:
-        name: The profile's, or its file's.
-        settings: ``key.path=value``, which come first.
+        name: Name of the profile, or path of its file.
+        settings: ``key.path=value`` settings, which come first.
 
     Raises:
-        SpecError: No such profile, or a file that is not TOML.
+        SpecError: If there is no such profile, or a file is not TOML.
     """
     found: dict[str, Origin] = {}
     for setting in settings:
@@ -57,7 +57,7 @@ def _written(file: Path) -> Iterator[Origin]:
 
 
 def _of_table(table: Container | Table, prefix: str) -> Iterator[Origin]:
-    """The values of a table and of those inside it; of a list of tables by their places, as ``known.1.claim``."""
+    """Yield the values of a table and of tables inside it; keys in a list have its index, as in ``known.1.claim``."""
     for name, item in (table if isinstance(table, Container) else table.value).body:
         if name is None or item is None:  # a comment, or an empty line
             continue
@@ -69,13 +69,13 @@ def _of_table(table: Container | Table, prefix: str) -> Iterator[Origin]:
                 yield from _of_table(one, f"{key}.{place}.")
         else:
             written, *_ = item.as_string().splitlines()
-            # The comment of a list over several lines stands behind its last line, or behind its first.
+            # The comment of a list over several lines is at the end of its last line, or of its first.
             value, _, first = written.partition("#") if isinstance(item, Array) else (written, "", "")
             yield Origin(key, value.strip(), *_mark(item.trivia.comment.lstrip("# ") or first.strip()))
 
 
 def _mark(comment: str) -> tuple[str, str]:
-    """The mark that a comment begins with, and the rest of it."""
+    """Split a comment into the mark that it begins with, and the rest."""
     word, _, rest = comment.partition(" ")
     mark = word.rstrip(":;,")
     return (mark, rest) if mark in MARKS else ("", comment)

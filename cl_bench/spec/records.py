@@ -1,4 +1,4 @@
-"""What is known of one encoder, and of a configuration over its seeds. Plain values: nobody needs torch for them."""
+"""Results of one encoder, and of a configuration over its seeds, as plain values that do not need torch."""
 
 from __future__ import annotations
 
@@ -23,39 +23,39 @@ NAMES: Mapping[Family, str] = {"align_uniform": "L_a & L_u", "info_nce": "InfoNC
 
 @dataclass(frozen=True)
 class Record:
-    """One encoder: how it was pre-trained, what was measured on it, how it did downstream.
+    """Results of one encoder: its pre-training, the measurements on it, and its downstream performance.
 
     Attributes:
         key: Store key of the pre-training run.
-        case: The id a person types, as ``dense_index-info_nce-t0.1-s0``.
-        method: The method with its options, as ``dense_emd:epsilon=0.1``; ``random_init`` for an untrained encoder.
-        data: Pre-training data, as ``single_object``.
+        case: Id on the command line, such as ``dense_index-info_nce-t0.1-s0``.
+        method: Method with its options, such as ``dense_emd:epsilon=0.1``; ``random_init`` for an untrained encoder.
+        data: Pre-training data, such as ``single_object``.
         views: ``overlapping`` or ``disjoint``.
         family: Objective family: ``info_nce``, ``align_uniform`` or ``random_init``.
-        config: The objective's knobs without the seed, as ``info_nce-t0.1``.
+        config: Knobs of the objective without the seed, such as ``info_nce-t0.1``.
         seed: Seed of initialisation, data order and augmentation.
         status: ``complete``; ``diverged`` (NaN or infinity in pre-training or evaluation); ``failed`` (it raised).
-        detail: Why, in one line, when it is not complete.
+        detail: Reason in one line, when it is not complete.
         alignment: L_a on held-out images by level, in [-1, 1]; lower is better aligned.
         uniformity: L_u on held-out images by level, at most 0; lower is more uniform.
         performance: Downstream performance in percent by level: ``instance`` linear-evaluation accuracy, ``dense``
             detection AP over IoU .50:.05:.95.
-        halves: ``performance`` on the test images at even and at odd places, by level; absent where a half has
-            nothing to find.
+        halves: ``performance`` on the test images at even and at odd positions, by level; absent where a half has no
+            object to find.
         extra: Further figures by name: ``coco_ap50`` or ``voc07_ap50`` (percent), and ``matching_precision``, the share
             in [0, 1] of the positives it was trained on whose cells overlap in the source image, where that is defined.
-        probes: What dense features of held-out images know, by name (``cl_bench.evaluate.probes``): ``position_share``,
+        probes: Probes of dense features of held-out images by name (``cl_bench.evaluate.probes``): ``position_share``,
             ``image_share``, ``colour_share``, ``position_accuracy`` and ``position_chance``, all in [0, 1].
         similarities: Histograms of cosines over [-1, 1] by kind of pair (``positive``, ``same_image``,
             ``other_images``), each a tuple of shares that sum to 1.
-        predictors: What its predictors say, by ``name@level``, or by ``name`` where there is one value an encoder.
-        failed_predictors: Of those that failed, why, in one line, by ``name``.
+        predictors: Values of its predictors by ``name@level``, or by ``name`` where there is one value per encoder.
+        failed_predictors: Reason, in one line, for each predictor that failed, by ``name``.
         losses: (step, loss) of each logged step of pre-training.
-        position_only_loss: The least loss that features which know only their cell's place reach under the encoder's
-            objective; nan where it is not defined (instance level, untrained, a loss of the plugin's own).
+        position_only_loss: Least loss of features that encode only the place of their cell, under the encoder's
+            objective; nan where it is not defined (instance level, untrained, a plugin with its own loss).
         decomposition_error: Largest |loss - (alignment + distribution)| / max(1, |loss|) over the logged steps.
-        seconds: Time by stage, as ``pretrain``.
-        provenance: Where and with which versions and switches it was pre-trained; plain values by name.
+        seconds: Seconds by stage, such as ``pretrain``.
+        provenance: Machine, versions and settings of the pre-training; plain values by name.
     """
 
     key: str
@@ -86,7 +86,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Configuration:
-    """One point of a row: ``Record.config``, its ``seeds``, and its L_a, L_u and performance (percent) over them."""
+    """One point of a row: ``Record.config``, its ``seeds``, and mean L_a, L_u and performance (percent) over them."""
 
     name: str
     family: str
@@ -99,9 +99,10 @@ class Configuration:
 def configurations(
     records: Sequence[Record], level: Level, family: Family = "total"
 ) -> tuple[list[Configuration], tuple[str, ...]]:
-    """The points of one row in order of name; and the cases left out, a record of whose configuration is not usable.
+    """Return the configurations of one row in order of name, and the cases of configurations that are left out.
 
-    Randomly initialised encoders are passed over. A record is usable that is complete and finite at the level.
+    A configuration is left out if one of its records is not complete and finite at the level. Randomly initialised
+    encoders are ignored.
 
     Raises:
         ValueError: If the records are of more than one (method, data, views).
@@ -125,5 +126,5 @@ def configurations(
 
 
 def figures(record: Record, level: Level) -> tuple[float, ...]:
-    """L_a, L_u and performance at a level; nan where it was not measured."""
+    """Return L_a, L_u and performance at a level; nan where one was not measured."""
     return tuple(c.get(level, math.nan) for c in (record.alignment, record.uniformity, record.performance))

@@ -1,4 +1,4 @@
-"""One encoder and all that is measured on it."""
+"""Spec of one encoder and of all measurements on it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cl_bench.spec.records import RANDOM_INIT
 
 
 class RunSpec(Frozen):
-    """One encoder of a sweep and all that is measured on it."""
+    """One encoder of a sweep, with all measurements on it."""
 
     pretrain: PretrainSpec
     measure: MeasureSpec
@@ -20,14 +20,14 @@ class RunSpec(Frozen):
 
     @property
     def data_sets(self) -> set[DataSpec]:
-        """All the images it takes."""
+        """Return all data sets that it uses."""
         trained = () if self.pretrain.objective.family == RANDOM_INIT else (self.pretrain.data,)
         downstream = (getattr(stage, part) for stage in (self.linear, self.detection) for part in ("train", "test"))
         return {*trained, self.measure.data, *downstream}
 
     @property
     def case(self) -> str:
-        """The id a person types, as ``dense_index-info_nce-t0.1-s0``."""
+        """Id on the command line, such as ``dense_index-info_nce-t0.1-s0``."""
         seed = f"s{self.pretrain.seed}"
         if self.pretrain.objective.family == RANDOM_INIT:
             return f"{RANDOM_INIT}-{seed}"

@@ -1,9 +1,9 @@
-"""Controls of a row's correlation, from the same records: what must hold, and how far the figure moves. Pure.
+"""Controls of a row's correlation, computed from the same records without reading or writing anything.
 
-Performance on one half of the test images must tell performance on the other: where it does not, the test data cannot
-rank these configurations, and nothing that is said of their order means anything. The rest is for the reader: how far a
-predictor comes that knows only the grid, and what another scaling, one configuration less or other seeds make of tau.
-Every tau here is over pairs of one family, which claims rest on.
+Performance on one half of the test images must predict performance on the other half. Otherwise the test data cannot
+rank these configurations, and no statement about their order means anything. The other controls are for the reader: how
+well a predictor does that knows only the grid, and how tau changes with another scaling, with one configuration left
+out, or with other seeds. Every tau here is over pairs within a family, the tau that claims rest on.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Controls:
-    """What stands beside a tau of ``normalised_sum(L_a, L_u)`` with performance; each figure is nan where undefined.
+    """Controls for a tau of ``normalised_sum(L_a, L_u)`` with performance; each figure is nan where undefined.
 
     Attributes:
-        halves: Tau of performance on one half of the test images with that on the other: the positive control.
-        halves_p: One-sided p of its being above 0 (``cl_bench.statistics.correlation.association``).
-        knob: Tau of the knob alone with performance: how much the objective pushes features apart.
-        rank, z: Tau with the sum of ranks, and of standard scores, of L_a and L_u in the place of the min-max sum.
+        halves: Positive control: tau of performance on one half of the test images with that on the other half.
+        halves_p: One-sided p of ``halves`` > 0 (``cl_bench.statistics.correlation.association``).
+        knob: Tau of the knob alone (how strongly the objective pushes features apart) with performance.
+        rank, z: Tau with performance of the sum of ranks, or of standard scores, in place of the min-max sum.
         losses: Pearson's correlation of L_a with L_u over the configurations.
         without_low, without_high: Least and greatest tau with one configuration left out.
         seeds_low, seeds_high: 95 % interval of tau over re-seeding this grid; nan with one seed.
@@ -74,9 +74,9 @@ class Controls:
         return "; ".join(text.format(shown) for text, value, shown in told if not math.isnan(value))
 
     def failed(self, alpha: float) -> str:
-        """Why nothing can be said of the order of these configurations; empty where the positive control holds.
+        """Return the reason why these configurations cannot be ranked, or "" where the positive control holds.
 
-        Where the halves were not measured there is no control to fail.
+        It holds if ``halves_p`` is below ``alpha``. If the halves were not measured there is no control to fail.
         """
         if math.isnan(self.halves_p) or self.halves_p < alpha:
             return ""
@@ -88,7 +88,7 @@ class Controls:
 
 
 def controls(records: Sequence[Record], level: Level) -> Controls:
-    """The controls of a row at a level; seeds of a configuration are averaged first, as for the tau itself.
+    """Compute the controls of a row at a level; a configuration's seeds are averaged first, as for tau itself.
 
     Raises:
         ValueError: If the records are of more than one row.
@@ -120,19 +120,19 @@ def controls(records: Sequence[Record], level: Level) -> Controls:
 
 
 def _standard(column: Array) -> Array:
-    """Standard scores, but for the mean, which no order sees."""
+    """Divide a column by its standard deviation; the mean is not subtracted, since it does not affect the order."""
     spread = float(column.std()) if len(column) else 0.0
     return column / (spread if spread > 0 else 1.0)
 
 
 def _without(i: int, families: Sequence[str], L_a: Array, L_u: Array, y: Array) -> float:
-    """Tau without configuration i."""
+    """Compute tau without configuration i."""
     left = np.delete(np.arange(len(y)), i)
     return tau_b(normalised_sum(L_a[left], L_u[left]), y[left], within([families[int(k)] for k in left]))
 
 
 def _halves(records: Sequence[Record], kept: Sequence[Configuration], level: Level) -> tuple[float, float]:
-    """Tau between performance on the two halves, and its p; nan where a half of some configuration is not known."""
+    """Compute tau between performance on the two halves, and its p; nan if a configuration lacks a half."""
     runs: dict[str, list[tuple[float, float]]] = {c.name: [] for c in kept}
     for r in records:
         if r.family != RANDOM_INIT and r.config in runs:
@@ -146,7 +146,7 @@ def _halves(records: Sequence[Record], kept: Sequence[Configuration], level: Lev
 
 
 def _reseeded(records: Sequence[Record], level: Level) -> dict[str, float]:
-    """How tau moves where the seeds of this grid are drawn anew."""
+    """Compute the interval of tau, and its share below 0, when the seeds of this grid are resampled."""
     seeded = Seeded.of(records, level)
     drawn = taus(reseeded(seeded), seeded.families) if len(seeded.seeds) > 1 else np.empty(0)
     drawn = drawn[np.isfinite(drawn)]

@@ -1,8 +1,9 @@
-"""Kendall's tau-b of a row with its interval and p. Pure: neither torch nor pytest, nothing read, nothing written.
+"""Kendall's tau-b of a row with its interval and p, computed without reading or writing anything.
 
 The unit of analysis is a *configuration* of the objective: its seeds are averaged first, because seeds of one
-configuration are not independent points of a correlation. Nor are configurations: neighbours on a knob are alike, and
-families differ in level. So what is tested is tau over pairs of one family, by a p that knows the grid of knobs.
+configuration are not independent points of a correlation. Configurations are not independent either: neighbours on a
+knob are alike, and families differ in level. The test is therefore of tau over pairs within a family, and its p takes
+the grid of knobs into account.
 """
 
 from __future__ import annotations
@@ -33,24 +34,25 @@ class Correlation:
     """Kendall's tau-b between ``normalised_sum(L_a, L_u)`` and performance over a row's configurations.
 
     Attributes:
-        level: Where all three were measured.
+        level: Level at which L_a, L_u and performance were measured.
         family: Objective family, or ``total`` for all of them.
         n: Number of configurations.
-        tau: In [-1, 1], over all pairs, as the paper has it; negative where better aligned and more uniform goes with
-            better; nan where undefined.
-        low, high: Its 95 % interval, nan below four configurations.
-        within: Tau over pairs of one family, which is what p is of; nan where undefined.
-        within_low, within_high: Its 95 % interval.
-        between: Tau over pairs of two families; nan where there is one family.
-        by_knob: Tau over pairs of one family that differ in one knob alone, by the knob: ``t``, ``a``, ``u``.
-        effective_n: How many exchangeable configurations would show as much of ``within`` as these do.
-        placebo: One in twenty curves over the knobs, as smooth as the sum and knowing nothing, has a ``within`` below.
+        tau: Tau over all pairs, in [-1, 1], the paper's statistic; negative where features that are better aligned and
+            more uniform perform better; nan where undefined.
+        low, high: 95 % interval of ``tau``, nan below four configurations.
+        within: Tau over pairs within a family, the one that p tests; nan where undefined.
+        within_low, within_high: 95 % interval of ``within``.
+        between: Tau over pairs of two different families; nan where there is one family.
+        by_knob: Tau over pairs within a family that differ in one knob alone, by the knob: ``t``, ``a``, ``u``.
+        effective_n: Number of exchangeable configurations that would give as precise a ``within`` as these do.
+        placebo: Value below which lies ``within`` of one in twenty unrelated random curves over the knobs that are as
+            smooth as the sum.
         p_negative, p_positive: One-sided p of ``within`` < 0, and > 0 (``association``).
-        method: How p was had: ``exact``, ``permutation`` (there are ties), ``curves`` (the largest of the former and of
-            curves drawn over the knobs), ``none`` (tau is undefined).
+        method: Test that gave p: ``exact``, ``permutation`` (there are ties), ``curves`` (the largest p of the former
+            and of curves drawn over the knobs), ``none`` (tau is undefined).
         needed: Independent configurations that would show such a ``within`` with power .8, or None where it is 0 or
             undefined.
-        left_out: Case ids of the configurations left out, because a record of theirs is not complete and finite.
+        left_out: Case ids of the configurations left out because one of their records is not complete and finite.
     """
 
     level: Level
@@ -77,35 +79,35 @@ class Correlation:
 
     @property
     def told(self) -> str:
-        """Tau over all pairs and, where there are several families, within them."""
+        """Tau over all pairs and, where there are several families, within them, as text."""
         if math.isnan(self.between):
             return f"tau = {self}"
         return f"tau = {self} over all pairs, {self.inside} within families"
 
     @property
     def inside(self) -> str:
-        """Tau within families, with its interval."""
+        """Tau within families, with its interval, as text."""
         return _bounded(self.within, self.within_low, self.within_high)
 
     @property
     def counted(self) -> str:
-        """The number of configurations, and of exchangeable ones that would tell as much."""
+        """Number of configurations, and of exchangeable ones that would be worth as much, as text."""
         worth = "" if math.isnan(self.effective_n) else f" (worth {self.effective_n:.1f} independent ones)"
         return f"n = {self.n}{worth}" if self.method == "curves" else f"n = {self.n}"
 
     @property
     def disagrees(self) -> bool:
-        """Whether tau over all pairs has another sign than tau within families."""
+        """True where tau over all pairs and tau within families have opposite signs."""
         return self.tau * self.within < 0
 
 
 class Association(NamedTuple):
-    """Whether two figures go together within families.
+    """Result of testing whether two figures are associated within families.
 
     Attributes:
-        p_negative, p_positive: One-sided p of tau < 0, of tau > 0.
-        effective_n: How many exchangeable configurations have as narrow a spread of tau without any association.
-        method: How p was had.
+        p_negative, p_positive: One-sided p of tau < 0, and of tau > 0.
+        effective_n: Number of exchangeable configurations whose tau, without any association, varies as much.
+        method: Test that gave p, as in ``Correlation``.
         placebo: Tau that one in twenty of the curves drawn for x stays below; nan where no knob is known.
     """
 
@@ -117,14 +119,17 @@ class Association(NamedTuple):
 
 
 def _bounded(tau: float, low: float, high: float) -> str:
-    """A tau with its interval, where it has one."""
+    """Format a tau with its interval, where it has one."""
     if math.isnan(tau):
         return "undefined"
     return f"{tau:.2f}" if math.isnan(low) else f"{tau:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def normalised_sum(L_a: Array, L_u: Array) -> Array:
-    """``minmax(L_a) + minmax(L_u)``, each (..., n) over the last axis, in [0, 2]; a constant column counts as zeros."""
+    """Return ``minmax(L_a) + minmax(L_u)`` in [0, 2]; both are (..., n), scaled over the last axis.
+
+    A constant column counts as zeros.
+    """
 
     def minmax(values: Array) -> Array:
         span = np.ptp(values, axis=-1, keepdims=True)
@@ -134,17 +139,17 @@ def normalised_sum(L_a: Array, L_u: Array) -> Array:
 
 
 def association(x: Array, y: Array, groups: Sequence[Group]) -> Association:
-    """Test whether two figures of configurations go together within families, knowing that neighbours are alike.
+    """Test whether two figures of configurations are associated within families, given that neighbours are alike.
 
-    The largest of three p, each of tau over pairs of one family: where every order within a family is as likely (exact;
-    by 4,999 seeded permutations where there are ties); where x stays and y is drawn anew as a curve over the knobs, as
-    smooth as it is; and where y stays and x is drawn anew. Of a family whose knobs are not known any order is as likely
-    in all three. docs/statistics.md has its size and power.
+    The result is the largest p of three tests, each of tau over pairs within a family. The first takes every order
+    within a family to be equally likely (exact, or 4,999 seeded permutations where there are ties). The second keeps x
+    and redraws y as a curve over the knobs that is as smooth as y; the third keeps y and redraws x. In a family whose
+    knobs are not known every order is equally likely in all three. docs/statistics.md gives the test's size and power.
 
     Args:
-        x: (n,) one figure.
-        y: (n,) the other.
-        groups: The families of the n configurations.
+        x: (n,) first figure.
+        y: (n,) second figure.
+        groups: Families of the n configurations.
     """
     names = np.empty(len(x), dtype=np.intp)
     for k, group in enumerate(groups):
@@ -177,16 +182,16 @@ def association(x: Array, y: Array, groups: Sequence[Group]) -> Association:
 
 
 def one_sided(x: Array, y: Array) -> tuple[float, float, Method]:
-    """P(tau as low), P(tau as high) of exchangeable points; a random permutation test where there are ties."""
+    """Return P(tau as low), P(tau as high) and the test, for exchangeable points (n,); by permutation with ties."""
     found = association(x, y, [Group(np.arange(len(x)), None)])
     return found.p_negative, found.p_positive, found.method
 
 
 def correlate(records: Sequence[Record], level: Level, family: Family = "total", alpha: float = 0.05) -> Correlation:
-    """Kendall's tau-b of a row (the paper's statistic), with what is needed to believe it.
+    """Compute Kendall's tau-b of a row (the paper's statistic) with its p, intervals and effective sample size.
 
-    p and the effective number of configurations are ``association``'s. Intervals are Fieller's for so many exchangeable
-    configurations. The min-max is over the configurations that take part; the order of records is of no effect.
+    p and the effective number of configurations are from ``association``. Intervals are Fieller's for that effective
+    number. The min-max is over the configurations that take part; the order of the records has no effect.
 
     Raises:
         ValueError: If the records are of more than one row.
@@ -226,7 +231,7 @@ def correlate(records: Sequence[Record], level: Level, family: Family = "total",
 
 
 def tau_of(records: Sequence[Record], level: Level, family: Family = "total") -> float:
-    """Tau-b of a row alone; nan where it is undefined.
+    """Compute tau-b of a row, without intervals or p; nan where it is undefined.
 
     Raises:
         ValueError: If the records are of more than one row.
@@ -236,13 +241,13 @@ def tau_of(records: Sequence[Record], level: Level, family: Family = "total") ->
 
 
 def figures_of(kept: Sequence[Configuration]) -> tuple[Array, Array, Array]:
-    """L_a, L_u and performance of each configuration, (n,) each."""
+    """Return L_a, L_u and performance of each configuration, (n,) each."""
     points = np.array([(c.alignment, c.uniformity, c.performance) for c in kept], dtype=np.float64).reshape(-1, 3).T
     return points[0], points[1], points[2]
 
 
 def _sum_and_performance(kept: Sequence[Configuration]) -> tuple[Array, Array]:
-    """The normalised sum and performance of each configuration, (n,) both."""
+    """Return the normalised sum and the performance of each configuration, (n,) each."""
     L_a, L_u, performance = figures_of(kept)
     return (normalised_sum(L_a, L_u) if kept else L_a), performance
 

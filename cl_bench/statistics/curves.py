@@ -1,9 +1,10 @@
-"""How large a correlation two curves over a grid of knobs have that know nothing of each other. Pure.
+"""Random smooth curves over a grid of knobs: the correlation that two unrelated curves reach by chance.
 
-Neighbours on a knob are alike, in L_a + L_u as in performance. To shuffle configurations takes them for a sample, and
-finds two independent curves correlated far too often. Here one of the two stays as it is, and the other is drawn anew:
-curves over the same knobs, as smooth as it is itself, by a Gaussian process whose smoothness and noise are not
-estimated but averaged over, each by how well it explains the curve.
+Neighbours on a knob are alike, in L_a + L_u and in performance. A test that shuffles configurations treats them as
+exchangeable and so finds two independent curves correlated far too often. Here one of the two stays as it is, and the
+other is replaced by random curves over the same knobs that are as smooth as the original. They come from a Gaussian
+process; its smoothness and noise are not estimated but averaged over, weighted by how well they explain the original
+curve.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from scipy import linalg, stats
 
 Array = NDArray[np.float64]
 LENGTHS = (0.06, 0.12, 0.25, 0.5, 1.0, 2.0)
-"""Length scales, as shares of a knob's range: from neighbours that are hardly alike to one bend over the whole."""
+"""Length scales as shares of a knob's range, from hardly related neighbours to a single bend over the whole range."""
 NOISE = (0.0005, 0.01, 0.1, 0.3, 0.6)
-"""Shares of the variance that no neighbour shares."""
+"""Shares of the variance that are independent noise, not shared with neighbours."""
 _KNOB = re.compile(r"-([tau])(\d[\d.]*(?:e[+-]?\d+)?)")
 
 
@@ -31,9 +32,9 @@ class Group(NamedTuple):
     """The configurations of one family.
 
     Attributes:
-        members: (m,) Where they stand among all configurations.
-        places: (m, knobs) Their places on the knobs, in [0, 1]; None where no knobs are known, so that any order is as
-            likely as any other.
+        members: (m,) indices of its configurations among all configurations.
+        places: (m, knobs) positions on the knobs, in [0, 1]; None where no knobs are known, so that every order is
+            equally likely.
     """
 
     members: NDArray[np.intp]
@@ -41,14 +42,14 @@ class Group(NamedTuple):
 
 
 def knobs_of(config: str) -> dict[str, float]:
-    """The knobs that a configuration's name tells: ``t``, or ``a`` and ``u`` (w_a, w_u); none of another name."""
+    """Read the knobs from a configuration's name: ``t``, or ``a`` and ``u`` (w_a, w_u); empty for another name."""
     return {name: float(value) for name, value in _KNOB.findall(config)}
 
 
 def apart(knobs: Mapping[str, float]) -> float:
-    """How much an objective of those knobs pushes features apart rather than together, in [0, 1]; nan of none.
+    """Return in [0, 1] how strongly an objective pushes features apart rather than together; nan without knobs.
 
-    ``1 / (1 + t)`` of a temperature, ``w_u / (w_a + w_u)`` of two weights.
+    It is ``1 / (1 + t)`` for a temperature and ``w_u / (w_a + w_u)`` for two weights.
     """
     if "t" in knobs:
         return 1 / (1 + knobs["t"])
@@ -57,10 +58,10 @@ def apart(knobs: Mapping[str, float]) -> float:
 
 
 def families_of(names: Sequence[str], families: Sequence[str]) -> list[Group]:
-    """The families of some configurations, with their places on the knobs that their names tell.
+    """Group configurations by family, with their positions on the knobs that are read from their names.
 
-    A place is the value's rank among the family's values of that knob, so that it hangs on no scale, as a share of the
-    range: a finer grid has its neighbours nearer.
+    A position is the rank of the value among the family's values of that knob, divided by the highest rank. It does not
+    depend on the knob's scale, and neighbours are nearer on a finer grid.
     """
     found = []
     for family in sorted(set(families)):
@@ -73,19 +74,19 @@ def families_of(names: Sequence[str], families: Sequence[str]) -> list[Group]:
 
 
 def redrawn(values: Array, families: Sequence[Group], draws: int, rng: np.random.Generator) -> Array:
-    """Draw curves anew that are as smooth along the knobs as some figures are, and know nothing of anything else.
+    """Draw random curves that are as smooth along the knobs as some figures are, and otherwise unrelated to anything.
 
-    Within a family the ranks of the figures, as normal scores, are taken for a draw of a Gaussian process over the
-    knobs: Matern 3/2 or squared exponential, of a length scale in ``LENGTHS`` and a share of noise in ``NOISE``, or of
-    noise alone. Each of these is as likely beforehand, noise alone twice, and afterwards by the marginal likelihood in
-    which mean and scale are integrated out; all families share it. Only the order of drawn figures within a family
-    means anything.
+    Within a family the ranks of the figures, as normal scores, are treated as a draw of a Gaussian process over the
+    knobs: Matern 3/2 or squared exponential, with a length scale in ``LENGTHS`` and a share of noise in ``NOISE``, or
+    noise alone. All of these are equally likely a priori, noise alone twice as likely. Their posterior weights are
+    marginal likelihoods with mean and scale integrated out, shared by all families. Only the order of drawn figures
+    within a family has a meaning.
 
     Args:
         values: (n,) figures.
-        families: Those of the n configurations.
-        draws: How many.
-        rng: Where chance comes from.
+        families: Families of the n configurations.
+        draws: Number of curves.
+        rng: Source of randomness.
 
     Returns:
         (draws, n). A family without places is shuffled.
@@ -120,7 +121,7 @@ def _normal_scores(values: Array) -> Array:
 
 @lru_cache(maxsize=16)
 def _processes(places: bytes, shape: tuple[int, int]) -> Array:
-    """(processes, m, m) Cholesky factors of every process at some places."""
+    """Compute the (processes, m, m) Cholesky factors of the covariance of every process at m places."""
     at = np.frombuffer(places).reshape(shape)
     distance = np.linalg.norm(at[:, None] - at[None], axis=-1)
     near = np.sqrt(3) * distance
@@ -134,7 +135,10 @@ def _processes(places: bytes, shape: tuple[int, int]) -> Array:
 
 
 def _log_evidence(factors: Array, scores: Array) -> Array:
-    """Log marginal likelihood of the scores under each process, mean and scale integrated out, up to a constant."""
+    """Compute the log marginal likelihood of the scores under each process, mean and scale integrated out.
+
+    It is known up to a constant.
+    """
     m = len(scores)
     both = np.stack([np.ones(m), scores], 1)
     white = np.stack([linalg.solve_triangular(factor, both, lower=True) for factor in factors])

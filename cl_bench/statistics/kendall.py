@@ -1,4 +1,4 @@
-"""Kendall's tau-b over all pairs of configurations, or over some of them, for many draws at once. Pure."""
+"""Kendall's tau-b over all pairs of configurations, or over some of them, for many draws at once."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from scipy import stats
 
 Array = NDArray[np.float64]
 Labels = Sequence[str] | NDArray[np.intp]
-"""The family of each configuration, by any name."""
+"""Family of each configuration, as a text or a number."""
 _CHUNK = 4_000_000  # pairwise signs held at once
 
 
 class Pairs(NamedTuple):
-    """Which configurations are compared: the first of each pair, and the second; (m,) each."""
+    """Indices of the configurations that are compared: the first of each pair, and the second; (m,) each."""
 
     first: NDArray[np.intp]
     second: NDArray[np.intp]
 
 
 class Counts(NamedTuple):
-    """Concordant minus discordant pairs, pairs that are untied in x, and in y; (draws,) each."""
+    """Counts of pairs, (draws,) each: concordant minus discordant (``s``), untied in x, and untied in y."""
 
     s: Array
     untied_x: Array
@@ -32,35 +32,35 @@ class Counts(NamedTuple):
 
     @property
     def tau(self) -> Array:
-        """Tau-b of each draw; nan where every pair is tied on a side."""
+        """Tau-b of each draw, (draws,); nan where every pair is tied in x or in y."""
         product = self.untied_x * self.untied_y
         return np.where(product > 0, self.s / np.sqrt(np.where(product > 0, product, 1)), np.nan)
 
 
 def all_pairs(n: int) -> Pairs:
-    """Every pair of n configurations."""
+    """Return every pair of n configurations."""
     return Pairs(*np.triu_indices(n, 1))
 
 
 def within(families: Labels) -> Pairs:
-    """Pairs of one family."""
+    """Return the pairs whose two configurations are of the same family."""
     pairs, names = all_pairs(len(families)), np.asarray(families)
     return _where(pairs, names[pairs.first] == names[pairs.second])
 
 
 def between(families: Labels) -> Pairs:
-    """Pairs of two families."""
+    """Return the pairs whose two configurations are of different families."""
     pairs, names = all_pairs(len(families)), np.asarray(families)
     return _where(pairs, names[pairs.first] != names[pairs.second])
 
 
 def along(families: Labels, places: Array, axis: int) -> Pairs:
-    """Pairs of one family that differ in one knob alone.
+    """Return the pairs within a family that differ in one knob alone.
 
     Args:
-        families: Of the n configurations.
-        places: (n, knobs), nan for a knob that a family does not have.
-        axis: Which knob.
+        families: Families of the n configurations.
+        places: (n, knobs) positions, nan for a knob that a family does not have.
+        axis: Index of the knob.
 
     Source: Jiang et al., Fantastic generalization measures, ICLR 2020 (arXiv:1912.02178), section 2.2.
     """
@@ -72,10 +72,10 @@ def along(families: Labels, places: Array, axis: int) -> Pairs:
 
 
 def counts(x: Array, y: Array, pairs: Pairs) -> Counts:
-    """The pair counts of draws of x (draws, n) with those of y (draws, n); either may have one draw for all.
+    """Count the pairs of each draw of x (draws, n) with that of y (draws, n); either may have one draw for all.
 
     Raises:
-        ValueError: Draws that are neither as many nor one.
+        ValueError: If x and y have different numbers of draws and neither has one.
     """
     draws = max(len(x), len(y))
     if {len(x), len(y)} - {1, draws}:
@@ -90,16 +90,16 @@ def counts(x: Array, y: Array, pairs: Pairs) -> Counts:
 
 
 def tau_b(x: Array, y: Array, pairs: Pairs | None = None) -> float:
-    """Tau-b of x (n,) with y (n,), over all pairs unless some are named; nan where every pair is tied on a side."""
+    """Compute tau-b of x (n,) with y (n,) over ``pairs``, or over all; nan where every pair is tied in x or in y."""
     tau = float(counts(x[None], y[None], all_pairs(len(x)) if pairs is None else pairs).tau[0])
     return math.nan if math.isnan(tau) else tau
 
 
 def null_distribution(sizes: Sequence[int]) -> tuple[NDArray[np.intp], Array]:
-    """Every value of ``s`` within families of those sizes and its probability, where every order is as likely.
+    """Return the values of ``s`` within families of those sizes and their probabilities, all orders equally likely.
 
-    Exact, for figures without ties: an order of m has as many inversions as its places contribute independently, 0 to
-    i at place i, each as likely.
+    Exact, for figures without ties: the inversions of a random order of m are a sum of independent terms, the i-th of
+    them uniform on 0 to i.
 
     Source: Kendall, A new measure of rank correlation, Biometrika 1938.
     """
@@ -112,9 +112,9 @@ def null_distribution(sizes: Sequence[int]) -> tuple[NDArray[np.intp], Array]:
 
 
 def fieller_interval(tau: float, n: float, z: float) -> tuple[float, float]:
-    """Interval of tau over so many exchangeable configurations: ``tanh(atanh(tau) +- z sqrt(.437 / (n - 4)))``.
+    """Compute the interval of tau over n exchangeable configurations: ``tanh(atanh(tau) +- z sqrt(.437 / (n - 4)))``.
 
-    With four or fewer it is all of [-1, 1]. A perfect order counts as if half a pair were in the wrong one.
+    With four or fewer it is all of [-1, 1]. A perfect order counts as if half a pair were in the wrong order.
 
     Source: Fieller, Hartley & Pearson, Tests for rank correlation coefficients, Biometrika 1957.
     """
@@ -126,10 +126,10 @@ def fieller_interval(tau: float, n: float, z: float) -> tuple[float, float]:
 
 
 def equivalence(tau: float, n: float, bound: float) -> tuple[float, float]:
-    """One-sided p of ``|tau| >= bound``, and two-sided p of ``|tau| <= bound``, over n exchangeable configurations.
+    """Compute one-sided p of ``|tau| >= bound`` and two-sided p of ``|tau| <= bound``, for exchangeable configurations.
 
-    A small first one shows that there is no correlation to speak of (two one-sided tests), a small second one that
-    there is. Both are 1 with four configurations or fewer, and where tau is nan. By the approximation of
+    A small first p shows that there is no relevant correlation (two one-sided tests), a small second p that there is
+    one. Both are 1 with four configurations or fewer, and where tau is nan. They use the approximation of
     ``fieller_interval``.
     """
     if math.isnan(tau) or n <= 4:

@@ -1,8 +1,8 @@
-"""What a sweep's figures could have been with other seeds: draws at a fixed grid. Pure numpy.
+"""Bootstrap over seeds: the figures that a sweep could have given with other seeds on the same grid.
 
 A configuration's figures are means over its seeds. With two to five seeds these means are themselves uncertain, and so
-is all that is computed from them. The draws here resample seeds with replacement and leave the grid as it is: they tell
-what a re-seeded run of the same code could give, and say nothing of other configurations.
+is everything computed from them. The draws here resample seeds with replacement and leave the grid as it is. They show
+what a re-seeded run of the same code could give, and nothing about other configurations.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ class Seeded:
     """Figures of a row at one level, seed by seed.
 
     Attributes:
-        names: Of the C configurations, in order.
-        families: Of each configuration, as ``info_nce``.
-        seeds: The S seeds that each of them has, in order.
-        values: (3, S, C): L_a, L_u and performance (percent), all finite.
+        names: Names of the C configurations, in order.
+        families: Family of each configuration, such as ``info_nce``.
+        seeds: Seeds that every configuration has, S of them, in order.
+        values: (3, S, C) L_a, L_u and performance (percent), all finite.
     """
 
     names: tuple[str, ...]
@@ -41,9 +41,9 @@ class Seeded:
 
     @classmethod
     def of(cls, records: Sequence[Record], level: Level) -> Seeded:
-        """From the records of one row; untrained encoders are passed over.
+        """Collect the figures from the records of one row; untrained encoders are ignored.
 
-        Left out are configurations one of whose records is not complete and finite, or that lack a seed.
+        A configuration is left out if one of its records is not complete and finite, or if it lacks a seed.
 
         Raises:
             ValueError: If the records are of more than one row.
@@ -61,27 +61,27 @@ class Seeded:
         )
 
     def same_as(self, other: Seeded) -> bool:
-        """Whether every figure of both is the same, seed by seed."""
+        """Return True if every figure of both is the same, seed by seed."""
         alike = (self.names, self.seeds) == (other.names, other.seeds)
         return alike and bool(np.array_equal(self.values, other.values))
 
     @property
     def means(self) -> Array:
-        """(3, C): over seeds."""
+        """Means over seeds, (3, C)."""
         return np.asarray(self.values.mean(1))
 
     def only(self, names: Sequence[str]) -> Seeded:
-        """Those of its configurations, in the order given."""
+        """Return the figures of these configurations alone, in the order given."""
         at = [self.names.index(name) for name in names]
         families = tuple(self.families[i] for i in at)
         return Seeded(tuple(names), families, self.seeds, self.values[:, :, at])
 
     @property
     def deviations(self) -> Array:
-        """(3, S, C) from the means over seeds, times ``sqrt(S / (S - 1))``: their variance is then that of a seed.
+        """Deviations from the means over seeds, (3, S, C), times ``sqrt(S / (S - 1))`` to have the variance of a seed.
 
         Raises:
-            ValueError: One seed shows no spread.
+            ValueError: If there are fewer than two seeds.
         """
         S = len(self.seeds)
         if S < 2:
@@ -90,17 +90,18 @@ class Seeded:
 
 
 def reseeded(seeded: Seeded, draws: int = DRAWS, *, spread: Seeded | None = None, stream: int = 0) -> Array:
-    """(draws, 3, C) figures, averaged over seeds, that re-seeding a row could have given; the same at every call.
+    """Draw (draws, 3, C) figures, averaged over seeds, that re-seeding a row could have given.
 
-    A draw takes S of the seeds with replacement, an encoder's three figures together, and averages their deviations
-    from the observed means. The plain bootstrap of S seeds has ``(S - 1) / S`` of the variance of a mean over seeds,
-    half of it with two; so the deviations are scaled by ``sqrt(S / (S - 1))``.
+    Every call gives the same draws. A draw takes S of the seeds with replacement, keeping an encoder's three figures
+    together, and averages their deviations from the observed means. The plain bootstrap of S seeds has ``(S - 1) / S``
+    of the variance of a mean over seeds (half of it with two seeds), so the deviations are scaled by
+    ``sqrt(S / (S - 1))``.
 
     Args:
         seeded: The row.
-        draws: How many.
-        spread: The row whose seeds show the spread, with the same configurations; the row itself where left out.
-        stream: Rows that are drawn independently of each other take different ones.
+        draws: Number of draws.
+        spread: Row with the same configurations whose seeds show the spread; the row itself by default.
+        stream: Number of the random stream; rows that must be drawn independently of each other take different ones.
 
     Raises:
         ValueError: If the row that shows the spread has one seed, or other configurations.
@@ -115,8 +116,8 @@ def reseeded(seeded: Seeded, draws: int = DRAWS, *, spread: Seeded | None = None
 
 
 def taus(points: Array, families: Sequence[str]) -> Array:
-    """(m,) tau-b between ``normalised_sum(L_a, L_u)`` and performance over pairs of one family; points (m, 3, C).
+    """Compute tau-b, (m,), between ``normalised_sum(L_a, L_u)`` and performance over pairs within a family.
 
-    It is nan where every pair is tied on a side.
+    ``points`` is (m, 3, C): L_a, L_u and performance. Tau is nan where every pair is tied in x or in y.
     """
     return counts(normalised_sum(points[:, 0], points[:, 1]), points[:, 2], within(families)).tau

@@ -1,1 +1,1 @@
-"""The one training loop: views of a batch, forward passes, checkpoints, random numbers."""
+"""The training loop of every method: views of a batch, forward passes, checkpoints, random numbers."""

@@ -1,4 +1,4 @@
-"""Where a training stands, kept in its run, so that an interrupted one goes on and ends in the same bits."""
+"""Checkpoints of a training, kept in its run, from which an interrupted training continues to the same bits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from cl_bench.store import Run, StoreWarning
 
 SECONDS_BETWEEN = 300.0
-"""Seconds of training between two checkpoints, which is what a kill costs at most."""
+"""Seconds of training between two checkpoints, the most that is lost when the process is killed."""
 State = dict[str, Any]
 
 
@@ -22,10 +22,10 @@ class Checkpoint:
     """The checkpoint of one training of a run.
 
     Args:
-        run: Whose directory it lies in.
-        device: Where the training is.
-        name: Of the file.
-        encoder: sha256 of the encoder that a detector is trained on; nothing where the encoder itself is trained.
+        run: Run in whose directory it is kept.
+        device: Device of the training.
+        name: Name of the file.
+        encoder: sha256 of the encoder that a detector is trained on; empty where the encoder itself is trained.
     """
 
     def __init__(self, run: Run, device: torch.device, name: str = "checkpoint", encoder: str = "") -> None:
@@ -36,13 +36,13 @@ class Checkpoint:
 
     @property
     def seconds(self) -> float:
-        """Time spent on this training, earlier processes included."""
+        """Seconds spent on this training, including those of earlier processes."""
         return self._before + time.monotonic() - self._begun
 
     def load(self) -> State | None:
-        """The state to go on from; None where there is none.
+        """Return the state to continue from, or None where there is none.
 
-        One that is not what was written, or is of another run or another encoder, is set aside.
+        A file that is damaged, or belongs to another run or another encoder, is moved aside and ignored.
         """
         path = self._run.path / self._name
         try:
@@ -67,11 +67,11 @@ class Checkpoint:
 
     @property
     def due(self) -> bool:
-        """Whether the last one is old enough."""
+        """True where the last checkpoint is at least ``SECONDS_BETWEEN`` old."""
         return time.monotonic() - self._saved >= SECONDS_BETWEEN
 
     def save(self, state: State) -> None:
-        """Keep a state in the place of the last one; a full disk costs the checkpoint, not the training."""
+        """Replace the last state by this one; on a full disk the checkpoint is lost, and the training goes on."""
         buffer = io.BytesIO()
         torch.save({**self._of, "seconds": self.seconds, "state": state}, buffer)
         payload = buffer.getvalue()
@@ -83,5 +83,5 @@ class Checkpoint:
         self._saved = time.monotonic()
 
     def clear(self) -> None:
-        """The training has ended."""
+        """Remove the checkpoint, once the training has ended."""
         (self._run.path / self._name).unlink(missing_ok=True)

@@ -15,16 +15,16 @@ from cl_bench.train.rng import random_state, set_random_state
 from cl_bench.train.view_batches import PairOfViews
 
 Network = Callable[[Tensor], Tensor]
-"""An encoder, or its compiled form: (B, 3, H, W) -> (B, C, h, w)."""
-State = tuple[torch.device, list[Tensor], list[Tensor]]  # the random generators' and the buffers
+"""Encoder, or its compiled form: (B, 3, H, W) -> (B, C, h, w)."""
+State = tuple[torch.device, list[Tensor], list[Tensor]]  # device, states of the random generators, buffers
 
 
 def forward(
     encoder: Network, head: nn.Module, method: Method, views: PairOfViews, precision: Precision = "float32"
 ) -> DenseViews:
-    """Both views through encoder and head in one batch, as a matching strategy sees them.
+    """Pass both views through encoder and head in one batch, and return them as a matching strategy sees them.
 
-    In bfloat16 only encoder and head are; what leaves them is float32.
+    With bfloat16 precision only encoder and head compute in bfloat16; their outputs are float32.
     """
     (x1, g1), (x2, g2) = views
     x = torch.cat([x1, x2]).contiguous(memory_format=torch.channels_last)
@@ -51,12 +51,12 @@ class InChunks:
     """
 
     def __init__(self, whole: Callable[[PairOfViews], DenseViews], modules: Sequence[nn.Module], chunk: int) -> None:
-        """``whole``: ``forward`` of the ``modules`` that it goes through."""
+        """Wrap ``whole``, a partial ``forward`` that uses ``modules``."""
         self._pass, self._modules, self._chunk = whole, modules, chunk
         self._seen: list[tuple[PairOfViews, State]] = []
 
     def forward(self, pair: PairOfViews) -> DenseViews:
-        """The whole batch; ``z1`` and ``z2`` are leaves."""
+        """Compute the views of the whole batch; ``z1`` and ``z2`` are leaves of the graph."""
         (x1, g1), (x2, g2) = pair
         parts = []
         self._seen = []

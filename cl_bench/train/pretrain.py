@@ -1,4 +1,4 @@
-"""The one training loop, for every method and objective."""
+"""Pre-training: one loop for every method and objective."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ OnStep = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A pre-trained encoder and how it got there.
+    """A pre-trained encoder and the figures of its training.
 
     Attributes:
-        encoder: In eval mode, on the device it was trained on.
-        history: One entry a logged step: step, loss, alignment, distribution, lr, and the step's matching precision
+        encoder: Encoder in eval mode, on the device it was trained on.
+        history: One entry per logged step: step, loss, alignment, distribution, lr, and the step's matching precision
             where it is defined.
-        decomposition_error: Largest |loss in one piece - sum of its terms| / max(1, |loss|) over the logged steps.
+        decomposition_error: Largest |undecomposed loss - sum of its terms| / max(1, |loss|) over the logged steps.
         matching_precision: Share, in [0, 1], of the positives of all logged steps, in both directions, whose cells
             overlap in the source image; nan where there are none (nothing trained, or a method without a ``match``).
-        position_only_loss: The least loss of features that know only their cell's place, under matching by index
-            (``losses.optima``); nan where nothing was trained, at instance level and for a loss of the plugin's own.
+        position_only_loss: Least loss of features that encode only the place of their cell, under matching by index
+            (``losses.optima``); nan where nothing was trained, at instance level and for a plugin with its own loss.
     """
 
     encoder: Encoder
@@ -59,18 +59,18 @@ def pretrain(
     """Pre-train an encoder; on a CPU the same spec gives the same weights bit for bit, interrupted or not.
 
     Args:
-        spec: What to train.
-        method: Its method; None only for the objective ``random_init``, which trains nothing.
-        data: The images.
-        device: Where.
-        on_step: Called after each step with (steps done, steps in all).
-        checkpoint: What to go on from, and where to keep how far it got. A method that learns keeps what it learnt in
-            its head's state.
+        spec: Specification of the encoder and its training.
+        method: Method of the spec; None only for the objective ``random_init``, which trains nothing.
+        data: Images to train on.
+        device: Device to train on.
+        on_step: Function that is called after each step with (steps done, steps in all).
+        checkpoint: Checkpoint to continue from and to keep the state in. A method with learnt parameters of its own
+            must keep them in its head's state.
 
     Raises:
-        Diverged: A feature or a loss that is not finite, with the step.
-        MethodError: The plugin failed.
-        ValueError: Fewer images than a batch.
+        Diverged: If a feature, a loss or a weight is not finite; a feature and a loss with the step.
+        MethodError: If the plugin fails.
+        ValueError: If there are fewer images than a batch.
     """
     encoder = untrained(spec).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     if isinstance(spec.objective, RandomInit) or method is None:
@@ -78,7 +78,7 @@ def pretrain(
     if len(data) < spec.optimiser.batch:
         least = spec.optimiser.batch
         raise ValueError(f"pre-training needs a batch of {least} images at least, the data set has {len(data)}")
-    with seeded(spec.seed + 1, device):  # the head's weights, and what a plugin's head or loss draws in training
+    with seeded(spec.seed + 1, device):  # the head's weights, and what a plugin draws in training
         return _trained(encoder, spec, method, data, device, on_step, checkpoint)
 
 
@@ -148,7 +148,7 @@ def _trained(
 
 @torch.no_grad()
 def _position_only(encoder: Encoder, spec: PretrainSpec, method: Method, device: torch.device) -> float:
-    """``Pretrained.position_only_loss``; the grid is that of a view's feature map."""
+    """Compute ``Pretrained.position_only_loss``; the grid is that of a view's feature map."""
     if method.level == "instance" or type(method).loss is not Method.loss or isinstance(spec.objective, RandomInit):
         return math.nan
     grid = encoder(torch.zeros(1, 3, spec.augment.size, spec.augment.size, device=device)).shape[2:]
@@ -156,7 +156,7 @@ def _position_only(encoder: Encoder, spec: PretrainSpec, method: Method, device:
 
 
 class _Log:
-    """What the logged steps say; attributes as those of ``Pretrained``."""
+    """History and running sums of the logged steps, which become attributes of ``Pretrained``."""
 
     def __init__(self, method: Method, objective: InfoNCE | AlignUniform) -> None:
         self.method, self.objective = method, objective
@@ -164,16 +164,16 @@ class _Log:
         self.worst, self.correct, self.positives = 0.0, 0.0, 0.0
 
     def add(self, step: int, steps: int, lr: float, views: DenseViews, terms: LossTerms) -> None:
-        """A step, by the views it saw and its loss; checked.
+        """Log a step from its views and its loss, and compare the loss with its undecomposed form.
 
         Raises:
-            Diverged: The loss is not finite.
+            Diverged: If the loss is not finite.
         """
         parts = {"loss": terms.total, "alignment": terms.alignment, "distribution": terms.distribution}
         entry = {"step": step, **{name: part.item() for name, part in parts.items()}, "lr": lr}
         if not math.isfinite(entry["loss"]):
             raise Diverged(f"loss {entry['loss']} at step {step} of {steps}")
-        if type(self.method).match is not Method.match:  # a loss of the plugin's own may do without
+        if type(self.method).match is not Method.match:  # a plugin with its own loss may have no match
             detached = replace(views, z1=views.z1.detach(), z2=views.z2.detach())
             matches = self.method.matches(detached)
             forth, back = map(correct_positives, matches, (detached, detached.swapped()))
@@ -181,15 +181,15 @@ class _Log:
             self.correct, self.positives = self.correct + right, self.positives + every
             if every:
                 entry["matching_precision"] = right / every
-            if type(self.method).loss is Method.loss:  # a loss of the plugin's own has no other form to compare with
+            if type(self.method).loss is Method.loss:  # a plugin's own loss has no other form to compare with
                 reference = whole_loss(detached, matches, self.objective)
                 error = abs(reference - entry["loss"]) / max(1.0, abs(reference))
-                self.worst = max(self.worst, error if math.isfinite(error) else math.inf)  # max() would pass over a nan
+                self.worst = max(self.worst, error if math.isfinite(error) else math.inf)  # max() would ignore a nan
         self.history.append(entry)
 
 
 def untrained(spec: PretrainSpec) -> Encoder:
-    """The encoder as initialised from the spec's seed, on the CPU."""
+    """Build the encoder as initialised from the spec's seed, on the CPU."""
     with seeded(spec.seed, torch.device("cpu")):
         return build_encoder(spec.encoder.name, spec.encoder.padding)
 
@@ -201,7 +201,7 @@ def _optimiser(parameters: list[torch.nn.Parameter], plan: OptimiserSpec) -> tor
 
 
 def _rate(plan: OptimiserSpec, step: int, steps: int) -> float:
-    """The learning rate at a step, as a share of its peak."""
+    """Return the learning rate at a step, as a share of its peak."""
     if step < plan.warmup:
         return (step + 1) / plan.warmup
     if plan.schedule == "cosine":

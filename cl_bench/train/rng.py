@@ -1,4 +1,4 @@
-"""torch's global random generators: their state, and borrowing them."""
+"""State of torch's global random generators, and their temporary use with a given seed."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch import Tensor
 
 
 def random_state(device: torch.device) -> list[Tensor]:
-    """The state of the CPU's generator and, where that is another, of the device's."""
+    """Return the state of the CPU's generator and, on a GPU, also of the device's."""
     return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
 
 
 def set_random_state(state: list[Tensor], device: torch.device) -> None:
-    """Go on from a ``random_state``."""
+    """Restore a state that ``random_state`` returned."""
     torch.set_rng_state(state[0].cpu())
     if device.type == "cuda":
         torch.cuda.set_rng_state(state[1].cpu(), device)
@@ -23,7 +23,7 @@ def set_random_state(state: list[Tensor], device: torch.device) -> None:
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Modules draw from the global generators: they begin at ``seed`` in here, and go on as before after it."""
+    """Seed the global generators, which modules draw from, within the context, and restore them after it."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield

@@ -1,4 +1,4 @@
-"""The batches of a pre-training: two views each, in order, with the place to go on from."""
+"""Batches of a pre-training in order, two views each, with the position to continue from."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from cl_bench.spec import PretrainSpec
 
 T = TypeVar("T")
 PairOfViews = tuple[tuple[Tensor, Geometry], tuple[Tensor, Geometry]]
-Place = dict[str, Any]  # next step, the epoch's order of images and the generator's state
+Place = dict[str, Any]  # next step, order of the images in the epoch, and the generator's state
 Batches = Generator[tuple[int, PairOfViews, Place], None, None]
 
-KEPT_VIEWS = 2**28  # bytes of float32 views kept for the next encoder of a sweep
-_kept: list[tuple[Dataset, tuple[object, ...], list[tuple[int, PairOfViews, Place]]]] = []  # at most one data set's
+KEPT_VIEWS = 2**28  # most bytes of float32 views that are kept for the next encoder of a sweep
+_kept: list[tuple[Dataset, tuple[object, ...], list[tuple[int, PairOfViews, Place]]]] = []  # of one data set at most
 
 
 def pairs_of_views(spec: PretrainSpec, data: Dataset, device: torch.device, place: Place | None) -> Batches:
-    """Each step with the two views of its batch and the place to go on from after it.
+    """Yield each step with the two views of its batch and the position to continue from after it.
 
-    Views are made one batch ahead where that helps: on a GPU, and where images are read from a file of all sizes. Close
-    the generator to end the thread that makes them.
+    Views are made one batch ahead where that helps: on a GPU, and for images of different sizes that are read from a
+    file. Close the generator to end the thread that makes them.
 
-    The views depend on neither method nor objective, so the encoders of a sweep share them: where all fit in
-    ``KEPT_VIEWS`` they are kept for the next one.
+    The views depend on neither method nor objective, so the encoders of a sweep share them: if all of them fit in
+    ``KEPT_VIEWS``, they are kept for the next encoder.
     """
     plan = spec.optimiser
     same = (spec.augment, spec.views, plan.batch, plan.epochs, spec.seed, device)
@@ -53,7 +53,7 @@ def pairs_of_views(spec: PretrainSpec, data: Dataset, device: torch.device, plac
 
 
 def one_ahead(items: Iterator[T]) -> Generator[T, None, None]:
-    """The same items in the same order, each made in a thread while the one before is used."""
+    """Yield the same items in the same order, each made in a thread while the previous one is used."""
     with ThreadPoolExecutor(1) as thread:
         end: list[T] = []
         coming = thread.submit(next, items, end)

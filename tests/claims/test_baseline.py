@@ -298,7 +298,7 @@ def test_a_baseline_that_cannot_be_written_is_said(job: Job, monkeypatch: pytest
 
 
 def wanted(result: pytest.RunResult) -> set[str]:
-    """The cases that a session would compute."""
+    """Return the cases that a session would compute."""
     return set(re.findall(r"dense_index-\S+-s0", flat(result)))
 
 

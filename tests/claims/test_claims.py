@@ -219,7 +219,7 @@ ABOVE = Claim("above_random_level", "dense")
 
 
 def transfer(detection: list[float], linear: float = 80.0) -> list[Record]:
-    """A sweep whose detection is given; in linear evaluation it is all alike."""
+    """Make a sweep with this detection and the same linear evaluation everywhere."""
     return [
         replace(r, performance={"instance": linear, "dense": r.performance["dense"]})
         for r in sweep(range(5), detection)

@@ -31,7 +31,7 @@ X = np.linspace(0, 1, N)
 
 
 def row(order: np.ndarray, seeds: int = 3, noise: float = 0.5, stream: int = 0, shift: float = 0.0) -> Seeded:
-    """Performance in that order over rising L_a and L_u, a point apart."""
+    """Make performances in that order over rising L_a and L_u, one point apart."""
     rng = np.random.default_rng(stream)
     performance = order + shift + noise * rng.normal(size=(seeds, N))
     flat = np.broadcast_to(X, (seeds, N))
@@ -40,7 +40,7 @@ def row(order: np.ndarray, seeds: int = 3, noise: float = 0.5, stream: int = 0, 
 
 
 def made(p: float = 0.001, worse: float = 0.3, bound: float = 0.14, **changes: Any) -> Check:
-    """A check that nobody made."""
+    """Make a check without computing it."""
     given = {"row": "row", "what": "tau with detection", "unit": "", "before": -0.6, "now": -0.3, **changes}
     return Check(
         **{"allowed": (0.1, "max_tau_drop"), "compared": (9, 9), **given}, worse=worse, p=p, bound=lambda _: bound

@@ -24,7 +24,7 @@ LOW: Mapping[str, Better] = {"low": "low", "high": "high"}
 
 
 def row(x: Sequence[float], y: Sequence[float], seed: int = 0, **predictors: Sequence[float]) -> list[Record]:
-    """Configurations whose L_a is x, whose performance is y, and with predictors at the dense level."""
+    """Make configurations with L_a x, performance y, and predictors at the dense level."""
     return [
         point(k, a, b, seed, predictors={f"{name}@dense": values[k] for name, values in predictors.items()})
         for k, (a, b) in enumerate(zip(x, y, strict=True))

@@ -21,7 +21,7 @@ LOW = untrained(1.0, 1.1)
 
 
 def seeded(table: Sequence[Sequence[float]]) -> list[Record]:
-    """A configuration a line, a seed a column."""
+    """Make records of a table with a configuration per line and a seed per column."""
     return [point(k, k, float(v), seed=s) for k, line in enumerate(table) for s, v in enumerate(line)]
 
 

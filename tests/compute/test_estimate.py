@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def ticking(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A clock that goes on by a second whenever it is looked at."""
+    """Use a clock that advances by a second whenever it is read."""
     now = iter(range(1_000_000))
     monkeypatch.setattr(module, "time", types.SimpleNamespace(perf_counter=lambda: float(next(now))))
 

@@ -56,7 +56,7 @@ def untrained(bench: Bench) -> RunSpec:
 
 
 def computed(bench: Bench, *specs: RunSpec, at_once: bool = False) -> tuple[list[Record], int]:
-    """The records by one worker, each asked for after the last one or all at once; and how many processes it took."""
+    """Return the records of one worker, requested one by one or all at once, and the number of its processes."""
     engine = bench.engine(jobs=1)
     try:
         engine.submit(specs if at_once else ())

@@ -33,7 +33,7 @@ def test_without_ray_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPat
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    """A Ray cluster on this machine; what connects to it may leave it."""
+    """Start a Ray cluster on this machine, which clients may leave."""
     ray = pytest.importorskip("ray", reason="ray is not installed")
     from ray.cluster_utils import Cluster
 
@@ -49,7 +49,7 @@ def cluster() -> Iterator[None]:
 
 
 def specs(folder: Path, **changes: object) -> tuple[RunSpec, ...]:
-    """A sweep of the method as it is."""
+    """Return a sweep of the unchanged method."""
     return tiny(folder, **changes).sweep(dense_row(**spec_of(Registry().resolve("dense_index")).model_dump()))
 
 
@@ -62,7 +62,7 @@ def engine(store: Store):  # type: ignore[no-untyped-def]
 
 
 def mine() -> set[int]:
-    """The processes that compute, the cluster's too, which is of this process."""
+    """Return the workers among this process's descendants, to which the cluster belongs."""
     return workers(children(os.getpid()))
 
 

@@ -57,7 +57,7 @@ def work(spec: RunSpec, store: Store, on_step: Callable[[str, int, int], None] |
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunSpec, Path, Record]:
-    """A spec, a store where it was computed, and its record."""
+    """Return a spec, a store in which it was computed, and its record."""
     folder = tmp_path_factory.mktemp("made")
     _, spec = specs(folder)
     store = Store(folder / "store")
@@ -70,7 +70,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunSpec, Path, Recor
 
 @pytest.fixture
 def kept(made: tuple[RunSpec, Path, Record], tmp_path: Path) -> tuple[RunSpec, Store, Run]:
-    """A copy of it to be mistreated."""
+    """Return a copy of the store that a test may damage."""
     spec, root, _ = made
     shutil.copytree(root, tmp_path / "store")
     store = Store(tmp_path / "store")

@@ -161,7 +161,7 @@ def test_an_evaluation_is_of_one_encoder() -> None:
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[tuple[RunSpec, RunSpec, RunSpec], Path]:
-    """A store with two encoders and an untrained one."""
+    """Make a store with two encoders and an untrained one."""
     folder = tmp_path_factory.mktemp("two")
     profile, one = specs(folder)
     other = next(s for s in profile.sweep(row_of(one)) if s.pretrain.key != one.pretrain.key)
@@ -174,7 +174,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[tuple[RunSpec, RunSpe
 
 @pytest.fixture
 def kept(two: tuple[tuple[RunSpec, RunSpec, RunSpec], Path], tmp_path: Path) -> tuple[RunSpec, RunSpec, RunSpec, Store]:
-    """A copy of it to be mistreated."""
+    """Return a copy of the store that a test may damage."""
     found, root = two
     shutil.copytree(root, tmp_path / "store")
     return (*found, Store(tmp_path / "store"))
@@ -187,7 +187,7 @@ def row_of(spec: RunSpec) -> Any:
 
 
 def again(spec: RunSpec, store: Store, said: str) -> tuple[object, ...]:
-    """The figures once what is wrong was set aside, with a warning that says so, and computed again."""
+    """Return the figures after the damaged file was set aside with a warning and computed again."""
     with pytest.warns(StoreWarning, match=f"{said}; set aside"):
         assert load_record(spec, store) is None
         assert work(spec, store)

@@ -34,7 +34,7 @@ def job(store: Path, *more: str, suites: str = "suites/", root: Path | None = No
 
 @pytest.fixture(scope="module")
 def done(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The main job, both schemes on every suite: the store and what the terminal said."""
+    """Run both schemes on every suite, and return the store and the terminal's output."""
     store = tmp_path_factory.mktemp("whole") / "store"
     result = job(store, "--method=dense_index", "--method=instance", root=data)
     assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-2000:]

@@ -42,7 +42,7 @@ def of_all_sizes():
 
 
 def fake(channels=5, last=None):
-    """Maps of 2 x 2 cells from one fixed convolution."""
+    """Make an encoder with maps of 2 x 2 cells from one fixed convolution."""
     convolution = nn.Conv2d(3, channels, 4, stride=4)
     with torch.no_grad():
         for parameter in convolution.parameters():
@@ -185,7 +185,7 @@ def test_the_scale_of_the_features_does_not_matter(exponent):
 
 
 def placed(boxes, flips, image, grid):
-    """Views of which only the geometry is known; boxes and flips of both views."""
+    """Make views from the boxes and flips of both, of which only the geometry matters."""
     B, P = len(boxes[0]), grid[0] * grid[1]
     z = torch.ones(B, P, 1)
     (xy1, size1), (xy2, size2) = (

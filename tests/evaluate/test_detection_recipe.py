@@ -40,7 +40,7 @@ def recipe(**changes):
 
 
 def ragged(data: Dataset, widths: tuple[int, ...] = (32, 36, 44)) -> Dataset:
-    """The same objects in images of different widths."""
+    """Return the same objects in images of different widths."""
     images = [nn.functional.pad(im, (0, widths[i % len(widths)] - im.shape[-1])) for i, im in enumerate(data.images)]
     pixels = torch.cat([image.permute(1, 2, 0).flatten() for image in images])
     return dataclasses.replace(data, images=Ragged(pixels, torch.tensor([image.shape[1:] for image in images])))

@@ -38,7 +38,7 @@ def balanced(n):
 
 
 def colours(factor=1.0, last=None):
-    """An encoder whose feature is the image's colour, scaled."""
+    """Make an encoder whose feature is the image's colour, scaled."""
 
     class Scale(nn.Module):
         def forward(self, x):
@@ -100,7 +100,7 @@ def test_the_order_of_the_test_set_does_not_matter():
 
 
 def watched():
-    """An encoder whose feature is the image's colour, and the batches that it has seen."""
+    """Make an encoder whose feature is the image's colour, and a list of the batches that it gets."""
     seen = []
 
     class Watch(nn.Module):
@@ -297,7 +297,7 @@ def test_each_epoch_sees_each_image_anew_and_the_test_sees_its_centre():
 
 
 def ragged(images, data):
-    """The labels of a data set with other images, of any sizes."""
+    """Return a data set with the same labels and other images, of any sizes."""
     sizes = torch.tensor([image.shape[1:] for image in images])
     pixels = torch.cat([image.permute(1, 2, 0).flatten() for image in images])
     return Dataset(Ragged(pixels, sizes), data.classes, data.labels)

@@ -24,7 +24,7 @@ def noise(*shape, seed=0):
 
 
 def features(N=40, P=4, C=16, *, place=0.0, image=0.0, own=0.0, seed=0):
-    """Unit vectors: a part that all cells of a place share, one that all of an image share, and one of each cell's."""
+    """Make unit vectors from a part for each place, a part for each image, and a part for each cell."""
     parts = noise(1, P, C, seed=seed), noise(N, 1, C, seed=seed + 1), noise(N, P, C, seed=seed + 2)
     return unit(place * parts[0] + image * parts[1] + own * parts[2] + torch.zeros(N, P, C))
 

@@ -40,7 +40,7 @@ def dense_both(a, b, scale, group=0):
 
 
 def streamed(a, b, scale, group=0):
-    """The same by streaming."""
+    """Compute the same by streaming."""
     if b is None:
         return pairwise.logsumexp(a, scale, group)
     return torch.cat(pairwise.logsumexp_between(a, b, scale, group), -1)
@@ -60,7 +60,7 @@ def gradients(f, *leaves, seed=0):
 
 @pytest.fixture(params=[1, 7, 20, 2**20])
 def block_elements(request, monkeypatch):
-    """A row a block, blocks that do not divide n, and everything in one block."""
+    """Use blocks of one row, blocks that do not divide n, and one block for everything."""
     monkeypatch.setattr(pairwise, "BLOCK_ELEMENTS", request.param)
     monkeypatch.setattr(pairwise, "MIN_ROWS", 1)
     return request.param

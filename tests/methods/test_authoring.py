@@ -114,7 +114,7 @@ def test_a_mistake_in_a_plugin_is_one_line_with_its_place_and_fails_its_own_case
 
 
 def asked(pytester: pytest.Pytester, *args: str) -> pytest.RunResult:
-    """The same inside this process, where pytest was called in a folder of one's own."""
+    """Run the same inside this process, with pytest called in a folder of its own."""
     write(pytester.path / "my_good.py", "good")
     options = f"--profile={tiny_profile(pytester.path / 'tiny.toml')}", "--store=store", "--device=cpu", "--jobs=1"
     suite = str(ROOT / "suites" / "test_single_object.py")

@@ -204,7 +204,7 @@ SOUND_OWN = {
 
 
 def plugins(folder: Path) -> dict[str, Path]:
-    """A file for each plugin; all of them, by name."""
+    """Write a file for each plugin, and return the files by name."""
     head = "import torch\nfrom cl_bench import DenseViews, LossTerms, Match, Method, matching\n\nseen = []\n\n"
     texts = {}
     for name, body in {**{k: w.body for k, w in WRONG.items()}, **SOUND}.items():
@@ -456,7 +456,7 @@ def test_with_pytest_xdist_and_a_file(tmp_path: Path) -> None:
 
 
 def page(file: str) -> str:
-    """The code of one of its files."""
+    """Return the code of one file on the page."""
     text = (ROOT / "docs" / "adding-a-method.md").read_text()
     return re.findall(rf"```python\n# {file}\n(.*?)```", text, re.DOTALL)[0]
 

@@ -50,7 +50,7 @@ def optioned(name="optioned"):
     def strategy(
         views: DenseViews, *, epsilon: float = 0.5, steps: int = 3, hard: bool = False, rule: str = "a"
     ) -> Match:
-        """Does nothing with its options."""
+        """Do nothing with the options."""
         seen.append((epsilon, steps, hard, rule))
         return Match.identity(views)
 
@@ -63,12 +63,12 @@ def optioned(name="optioned"):
 
 def test_the_decorator_registers_and_returns_the_function_itself():
     def strategy(views):
-        """What it does."""
+        """Match by index."""
         return Match.identity(views)
 
     assert matching("plain", level="instance")(strategy) is strategy
     method = REGISTERED["plain"]
-    assert issubclass(method, Method) and method.__doc__ == "What it does."
+    assert issubclass(method, Method) and method.__doc__ == "Match by index."
     assert (method.name, method.level, method.defaults()) == ("plain", "instance", {})
     assert method.origin == f"{HERE}:{strategy.__code__.co_firstlineno}"
     assert method().file == Path(HERE)

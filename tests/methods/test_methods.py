@@ -113,7 +113,7 @@ def agree(actual, expected, tolerance=1e-6):
 
 
 def oracle(rule, *arguments):
-    """What the loops say; the example is another one where rounding decides."""
+    """Return the result of the loops; examples in which rounding decides are replaced."""
     try:
         return rule(*arguments)
     except oracles.TieError:
@@ -157,7 +157,7 @@ def test_emd_is_the_loop_s(dtype, B, grid, C, seed, epsilon, iterations):
 
 
 def clear(row):
-    """Rounding does not decide which entry is the largest."""
+    """Return True if rounding does not decide which entry is the largest."""
     return len(row) == 1 or sorted(row)[-1] - sorted(row)[-2] > 0.05
 
 
@@ -330,7 +330,7 @@ def test_the_larger_of_the_two_cells_measures_nearness_image_by_image(text):
 
 
 def disjoint(B, grid, seed=0):
-    """Views as training draws them under confusing positives."""
+    """Make views as training draws them for disjoint views."""
     batch = draw(B, grid, seed=seed)
     boxes = crop_boxes(B, *IMAGE, AugmentSpec(size=16, scale=(0.1, 1.0)), "disjoint", rng(seed))
     return replace(batch, boxes1=boxes[0].double(), boxes2=boxes[1].double())

@@ -12,7 +12,7 @@ from cl_bench.methods.synthetic import try_options
 
 @pytest.fixture
 def asked(forget_methods):
-    """The options that each call of the strategy ``picky`` was made with; it takes a reach above 0 only."""
+    """Return the options of each call of the strategy ``picky``, which accepts a reach above 0 only."""
     calls = []
 
     @matching("picky")

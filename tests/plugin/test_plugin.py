@@ -502,7 +502,7 @@ def test_pytest_xdist(whole: Whole, tmp_path: Path) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[tuple[Path, Callable[[str], None]]]:
-    """A file system of 400 kB, and a way to enlarge it."""
+    """Mount a file system of 400 kB, and return it with a function that enlarges it."""
     place = tmp_path / "small"
     place.mkdir()
     mount = shutil.which("mount")

@@ -46,7 +46,7 @@ def six(tmp_path: Path, pytester: pytest.Pytester, no_figures: None) -> Job:
 
 
 def plant_seeds(job: Job, *performance: tuple[float, ...], **row: str) -> None:
-    """A sweep of each seed in turn; L_a and L_u rise with a configuration's place."""
+    """Store a sweep for each seed; L_a and L_u rise with a configuration's place."""
     specs = job.profile.with_seeds(len(performance)).sweep(job.row(**row))
     for n, spec in enumerate(specs):
         seed, k = divmod(n, len(performance[0]))

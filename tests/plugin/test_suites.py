@@ -156,7 +156,7 @@ def test_a_scheme_that_is_none_is_refused(job: Job) -> None:
 
 
 def plant_rankme(job: Job, values: Sequence[float]) -> None:
-    """What RankMe says of the dense features of each configuration."""
+    """Store a value of RankMe on the dense features of each configuration."""
     known = Predictors((), ())
     source = known.spec_of(known.named("rankme")).source
     for spec, value in zip(job.profile.sweep(job.row("multi_object")), values, strict=True):

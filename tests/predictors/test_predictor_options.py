@@ -18,7 +18,7 @@ CASE = "-k", "test_model and info_nce-t0.2", "--jobs=1"
 
 
 def write(file: Path, body: str) -> str:
-    """A predictor named as its file; its body is line 6."""
+    """Write a predictor with the name of its file; its body is line 6."""
     header = "import os\nfrom cl_bench import Seen, predictor\n\n"
     marked = f'@predictor("{file.stem}", better="low", level="dense")\ndef figure(seen: Seen) -> float:\n'
     file.write_text(f"{header}{marked}    {body}\n")

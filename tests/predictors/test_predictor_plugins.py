@@ -49,7 +49,7 @@ def value(name: str, *given: Tensor | None) -> float:
 
 
 def own(folder: Path, body: str, name: str = "mine", options: str = "") -> Predictor:
-    """A predictor of a file of one's own; its body begins in line 6."""
+    """Write and load a predictor in a file of its own; its body begins in line 6."""
     file = folder / f"{name}.py"
     file.write_text(
         HEADER + f'@predictor("{name}", better="low"{options})\ndef figure(seen: Seen) -> float:\n    {body}\n'

@@ -89,7 +89,7 @@ SWEEP = [
 
 
 def stairs(figure: Figure) -> dict[str, list[np.ndarray]]:
-    """The histograms of each panel in the order of PAIRS, by the first line of its title."""
+    """Return the histograms of each panel in the order of PAIRS, by the first line of its title."""
     panels = {axes.get_title().partition("\n")[0]: axes for axes in figure.axes}
     drawn = {n: [p.get_data().values for p in a.patches if isinstance(p, StepPatch)] for n, a in panels.items()}
     return {name: found for name, found in drawn.items() if found}
@@ -150,7 +150,7 @@ def test_one_cell_has_no_others_in_its_image(draw: Callable[..., Figure]) -> Non
 
 
 def curves(figure: Figure) -> dict[str, dict[str, np.ndarray]]:
-    """The lines of each panel: by their colour, the dashed one as such."""
+    """Return the lines of each panel by their colour, and the dashed one by ``--``."""
     return {
         axes.get_title(): {
             "--" if line.get_linestyle() == "--" else str(line.get_color()): np.array(line.get_xydata())

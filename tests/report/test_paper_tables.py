@@ -86,7 +86,7 @@ def every_row(**changes: str) -> list[RowResult]:
 
 
 def block(rows: Sequence[RowResult], width: int = 80) -> str:
-    """The paper's tables, without the notes beneath."""
+    """Return the paper's tables without the notes below them."""
     return shown(summary_table(rows), width).partition(BLOCK)[2].partition("tau-b: rank")[0]
 
 

@@ -31,7 +31,7 @@ STAMP = {"device": "cpu", "cpu_capability": "AVX2", "machine": "x86_64", "python
 
 
 def encoder(k: int, seed: int, slope: float = -5.0) -> Record:
-    """Performance falls with the normalised sum, so that tau is -1 in each family and over both; or rises."""
+    """Make a record whose performance falls with the normalised sum, so that every tau is -1, or rises."""
     family = "info_nce" if k < 5 else "align_uniform"
     both = {"alignment": -0.9 + k / 10, "uniformity": -2 + k / 10, "performance": 80.0 + slope * k + seed}
     figures = {name: dict.fromkeys(LEVELS, value) for name, value in both.items()}

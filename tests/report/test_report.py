@@ -81,7 +81,7 @@ def row() -> RowResult:
 
 @pytest.fixture(scope="module")
 def probed(row: RowResult) -> RowResult:
-    """The same with what its encoders know, and their training."""
+    """Return the same row with probes and losses of its encoders."""
     rng = np.random.default_rng(4)
 
     def probe(record: Record) -> Record:
@@ -224,7 +224,7 @@ LOW = untrained(-9.0, -9.1)
 
 
 def rival(row: RowResult, method: str, shift: float, *, precision: float = 0.5, judged: bool = True) -> RowResult:
-    """The same sweep under another method, better by about ``shift`` points."""
+    """Make the same sweep under another method, better by about ``shift`` points."""
     noise = np.random.default_rng(len(method)).normal(0, 1, size=len(row.records))
     records = tuple(
         replace(

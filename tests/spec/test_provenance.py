@@ -26,7 +26,7 @@ IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 
 
 def written(tree: dict[str, Any], path: str = "") -> dict[str, Any]:
-    """The values of a file by the keys under which its lines write them: an inline table is one value."""
+    """Return the values of a file by their dotted keys; an inline table is one value too."""
     out: dict[str, Any] = {}
     for key, value in tree.items():
         whole = f"{path}{key}"
@@ -117,7 +117,7 @@ def test_each_value_of_the_paper_s_profile_is_what_it_is_marked_as() -> None:
 
 
 def close(value: Any) -> Any:
-    """What equals a value, numbers to five digits."""
+    """Return an object that equals a value, numbers to five digits."""
     numbers = value if isinstance(value, list | tuple) else [value]
     return pytest.approx(value, rel=1e-5) if all(isinstance(v, int | float) for v in numbers) else value
 

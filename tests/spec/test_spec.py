@@ -41,7 +41,7 @@ def complaint(*settings, profile="smoke"):
 
 
 def toml(tree, path=()):
-    """A table as TOML: its values, then its tables."""
+    """Write a table as TOML: its values, then its tables."""
     lines = [f"[{'.'.join(path)}]"] if path else []
     lines += [f"{k} = {json.dumps(v)}" for k, v in tree.items() if not isinstance(v, dict)]
     return "\n".join([*lines, *(toml(v, (*path, k)) for k, v in tree.items() if isinstance(v, dict))])
@@ -49,7 +49,7 @@ def toml(tree, path=()):
 
 @pytest.fixture
 def raw():
-    """The smoke profile as a file may say it."""
+    """Return the smoke profile as a table that a file may hold."""
     tree = smoke().model_dump(mode="json", exclude_none=True)
     del tree["name"], tree["known"]
     return tree

@@ -49,7 +49,7 @@ def _always_due(monkeypatch):
 
 
 def spec_in(folder: Path, method: str = "dense_index", which: int = 0, **changes) -> RunSpec:
-    """An encoder of four steps: two epochs of two batches."""
+    """Return the spec of an encoder with four steps: two epochs of two batches."""
     profile = tiny(folder, **{"optimiser__epochs": 2, **changes})
     return profile.sweep(dense_row(name=method, source=spec_of(Registry().resolve(method)).source))[which]
 
@@ -61,7 +61,7 @@ def kept_in(folder: Path) -> Checkpoint:
 
 
 def train(spec: PretrainSpec, kept: Checkpoint | None = None, stop: int | None = None):
-    """The outcome of a training, or None of one that is stopped after so many steps."""
+    """Return the outcome of a training, or None if it is stopped after so many steps."""
 
     def on_step(done, steps):
         if done == stop:

@@ -335,7 +335,7 @@ def test_each_epoch_takes_each_image_once_in_an_order_of_its_own(monkeypatch):
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """A list that grows by one for each batch whose views are drawn."""
+    """Return a list that grows by one for each batch whose views are drawn."""
     calls = []
     real = view_batches.two_views
     monkeypatch.setattr(view_batches, "two_views", lambda *a: calls.append(1) or real(*a))
@@ -399,7 +399,7 @@ def rates(**plan):
 
 
 def reference(schedule, steps, lr, warmup):
-    """The same schedule by torch's own schedulers."""
+    """Compute the same schedule by torch's own schedulers."""
     optimiser = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr)
     schedulers, milestones = [schedule(optimiser)], []
     if warmup:

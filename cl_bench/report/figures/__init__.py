@@ -1,4 +1,4 @@
-"""A row's figures as PNGs (150 dpi), one subject a module. Drawing takes most of a report's time: never done twice."""
+"""Figures of a row as PNGs (150 dpi), one subject per module; drawing is slow, so a figure is never drawn twice."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ __all__ = ["KINDS", "Kind", "alignment_uniformity_figure", "row_figure", "simila
 
 @dataclass(frozen=True)
 class Kind:
-    """A figure that a row can have.
+    """A kind of figure that a row can have.
 
     Attributes:
-        suffix: Of its file's name, after the row's.
-        caption: What it shows.
-        draw: Write a row's as a PNG to an open binary file.
+        suffix: Suffix of its file's name, after the row's name.
+        caption: Caption of the figure.
+        draw: Function that writes a row's figure as a PNG to an open binary file.
         needs: Field of the records without which there is nothing to draw; None when it is always drawn.
     """
 
@@ -47,13 +47,13 @@ KINDS = (
 
 
 def drawn(row: RowResult, stem: Path) -> list[tuple[Kind, Path, bytes]]:
-    """The figures of a row that there is anything for, each with the file it belongs in.
+    """Return the figures of a row that have data: kind, file and PNG content.
 
-    One that stands in its file already, drawn by this code from the same row, is taken from there.
+    A figure that is in its file already, drawn by the same code from the same row, is read from there.
 
     Args:
-        row: What to draw.
-        stem: The files' names without a kind's suffix.
+        row: Row to draw.
+        stem: Path of the files without a kind's suffix.
     """
     source = hashlib.sha256(f"{_code()} {row!r}".encode()).digest()
     found = []
@@ -74,7 +74,7 @@ _END = struct.pack(">I", 0) + b"IEND" + struct.pack(">I", zlib.crc32(b"IEND"))
 
 
 def _signed(image: bytes, source: bytes) -> bytes:
-    """A PNG with a last text chunk that tells what it was drawn from, and by which its bytes can be checked."""
+    """Return a PNG with a last text chunk: a hash of its source and its content, by which both can be checked."""
     body = image.removesuffix(_END)
     chunk = b"tEXtSource\0" + hashlib.sha256(source + body).hexdigest().encode()
     return body + struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) + _END
@@ -84,7 +84,7 @@ _SIGNATURE = len(_signed(_END, b"")) - len(_END)
 
 
 def _kept(file: Path, source: bytes) -> bytes | None:
-    """What stands in a file, if it is a picture drawn from that and whole."""
+    """Return the content of a file if it is an intact picture drawn from that source, else None."""
     try:
         image = file.read_bytes()
     except OSError:
@@ -94,7 +94,7 @@ def _kept(file: Path, source: bytes) -> bytes | None:
 
 @cache
 def _code() -> str:
-    """A name for all code that a picture depends on."""
+    """Return a text that identifies all code that a picture depends on."""
     package = Path(cl_bench.__file__).parent
     code = b"".join(file.read_bytes() for file in sorted(package.rglob("*.py")))
     return f"{hashlib.sha256(code).hexdigest()} {version('matplotlib')}"

@@ -16,13 +16,13 @@ from cl_bench.report.figures.canvas import COLOURS, MARKERS, UNTRAINED, Target, 
 from cl_bench.report.row import RowResult
 from cl_bench.spec.records import EVALUATIONS, LEVELS, Configuration, Level, configurations
 
-LABELS = 20  # at most, a panel
+LABELS = 20  # per panel, at most
 _OFFSETS = ((6, 4), (6, -10), (-6, 4), (-6, -10), (0, 8), (0, -14))  # of a label from its point, in points
 _RADIUS = 12  # kept clear around a point, in pixels
 
 
 def alignment_uniformity_figure(row: RowResult, level: Level, path: Target) -> None:
-    """One level of a row as a PNG (150 dpi): a point a configuration, random initialisation as crosses.
+    """Draw one level of a row as a PNG (150 dpi): a point per configuration, random initialisation as crosses.
 
     ``path`` may be an open binary file.
 
@@ -33,7 +33,7 @@ def alignment_uniformity_figure(row: RowResult, level: Level, path: Target) -> N
 
 
 def row_figure(row: RowResult, path: Target) -> None:
-    """Both levels of a row side by side as a PNG (150 dpi); ``path`` may be an open binary file.
+    """Draw both levels of a row side by side as a PNG (150 dpi); ``path`` may be an open binary file.
 
     Raises:
         OSError: If the file cannot be written.
@@ -55,7 +55,7 @@ def _save(row: RowResult, levels: Sequence[Level], path: Target) -> None:
 
 
 def _panel(axes: Axes, row: RowResult, level: Level) -> list[Configuration]:
-    """Draws one level; returns its points."""
+    """Draw one level and return its points."""
     points, _ = configurations(row.records, level)
     tau = row.correlations[level, "total"]
     axes.set_title(f"{EVALUATIONS[level].capitalize()}: tau = {tau}, n = {tau.n}", fontsize=10)
@@ -93,7 +93,7 @@ def _panel(axes: Axes, row: RowResult, level: Level) -> list[Configuration]:
 
 
 def _untrained(row: RowResult, level: Level) -> list[tuple[float, float]]:
-    """(L_u, L_a) of the untrained encoders that were measured on this row's images and views."""
+    """Return (L_u, L_a) of the untrained encoders that were measured on this row's images and views."""
     nothing = math.nan
     places = [(r.uniformity.get(level, nothing), r.alignment.get(level, nothing)) for r in row.measured_untrained]
     return [place for place in places if all(map(math.isfinite, place))]
@@ -113,7 +113,7 @@ def _places(points: Sequence[Configuration]) -> NDArray[np.float64]:
 
 
 def _label(axes: Axes, points: Sequence[Configuration]) -> None:
-    """Names the points that have room for it, best first: a label may cover neither a point nor another label."""
+    """Label the points that have room for it, best first; a label may cover neither a point nor another label."""
     marks = np.concatenate([np.reshape(line.get_xydata(), (-1, 2)) for line in axes.lines] + [_places(points)])
     centres = axes.transData.transform(marks)
     taken = [Bbox.from_extents(*(centre - _RADIUS), *(centre + _RADIUS)) for centre in centres]

@@ -1,4 +1,4 @@
-"""What a row's figures have in common: title, marks and colours."""
+"""Common parts of a row's figures: title, marks and colours."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from matplotlib.figure import Figure
 from cl_bench.report.row import RowResult
 
 Target = str | PathLike[str] | IO[bytes]
-"""A path, or an open binary file."""
+"""Path, or open binary file, that a figure is written to."""
 MARKERS: Mapping[str, tuple[str, str]] = {"align_uniform": ("o", "$L_a$ & $L_u$"), "info_nce": ("^", "InfoNCE")}
-COLOURS = "viridis"  # even in lightness, so that colour-blind eyes and grey prints can read it
+COLOURS = "viridis"  # perceptually uniform, so it can be read by colour-blind people and in grey
 UNTRAINED = "tab:red"
 
 
 def canvas(row: RowResult, width: float, height: float) -> Figure:
-    """A figure of that size in inches (150 dpi) beneath the row's title."""
+    """Make a figure of that size in inches (150 dpi) under the row's title."""
     figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(f"{row.title}\n", fontsize=13, fontweight="bold")
@@ -30,18 +30,18 @@ def canvas(row: RowResult, width: float, height: float) -> Figure:
 
 
 def lay_out(figure: Figure) -> None:
-    """Set the layout for good, so that labels can be placed in it."""
+    """Compute the final layout, so that labels can be placed in it."""
     figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # to save would lay out anew, which takes as long as to draw
+    figure.set_layout_engine("none")  # saving would compute it again, which takes as long as drawing
 
 
 def gridded(axes: Axes) -> None:
-    """Draw a faint grid beneath everything."""
+    """Draw a faint grid behind everything."""
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.set_axisbelow(True)
 
 
 def empty(axes: Axes, why: str = "nothing measured") -> None:
-    """Say why there is nothing to draw."""
+    """Write into empty axes why there is nothing to draw."""
     axes.text(0.5, 0.5, why, transform=axes.transAxes, ha="center", va="center")
     axes.set(xticks=[], yticks=[])

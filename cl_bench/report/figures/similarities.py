@@ -22,11 +22,11 @@ PAIRS: Mapping[str, tuple[str, dict[str, Any]]] = {
     "positive": ("positives: the same cell in the other view", {"color": "tab:blue", "linewidth": 1.6}),
 }
 RANKS = {"best": 1, "median": 3, "worst": 2}
-"""The encoders shown of a family, and how many it must have for one to be that."""
+"""Encoders of a family that are shown, and the number of configurations that the family must have for each."""
 
 
 def similarity_figure(row: RowResult, path: Target) -> None:
-    """Histograms of cosines for the best, median and worst encoder of each family; the overlap for all of them.
+    """Draw histograms of cosines for the best, median and worst encoder of each family, and the overlap for all.
 
     Encoders rank by their dense performance; histograms and overlap of a configuration are means over its seeds.
     ``path`` may be an open binary file.
@@ -67,7 +67,7 @@ def similarity_figure(row: RowResult, path: Target) -> None:
 
 
 def _histograms(axes: Axes, title: str, records: Sequence[Record]) -> None:
-    """The mean histograms of some records, by kind of pair."""
+    """Draw the mean histograms of some records, by kind of pair."""
     axes.set_title(f"{title}\noverlap {_overlap(records):.2f}", fontsize=8)
     for kind, (_, look) in PAIRS.items():
         shares = np.mean([r.similarities[kind] for r in records if kind in r.similarities] or [(0.0,)], axis=0)
@@ -79,7 +79,7 @@ def _histograms(axes: Axes, title: str, records: Sequence[Record]) -> None:
 
 
 def _lowest(record: Record) -> float:
-    """The left edge of the first bin that holds a pair of any kind."""
+    """Return the left edge of the first bin that holds a pair of any kind."""
     bins = np.sum(list(record.similarities.values()), axis=0)
     return float(np.flatnonzero(bins)[0] / len(bins) * 2 - 1)
 
@@ -91,7 +91,7 @@ def _overlap(records: Sequence[Record]) -> float:
 def _overlaps(
     axes: Axes, row: RowResult, points: Sequence[Configuration], measured: Sequence[Record], untrained: Sequence[Record]
 ) -> list[Line2D]:
-    """Overlap against dense performance: a point a configuration, random initialisation as crosses."""
+    """Plot overlap against dense performance: a point per configuration, random initialisation as crosses."""
     handles: list[Line2D] = []
     if not points:
         empty(axes)

@@ -1,4 +1,4 @@
-"""Training curves, measured from the loss that features which know only their cell's place reach."""
+"""Training curves, relative to the least loss of features that encode only the place of their cell."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from cl_bench.report.row import RowResult
 from cl_bench.spec.records import EVALUATIONS, Record
 
 PLACE_ALONE = "knows only the place: the least loss of features that are the same in every image"
-ROOM, FARTHEST = 16, 80  # from one name to the next, and of a name from its curve at most, in pixels
+ROOM, FARTHEST = 16, 80  # distance between names, and largest distance of a name from its curve, in pixels
 
 
 def training_figure(row: RowResult, path: Target) -> None:
-    """A curve an encoder, coloured by its dense performance; one panel a family.
+    """Draw a curve per encoder, coloured by its dense performance, in one panel per family.
 
-    Where the position-only loss is defined, it is taken off each encoder's loss, so that a curve that stays at 0 is
-    one of features that know only the place. ``path`` may be an open binary file.
+    Where the position-only loss is defined, it is subtracted from each encoder's loss, so that features that encode
+    only the place stay at 0. ``path`` may be an open binary file.
 
     Raises:
         OSError: If the file cannot be written.
@@ -49,7 +49,7 @@ def training_figure(row: RowResult, path: Target) -> None:
 
 
 def _curves(axes: Axes, curves: Sequence[Record], scale: Normalize) -> dict[str, tuple[float, float]]:
-    """Draw one family; returns where each configuration's curve ends, by its knobs."""
+    """Draw one family and return the end of each configuration's curve, by its knobs."""
     ends: dict[str, tuple[float, float]] = {}
     if not curves:
         empty(axes)
@@ -72,7 +72,7 @@ def _curves(axes: Axes, curves: Sequence[Record], scale: Normalize) -> dict[str,
 
 
 def _name(axes: Axes, ends: Mapping[str, tuple[float, float]]) -> None:
-    """Name the curves at their ends, from the lowest up, each above the one before and not far from its own."""
+    """Write names at the ends of the curves, from the lowest up, without overlap and not far from their curves."""
     last = -math.inf
     for name, end in sorted(ends.items(), key=lambda item: item[1][1]):
         own = float(axes.transData.transform(end)[1])
