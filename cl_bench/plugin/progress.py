@@ -49,7 +49,7 @@ class Display:
 
     @property
     def pending(self) -> bool:
-        """Whether a finished encoder has not been shown yet."""
+        """True while a finished encoder has not been shown yet."""
         return bool(self._lines)
 
     @property
