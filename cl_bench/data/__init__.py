@@ -1,7 +1,8 @@
-"""Data sets: ``load`` returns the images of a spec; each data set has a module of its own."""
+"""The catalogue: a DataSpec in, a Dataset out. One file a data set."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 from cl_bench.data.coco import COCO
 from cl_bench.data.dataset import Dataset, Images, Ragged
 from cl_bench.data.decoded import DecodedImages, Progress
+from cl_bench.data.folder import Folder
 from cl_bench.data.scenes import draw_scenes
 from cl_bench.data.source import Source, name_of
 from cl_bench.data.stl10 import STL10
@@ -20,51 +22,50 @@ from cl_bench.spec import DataSpec, FilesSpec, ScenesSpec
 
 __all__ = ["DataPaths", "Dataset", "Images", "Ragged", "bind", "download", "load", "prepare", "verify"]
 
-SOURCES: dict[str, type[Source[Any]]] = {"stl10": STL10, "coco": COCO, "voc": VOC}
+SOURCES: dict[str, type[Source[Any]]] = {"stl10": STL10, "coco": COCO, "voc": VOC, "folder": Folder}
 
 
 @dataclass(frozen=True)
 class DataPaths:
-    """Folders of a run's data: the root of the data sets, and the folder of their decoded images."""
+    """Where data sets are looked for, and where their decoded images are kept."""
 
     root: Path | None
     cache: Path
 
     @classmethod
     def of(cls, store: Path, root: str | Path | None) -> DataPaths:
-        """Make the folders of a run, whose store also keeps the decoded images."""
+        """Of a run: a store keeps the decoded images too."""
         return cls(None if root is None else Path(root), store / "data")
 
 
 def bind(spec: DataSpec, root: Path | None) -> DataSpec:
-    """Return the spec with its ``source``, a digest of the files under the root, in about a second.
-
-    Scenes need no source.
+    """The spec with its ``source`` and what was counted there, found out within seconds. Scenes need neither.
 
     Raises:
-        DataError: If the data set is missing or is not what it should be.
+        DataError: It is not there, or is not what it should be.
     """
     if isinstance(spec, ScenesSpec):
         return spec
-    return spec.model_copy(update={"source": _source(spec, root).digest()})
+    source = _source(spec, root)
+    digest = source.digest()
+    return spec.model_copy(update={"source": digest, "found": source.found()})
 
 
 def prepare(spec: DataSpec, places: DataPaths, progress: Progress | None = None) -> None:
-    """Decode what is not decoded yet, and call ``progress`` with the name, the images done and the images in all.
+    """Decode what is not decoded yet. ``progress`` is told what, how many images of it and of how many.
 
     Raises:
-        DataError: In the cases of ``bind``, and if the data set differs from the spec's source, images cannot be
-            decoded, or the disk is full.
+        DataError: As ``bind``; it is not what the spec's source says; images that cannot be decoded; a full disk.
     """
     if isinstance(spec, FilesSpec):
         _open(spec, places, progress)
 
 
 def verify(spec: DataSpec, places: DataPaths, progress: Progress | None = None) -> None:
-    """Check every decoded byte; damaged images are decoded again, with a warning.
+    """Read every decoded byte; what is not as it was written is decoded again, with a warning.
 
     Raises:
-        DataError: In the cases of ``prepare``, and if nothing is decoded yet.
+        DataError: As ``prepare``; nothing is decoded yet.
     """
     if isinstance(spec, FilesSpec):
         _open(spec, places, progress, verify=True)
@@ -72,12 +73,10 @@ def verify(spec: DataSpec, places: DataPaths, progress: Progress | None = None) 
 
 @lru_cache(maxsize=8)
 def load(spec: DataSpec, places: DataPaths | None = None) -> Dataset:
-    """Load the data set of a spec, decoding it if necessary; the same spec gives the same bytes.
-
-    The data set is cached for the next call.
+    """The data set of a spec; the same spec gives the same bytes. Kept for the next caller, decoded where it must be.
 
     Raises:
-        DataError: In the cases of ``prepare``.
+        DataError: As ``prepare``.
     """
     if isinstance(spec, ScenesSpec):
         return draw_scenes(spec)
@@ -85,12 +84,12 @@ def load(spec: DataSpec, places: DataPaths | None = None) -> Dataset:
 
 
 def download(spec: DataSpec, root: Path) -> None:
-    """Download what is missing under the root by torchvision.
+    """Have torchvision fetch what is missing under the root.
 
     Raises:
-        DataError: If torchvision does not offer that data set, or fails; the message says how to do it by hand.
+        DataError: It does not fetch that data set, or could not; the message says how to do it by hand.
     """
-    if isinstance(spec, ScenesSpec):
+    if isinstance(spec, ScenesSpec) or spec.own:
         return
     source = _source(spec, root)
     if not source.complete():
@@ -103,6 +102,8 @@ def download(spec: DataSpec, root: Path) -> None:
 
 
 def _source(spec: FilesSpec, root: Path | None) -> Source[Any]:
+    if spec.root is not None:
+        return SOURCES[spec.name](spec, Path(spec.root))
     source = SOURCES[spec.name](spec, root or Path("DIR"))
     if root is None:
         where = f"say where it is with --data-root DIR (expected there: {', '.join(source.layout)})"
@@ -115,10 +116,11 @@ def _open(spec: FilesSpec, places: DataPaths, progress: Progress | None, verify:
     digest = source.digest()
     if spec.source and spec.source != digest:
         was, now = spec.source[:16], digest[:16]
-        raise DataError(f"{source.what}: {places.root} is not what it was (source {was}, now {now}): put it back")
+        there = spec.root or places.root
+        raise DataError(f"{source.what}: {there} is not what it was (source {was}, now {now}): put it back")
     size = f"-short{spec.short_side}" if spec.short_side else ""
     first = f"-first{spec.limit}" if spec.limit else ""
-    path = places.cache / f"{name_of(spec).replace(' ', '-')}{size}{first}-{digest[:16]}"
+    path = places.cache / f"{re.sub('[^A-Za-z0-9+_.-]', '-', name_of(spec))}{size}{first}-{digest[:16]}"
     if verify and not path.is_dir():
         raise DataError(f"{source.what}: not decoded yet: no {path}; python -m cl_bench.data --prepare decodes it")
     return DecodedImages(path, source.what, progress).open(source.listing, spec.broken == "leave_out", verify)

@@ -1,10 +1,10 @@
-"""Base class of immutable values with a key, and the types of their fields."""
+"""Values that cannot change and have a key, and the types of their fields."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -15,15 +15,21 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
+CANONICAL = {"canonical": True}
+"""Context of a serialisation that leaves out where data lie and what was counted there."""
 
 
 class Frozen(BaseModel):
-    """An immutable value that rejects unknown fields and has a key."""
+    """A value that cannot change, knows all its fields and has a key."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    def canonical(self) -> dict[str, Any]:
+        """All that decides a result, as JSON takes it: where data lie does not."""
+        return self.model_dump(mode="json", context=CANONICAL)
+
     @property
     def key(self) -> str:
-        """Key of the value: sha256 of its canonical JSON form."""
-        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        """sha256 of the canonical JSON form."""
+        canonical = json.dumps(self.canonical(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Search, merging and loading of the TOML files of profiles."""
+"""Finding, merging and loading the TOML files of profiles."""
 
 from __future__ import annotations
 
@@ -17,19 +17,22 @@ from cl_bench.spec.wording import complaint
 PROFILES = Path(__file__).parent / "profiles"
 
 
-def load_profile(name: str, settings: Sequence[str] = ()) -> Profile:
-    """Load the profile of that name or TOML file, with ``key.path=value`` settings applied.
+def load_profile(name: str, settings: Sequence[str] = (), data_root: Path | None = None) -> Profile:
+    """The profile of that name or TOML file, with ``key.path=value`` settings applied.
 
-    A file may name another profile as its ``base`` (a file relative to its own place), and then holds only differences.
+    A file may name another profile as its ``base`` (a file relative to its own place), and says only what differs.
+    A ``root`` of images that is not absolute is looked for under ``data_root``, then beside the file that names it; one
+    of a setting in the current directory. What is nowhere stays where it was looked for first.
 
     Raises:
-        SpecError: If there is no such profile, the file is not TOML, a key is unknown, or a value is not valid; the
-            message names the key and the nearest right one.
+        SpecError: No such profile, a file that is not TOML, an unknown key or a value that makes no sense; the message
+            names the key and the nearest right one.
     """
     path = profile_file(name)
-    raw = _read(path)
+    raw = _read(path, data_root)
     for setting in settings:
         _apply(raw, setting)
+    _place(raw, data_root, Path.cwd())
     try:
         return Profile.model_validate({"name": path.stem, **raw})
     except ValidationError as error:
@@ -37,10 +40,10 @@ def load_profile(name: str, settings: Sequence[str] = ()) -> Profile:
 
 
 def profile_file(name: str, beside: Path = Path()) -> Path:
-    """Find the TOML file of a profile by its name or path.
+    """The TOML file of a profile, by its name or path.
 
     Raises:
-        SpecError: If there is none; the message names the nearest.
+        SpecError: There is none; the message names the nearest.
     """
     path = beside / name if name.endswith(".toml") else PROFILES / f"{name}.toml"
     if not path.is_file():
@@ -52,10 +55,10 @@ def profile_file(name: str, beside: Path = Path()) -> Path:
 
 
 def profile_files(path: Path) -> list[Path]:
-    """Return a profile's file and those that it is based on, the nearest first.
+    """A profile's file and those it is based on, the nearest first.
 
     Raises:
-        SpecError: If a profile does not exist, a file is not TOML, or a base leads back to itself.
+        SpecError: As ``profile_file``; a file that is not TOML, or a base that leads back to itself.
     """
     found = [path]
     while (base := _parse(found[-1]).get("base")) is not None:
@@ -66,11 +69,13 @@ def profile_files(path: Path) -> list[Path]:
     return found
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """Read a file merged over its bases; a table that names a data set replaces the base's table."""
+def _read(path: Path, data_root: Path | None) -> dict[str, Any]:
+    """What a file and its bases say, the nearer before the farther; a data set that is named is described whole."""
     raw: dict[str, Any] = {}
     for file in reversed(profile_files(path)):
-        raw = _merged(raw, _parse(file))
+        said = _parse(file)
+        _place(said, data_root, file.parent)
+        raw = _merged(raw, said)
     raw.pop("base", None)
     return raw
 
@@ -80,6 +85,18 @@ def _parse(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SpecError(f"profile {path}: not valid TOML: {error}") from None
+
+
+def _place(table: dict[str, Any], data_root: Path | None, beside: Path) -> None:
+    """Make each data set's ``root`` absolute."""
+    for value in table.values():
+        if isinstance(value, dict):
+            _place(value, data_root, beside)
+    root = table.get("root")
+    if table.get("name") in DATASETS and isinstance(root, str) and root:
+        told = Path(root).expanduser()
+        places = [place / told for place in (data_root, beside) if place is not None]
+        table["root"] = str(next((p for p in places if p.exists()), places[0]).absolute())
 
 
 def _merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from cl_bench.data import DataPaths, bind, download, load, prepare, verify
 from cl_bench.data.__main__ import TILE, main, tile
 from cl_bench.errors import DataError, SpecError
 from cl_bench.spec import COCOSpec, DataSpec, ScenesSpec, STL10Spec, VOCSpec
+from cl_bench.spec.datasets import unbound
 
 SCENES = ScenesSpec(kind="single_object", split="train", images=3, size=16)
 SPECS: dict[str, Any] = {
@@ -43,7 +44,8 @@ def test_a_source_is_what_is_there_and_not_where_or_when(root, tmp_path, split):
     spec = SPECS[split]
     bound = bind(spec, root)
     assert re.fullmatch("[0-9a-f]{64}", bound.source)
-    assert bound.model_copy(update={"source": ""}) == spec
+    assert unbound(bound) == spec
+    assert bound.found is not None and bound.found.images == bound.count == len(load(spec, DataPaths(root, tmp_path)))
     assert bind(bound, root) == bound
     shutil.copytree(root, tmp_path / "elsewhere", copy_function=shutil.copyfile)
     assert bind(spec, tmp_path / "elsewhere") == bound
