@@ -13,6 +13,7 @@ from cl_bench.data.coco import COCO
 from cl_bench.data.dataset import Dataset, Images, Ragged
 from cl_bench.data.decoded import DecodedImages, Progress
 from cl_bench.data.folder import Folder
+from cl_bench.data.huggingface import HuggingFace
 from cl_bench.data.scenes import draw_scenes
 from cl_bench.data.source import Source, name_of
 from cl_bench.data.stl10 import STL10
@@ -22,7 +23,13 @@ from cl_bench.spec import DataSpec, FilesSpec, ScenesSpec
 
 __all__ = ["DataPaths", "Dataset", "Images", "Ragged", "bind", "download", "load", "prepare", "verify"]
 
-SOURCES: dict[str, type[Source[Any]]] = {"stl10": STL10, "coco": COCO, "voc": VOC, "folder": Folder}
+SOURCES: dict[str, type[Source[Any]]] = {
+    "stl10": STL10,
+    "coco": COCO,
+    "voc": VOC,
+    "folder": Folder,
+    "huggingface": HuggingFace,
+}
 
 
 @dataclass(frozen=True)
@@ -89,7 +96,7 @@ def download(spec: DataSpec, root: Path) -> None:
     Raises:
         DataError: It does not fetch that data set, or could not; the message says how to do it by hand.
     """
-    if isinstance(spec, ScenesSpec) or spec.own:
+    if isinstance(spec, ScenesSpec) or spec.root is not None:
         return
     source = _source(spec, root)
     if not source.complete():
@@ -105,7 +112,7 @@ def _source(spec: FilesSpec, root: Path | None) -> Source[Any]:
     if spec.root is not None:
         return SOURCES[spec.name](spec, Path(spec.root))
     source = SOURCES[spec.name](spec, root or Path("DIR"))
-    if root is None:
+    if root is None and spec.published is not None:
         where = f"say where it is with --data-root DIR (expected there: {', '.join(source.layout)})"
         raise DataError(f"{source.what}: {where}; to get it: {source.remedy}")
     return source

@@ -24,9 +24,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 """Pillow is let try no others: some of its readers start programs, as Ghostscript for an EPS."""
 TAKEN = "JPEG, PNG, WebP, BMP and TIFF"
 EXTENSIONS = frozenset((".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff"))
-_OTHERS = (
-    "gif heic heif avif jp2 j2k jxl eps ps pdf svg psd ico dcm ppm pgm pnm pcx tga exr hdr dng cr2 nef arw raw"
-)
+_OTHERS = "gif heic heif avif jp2 j2k jxl eps ps pdf svg psd ico dcm ppm pgm pnm pcx tga exr hdr dng cr2 nef arw raw"
 OTHERS = frozenset(f".{name}" for name in _OTHERS.split())
 """Files that someone takes for an image and that are not decoded here; each is said, none passed over in silence."""
 ORIENTATION = 0x0112

@@ -161,7 +161,7 @@ class Source(ABC, Generic[Spec]):
         """
         sha = hashlib.sha256(f"{self.what}\n".encode())
         try:
-            if self.spec.own and not self.root.is_dir():
+            if self.spec.root is not None and not self.root.is_dir():
                 raise self.nowhere()
             for part in self.layout:
                 if not (self.root / part).exists():
