@@ -52,13 +52,12 @@ class Folder(Source[FolderSpec]):
         return sorted(self._listed)
 
     def found(self) -> Found:
-        """The classes are those of the images that are taken."""
+        """How many, and their classes."""
         taken = self._taken
-        classes = tuple(sorted({_class_of(name) for name, _ in taken})) if self._classes else ()
-        return Found(images=len(taken), classes=classes, size=usual_size([path for _, path in taken]))
+        return Found(images=len(taken), classes=self._classes, size=usual_size([path for _, path in taken]))
 
     def listing(self) -> Listing:
-        """Labels count the classes in the order of their names, of all drawn splits alike."""
+        """Labels count the classes in the order of their names."""
         names, paths = zip(*self._taken, strict=True)
         stated = sizes_of(paths)
         decoded = scaled(stated, self.spec.short_side)
@@ -125,12 +124,19 @@ class Folder(Source[FolderSpec]):
 
     @cached_property
     def _classes(self) -> tuple[str, ...]:
-        """Of all drawn splits; none where images lie side by side."""
-        return tuple(sorted({_class_of(name) for name, _ in self._all if "/" in name}))
+        """Of the images that are taken; none where images lie side by side."""
+        return tuple(sorted({_class_of(name) for name, _ in self._taken if "/" in name}))
 
 
 def _class_of(name: str) -> str:
     return name.partition("/")[0]
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
 
 
 def _images(folder: Path, within: tuple[tuple[int, int], ...], prefix: str = "") -> Iterator[tuple[str, Path]]:
@@ -143,7 +149,7 @@ def _images(folder: Path, within: tuple[tuple[int, int], ...], prefix: str = "")
         for entry in sorted(entries, key=lambda e: e.name):
             if entry.name.startswith("."):
                 continue
-            if entry.is_dir():
+            if _is_folder(entry):
                 yield from _images(Path(entry.path), (*within, here), f"{prefix}{entry.name}/")
             elif os.path.splitext(entry.name)[1].lower() in EXTENSIONS | OTHERS:  # noqa: PTH122 - far faster on 10^6
                 yield f"{prefix}{entry.name}", Path(entry.path)

@@ -63,7 +63,7 @@ class HuggingFace(Source[HuggingFaceSpec]):
         return [(f"{i} {Path(path).name}", Path(path)) for i, path in enumerate(beside) if path]
 
     def digest(self) -> str:
-        """As of any data set; of what is taken of a row, for that is kept with the decoded images; and of the rows, the columns and either end of the Arrow files."""
+        """As of any data set; of what is taken of a row; and of the rows and either end of the Arrow files."""
         before = super().digest()
         table = self._table
         sha = hashlib.sha256(
