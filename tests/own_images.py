@@ -95,9 +95,8 @@ def _chunk(kind: bytes, content: bytes) -> bytes:
 def bomb(side: int = 50_000) -> bytes:
     """A PNG that says it has so many pixels a side."""
     header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + _chunk(b"IDAT", zlib.compress(bytes(9))) + _chunk(b"IEND", b"")
-    )
+    chunks = (b"IHDR", header), (b"IDAT", zlib.compress(bytes(9))), (b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(*chunk) for chunk in chunks)
 
 
 def truncated() -> bytes:
