@@ -20,14 +20,14 @@ Box = tuple[str, float, float, float, float]
 
 
 def picture(seed: int, shape: tuple[int, int] = SHAPE) -> Image.Image:
-    """A gradient between two colours that the seed decides: compressed well, and no two alike."""
+    """Draw a gradient between two colours that the seed decides: compressed well, and no two alike."""
     ends = np.random.default_rng(seed).integers(0, 256, (2, 3))
     slope = np.linspace(0, 1, shape[0] * shape[1]).reshape(*shape, 1)
     return Image.fromarray((ends[0] * (1 - slope) + ends[1] * slope).astype(np.uint8))
 
 
 def save(path: Path, seed: int, shape: tuple[int, int] = SHAPE, turn: int = 1) -> Path:
-    """A picture in a file of that extension's format, with an EXIF orientation where one is given."""
+    """Write a picture in a file of that extension's format, with an EXIF orientation where one is given."""
     path.parent.mkdir(parents=True, exist_ok=True)
     exif = Image.Exif()
     exif[0x0112] = turn
@@ -38,7 +38,7 @@ def save(path: Path, seed: int, shape: tuple[int, int] = SHAPE, turn: int = 1) -
 
 
 def write_folder(root: Path, images: int = 6, classes: Sequence[str] = ("cat", "dog"), first: int = 0) -> Path:
-    """So many images a class."""
+    """Write so many images a class."""
     for c, name in enumerate(classes):
         for i in range(images):
             save(root / name / f"{i:03d}.png", first + 100 * c + i)
@@ -46,7 +46,7 @@ def write_folder(root: Path, images: int = 6, classes: Sequence[str] = ("cat", "
 
 
 def xml(boxes: Sequence[Box], shape: tuple[int, int] | None = SHAPE, more: str = "") -> str:
-    """VOC's, without what is optional; corners as VOC counts them."""
+    """Write VOC's XML without what is optional; corners as VOC counts them."""
     size = "" if shape is None else f"<size><width>{shape[1]}</width><height>{shape[0]}</height></size>"
     objects = "".join(
         f"<object><name>{name}</name><bndbox><xmin>{x1}</xmin><ymin>{y1}</ymin><xmax>{x2}</xmax><ymax>{y2}</ymax>"
@@ -57,7 +57,7 @@ def xml(boxes: Sequence[Box], shape: tuple[int, int] | None = SHAPE, more: str =
 
 
 def write_voc(root: Path, splits: Mapping[str, Sequence[str]], boxes: Sequence[Box] = (("hen", 2, 3, 9, 12),)) -> Path:
-    """Every image with the same boxes; a split lists the names of its images, with their extensions."""
+    """Write every image with the same boxes; a split lists the names of its images, with their extensions."""
     for folder in ("Annotations", "ImageSets/Main"):
         (root / folder).mkdir(parents=True, exist_ok=True)
     for split, names in splits.items():
@@ -69,7 +69,7 @@ def write_voc(root: Path, splits: Mapping[str, Sequence[str]], boxes: Sequence[B
 
 
 def coco(names: Sequence[str], **more: Any) -> dict[str, Any]:
-    """COCO's JSON with as little as it may have: one box an image, of two categories in turn."""
+    """Make COCO's JSON with as little as it may have: one box an image, of two categories in turn."""
     return {
         "images": [{"id": i, "file_name": name} for i, name in enumerate(names)],
         "annotations": [{"image_id": i, "bbox": [1, 2, 8, 9], "category_id": 5 + i % 2} for i in range(len(names))],
@@ -79,7 +79,7 @@ def coco(names: Sequence[str], **more: Any) -> dict[str, Any]:
 
 
 def write_coco(root: Path, split: str, names: Sequence[str], place: str = "annotations/{}.json", **more: Any) -> Path:
-    """The JSON and, in a folder named as the split, its images."""
+    """Write the JSON and, in a folder named as the split, its images."""
     for i, name in enumerate(names):
         save(root / split / name, i)
     path = root / place.format(split)
@@ -93,14 +93,14 @@ def _chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def bomb(side: int = 50_000) -> bytes:
-    """A PNG that says it has so many pixels a side."""
+    """Make a PNG that says it has so many pixels a side."""
     header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
     chunks = (b"IHDR", header), (b"IDAT", zlib.compress(bytes(9))), (b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(*chunk) for chunk in chunks)
 
 
 def truncated() -> bytes:
-    """Of a JPEG the first three quarters."""
+    """Return the first three quarters of a JPEG."""
     file = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (*SHAPE, 3), dtype=np.uint8)).save(file, "JPEG")
     return file.getvalue()[: len(file.getvalue()) * 3 // 4]
@@ -110,6 +110,6 @@ EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 20\n%%EndComments\nshowpa
 
 
 def fifo(path: Path) -> None:
-    """A pipe that nobody writes into."""
+    """Make a pipe that nobody writes into."""
     path.unlink(missing_ok=True)
     os.mkfifo(path)

@@ -1,4 +1,4 @@
-"""How long an encoder takes here: a handful of steps on images of noise, timed and multiplied."""
+"""Estimates of an encoder's time on this machine: a few steps on images of noise are timed and extrapolated."""
 
 from __future__ import annotations
 
@@ -28,29 +28,29 @@ from cl_bench.spec import (
 from cl_bench.train.pretrain import pretrain, untrained
 
 STEPS = 3
-"""Timed steps of a training: one before them warms up, and one after them is logged, which few are in earnest."""
+"""Timed steps of a training, between a warm-up step and a last step that is logged, as few real steps are."""
 FEW = 8
-"""Images a batch at most on a CPU, which may have hours to go on each batch of a GPU's profile."""
+"""Largest batch that is timed on a CPU, where one batch of a GPU's profile may take hours."""
 SIZES = {"stl10": (96, 96), "coco": (480, 640), "voc": (375, 500)}
-"""Height and width of a usual image of each data set, in pixels, until it is found."""
-BOXES = 3  # objects an image of noise
-TESTS = 8  # images of noise in which objects are searched
-COLOURS = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)  # mean and standard deviation of the pixels; any take the same time
+"""Height and width of a typical image of each data set, in pixels, where it has not been found."""
+BOXES = 3  # objects in each image of noise
+TESTS = 8  # images of noise that objects are searched in
+COLOURS = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)  # mean and standard deviation of the pixels; they do not affect the time
 
 
 def estimate(spec: RunSpec, method: Method | None, device: torch.device) -> dict[str, float]:
-    """Seconds of each stage of one encoder on a device, by the names of ``Record.seconds``.
+    """Estimate the seconds of each stage of one encoder on a device, by the names of ``Record.seconds``.
 
-    Batches are the profile's on a GPU, and of few images on a CPU, where time goes by the image. The losses of a batch
-    grow with its square, so that a CPU's figure for them is low.
+    Batches are the profile's on a GPU, and small on a CPU, where time is about proportional to the number of images.
+    The time of the losses grows with the square of the batch, so the estimate for a CPU is too low in that part.
 
     Args:
-        spec: What would be computed.
-        method: Its method; None for an untrained encoder.
-        device: Where.
+        spec: Specification of the encoder.
+        method: Method of the spec; None for an untrained encoder.
+        device: Device to time on.
 
     Raises:
-        RuntimeError: As torch raised it, out of memory for one.
+        RuntimeError: If torch raises it, for example for lack of memory.
     """
     pre = spec.pretrain
     encoder = untrained(pre).to(device).eval()
@@ -76,13 +76,13 @@ def _pretrain(spec: PretrainSpec, method: Method, device: torch.device) -> float
 
 @lru_cache(maxsize=8)
 def _linear(spec: LinearSpec, of: EncoderSpec, device: torch.device) -> float:
-    """Seconds; the same for every row."""
+    """Estimate the seconds of linear evaluation, which are the same for every row."""
     encoder = build_encoder(of.name, of.padding).to(device).eval()
     train, test = _noise(spec.train, spec.batch), _noise(spec.test, FEW)
     clock = _Clock(device)
     few = spec.model_copy(update={"epochs": STEPS + 2})
     whole = _seconds(lambda: evaluate_linear(encoder, train, test, few, *COLOURS, device, clock), device)
-    once = whole - clock.step * few.epochs  # features that are computed once, of both sets
+    once = whole - clock.step * few.epochs  # features of both sets, which are computed once
     per_image = once / (len(test) + (len(train) if spec.protocol == "cached" else 0))
     images = spec.test.count + (spec.train.count if spec.protocol == "cached" else 0)
     return clock.step * spec.epochs * spec.train.count / len(train) + max(0.0, per_image) * images
@@ -90,7 +90,7 @@ def _linear(spec: LinearSpec, of: EncoderSpec, device: torch.device) -> float:
 
 @lru_cache(maxsize=8)
 def _detection(spec: DetectionSpec, of: EncoderSpec, device: torch.device) -> float:
-    """Seconds; the same for every row."""
+    """Estimate the seconds of detection, which are the same for every row."""
     encoder = build_encoder(of.name, of.padding).to(device).eval()
     batch = spec.batch if device.type == "cuda" else 1
     few = spec.model_copy(update={"batch": batch, "iterations": STEPS + 2, "precise_norm": 0})
@@ -98,13 +98,13 @@ def _detection(spec: DetectionSpec, of: EncoderSpec, device: torch.device) -> fl
     clock = _Clock(device)
     evaluate_detection(encoder, train, test, few, *COLOURS, device, clock)
     per_test_image = clock.since_the_last / len(test)
-    # Batch norm's statistics take forward passes only, a third of a step.
+    # Batch norm's statistics need forward passes only, a third of a step each.
     steps = spec.iterations + spec.precise_norm / 3
     return clock.step * steps * spec.batch / batch + per_test_image * spec.test.count
 
 
 class _Clock:
-    """Times the steps of a training, after each of which it is called, but for the first and the last."""
+    """Timer of a training's steps, called after each step; it leaves out the first and the last."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -115,12 +115,12 @@ class _Clock:
 
     @property
     def step(self) -> float:
-        """Seconds of a step."""
+        """Seconds per step."""
         return (self._at[-2] - self._at[0]) / (len(self._at) - 2)
 
     @property
     def since_the_last(self) -> float:
-        """Seconds from the last step to now."""
+        """Seconds since the last step."""
         return _now(self._device) - self._at[-1]
 
 
@@ -131,14 +131,14 @@ def _seconds(work: Callable[[], object], device: torch.device) -> float:
 
 
 def _now(device: torch.device) -> float:
-    """The time when all that was asked of the device is done."""
+    """Return the time in seconds, once the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
 
 
 class _Same(Ragged):
-    """One image, as often as it is asked for."""
+    """Data set that repeats a single image."""
 
     def __init__(self, image: Tensor, count: int) -> None:
         super().__init__(image.permute(1, 2, 0).flatten(), torch.tensor([image.shape[1:]] * count))
@@ -149,7 +149,7 @@ class _Same(Ragged):
 
 
 def _noise(spec: DataSpec, count: int) -> Dataset:
-    """So many images of noise as the data set has them, with labels or boxes."""
+    """Make ``count`` images of noise of the data set's size, with labels or boxes."""
     draws = torch.Generator().manual_seed(0)
     height, width = (spec.size, spec.size) if isinstance(spec, ScenesSpec) else SIZES.get(spec.name, SIZES["voc"])
     if isinstance(spec, FilesSpec) and spec.found and spec.found.size:

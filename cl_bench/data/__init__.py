@@ -1,4 +1,4 @@
-"""The catalogue: a DataSpec in, a Dataset out. One file a data set."""
+"""Data sets: ``load`` returns the images of a spec; each data set has a module of its own."""
 
 from __future__ import annotations
 
@@ -34,22 +34,24 @@ SOURCES: dict[str, type[Source[Any]]] = {
 
 @dataclass(frozen=True)
 class DataPaths:
-    """Where data sets are looked for, and where their decoded images are kept."""
+    """Folders of a run's data: the root of the data sets, and the folder of their decoded images."""
 
     root: Path | None
     cache: Path
 
     @classmethod
     def of(cls, store: Path, root: str | Path | None) -> DataPaths:
-        """Of a run: a store keeps the decoded images too."""
+        """Make the folders of a run, whose store also keeps the decoded images."""
         return cls(None if root is None else Path(root), store / "data")
 
 
 def bind(spec: DataSpec, root: Path | None) -> DataSpec:
-    """The spec with its ``source`` and what was counted there, found out within seconds. Scenes need neither.
+    """Return the spec with its ``source``, a digest of the files, and the facts counted there, in seconds.
+
+    Scenes need neither.
 
     Raises:
-        DataError: It is not there, or is not what it should be.
+        DataError: If the data set is missing or is not what it should be.
     """
     if isinstance(spec, ScenesSpec):
         return spec
@@ -59,20 +61,21 @@ def bind(spec: DataSpec, root: Path | None) -> DataSpec:
 
 
 def prepare(spec: DataSpec, places: DataPaths, progress: Progress | None = None) -> None:
-    """Decode what is not decoded yet. ``progress`` is told what, how many images of it and of how many.
+    """Decode what is not decoded yet, and call ``progress`` with the name, the images done and the images in all.
 
     Raises:
-        DataError: As ``bind``; it is not what the spec's source says; images that cannot be decoded; a full disk.
+        DataError: In the cases of ``bind``, and if the data set differs from the spec's source, images cannot be
+            decoded, or the disk is full.
     """
     if isinstance(spec, FilesSpec):
         _open(spec, places, progress)
 
 
 def verify(spec: DataSpec, places: DataPaths, progress: Progress | None = None) -> None:
-    """Read every decoded byte; what is not as it was written is decoded again, with a warning.
+    """Check every decoded byte; damaged images are decoded again, with a warning.
 
     Raises:
-        DataError: As ``prepare``; nothing is decoded yet.
+        DataError: In the cases of ``prepare``, and if nothing is decoded yet.
     """
     if isinstance(spec, FilesSpec):
         _open(spec, places, progress, verify=True)
@@ -80,10 +83,12 @@ def verify(spec: DataSpec, places: DataPaths, progress: Progress | None = None) 
 
 @lru_cache(maxsize=8)
 def load(spec: DataSpec, places: DataPaths | None = None) -> Dataset:
-    """The data set of a spec; the same spec gives the same bytes. Kept for the next caller, decoded where it must be.
+    """Load the data set of a spec, decoding it if necessary; the same spec gives the same bytes.
+
+    The data set is cached for the next call.
 
     Raises:
-        DataError: As ``prepare``.
+        DataError: In the cases of ``prepare``.
     """
     if isinstance(spec, ScenesSpec):
         return draw_scenes(spec)
@@ -91,10 +96,10 @@ def load(spec: DataSpec, places: DataPaths | None = None) -> Dataset:
 
 
 def download(spec: DataSpec, root: Path) -> None:
-    """Have torchvision fetch what is missing under the root.
+    """Download what is missing under the root by torchvision.
 
     Raises:
-        DataError: It does not fetch that data set, or could not; the message says how to do it by hand.
+        DataError: If torchvision does not offer that data set, or fails; the message says how to do it by hand.
     """
     if isinstance(spec, ScenesSpec) or spec.root is not None:
         return

@@ -38,7 +38,7 @@ FOLDERS = ("{}", "images/{}", "images", ".")
 
 
 class Parsed(NamedTuple):
-    """All that the JSON says.
+    """Content of the JSON.
 
     Attributes:
         files: N names of images.
@@ -54,35 +54,35 @@ class Parsed(NamedTuple):
 
 
 class COCO(Source[COCOSpec]):
-    """A JSON of all annotations and a directory of images.
+    """COCO on disk: a JSON file of all annotations, and a directory of images.
 
     One's own are looked for at several places: ``ANNOTATIONS``, ``FOLDERS``.
     """
 
     @property
     def layout(self) -> tuple[str, ...]:
-        """Annotations and images."""
+        """Paths of annotations and images."""
         if self.spec.own:
             return (self._own_annotations,)
         return f"coco/annotations/instances_{self.spec.split}.json", f"coco/{self.spec.split}"
 
     @property
     def remedy(self) -> str:
-        """As torchvision has no COCO to download, what is done by hand."""
+        """Commands that download it by hand, since torchvision cannot download COCO."""
         return self.by_hand
 
     @property
     def by_hand(self) -> str:
-        """From the data set's own server, as <https://cocodataset.org/#download> has it."""
+        """Commands that download it from its own server, as on <https://cocodataset.org/#download>."""
         archives = f"{URL}/zips/{self.spec.split}.zip", f"{URL}/annotations/annotations_trainval2017.zip"
         return unpacked(self.root / "coco", *archives, unpack="unzip -qo")
 
     def fetch(self) -> None:
-        """Left to the user."""
+        """Raise an error, because the user has to download COCO."""
         raise DataError(f"{self.what}: torchvision does not download it; by hand: {self.by_hand}")
 
     def inspect(self) -> list[Path]:
-        """The JSON, which begins and ends as one; to parse all of it would take half a minute."""
+        """Return the JSON file, after checking its two ends; parsing all of it would take half a minute."""
         path = self.root / self.layout[0]
         with path.open("rb") as file:
             head, size = file.read(64), path.stat().st_size
@@ -93,11 +93,11 @@ class COCO(Source[COCOSpec]):
         return [path]
 
     def images(self) -> list[tuple[str, Path]]:
-        """Those of one's own."""
+        """List those of one's own."""
         return [(name, self._folder / name) for name in self._parsed.files] if self.spec.own else []
 
     def found(self) -> Found:
-        """Of a large published file no more than how many images it has."""
+        """Count images; of a large published file nothing more."""
         path = self.root / self.layout[0]
         if not self.spec.own and path.stat().st_size > LARGE:
             with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
@@ -108,7 +108,7 @@ class COCO(Source[COCOSpec]):
         return Found(images=len(parsed.files), classes=parsed.classes, objects=len(parsed.found), size=size)
 
     def listing(self) -> Listing:
-        """Images by id; classes in the order of the categories' ids; crowds left out."""
+        """Read the annotations: images by id, classes in the order of the categories' ids, without crowds."""
         parsed = self._parsed
         paths = [self._folder / name for name in parsed.files]
         stated = with_headers(parsed.stated, paths)
@@ -123,10 +123,10 @@ class COCO(Source[COCOSpec]):
 
     @cached_property
     def _parsed(self) -> Parsed:
-        """What the JSON says.
+        """Parsed content of the JSON.
 
         Raises:
-            DataError: It is not in COCO's format.
+            DataError: If it is not in COCO's format.
         """
         path = self.root / self.layout[0]
         try:
@@ -146,10 +146,10 @@ class COCO(Source[COCOSpec]):
 
     @cached_property
     def _folder(self) -> Path:
-        """Of the images.
+        """Folder of the images.
 
         Raises:
-            DataError: The first one listed lies nowhere.
+            DataError: If the first one listed lies nowhere.
         """
         if not self.spec.own:
             return self.root / self.layout[1]
@@ -164,10 +164,10 @@ class COCO(Source[COCOSpec]):
 
 @lru_cache(maxsize=4)
 def _parse(path: Path, limit: int | None, own: bool, state: tuple[int, int]) -> Parsed:
-    """What a JSON file says of the first ``limit`` images; ``state`` tells whether it has changed since.
+    """Parse a JSON file for the first ``limit`` images; ``state`` changes with the file.
 
     Raises:
-        ValueError: It is not in COCO's format.
+        ValueError: If it is not in COCO's format.
     """
     entry: Any = None
     try:
@@ -210,7 +210,7 @@ def _parse(path: Path, limit: int | None, own: bool, state: tuple[int, int]) -> 
 
 
 def _occurrences(content: mmap.mmap, what: bytes) -> int:
-    """How often some bytes are there."""
+    """Count how often some bytes occur."""
     count, at = 0, content.find(what)
     while at >= 0:
         count, at = count + 1, content.find(what, at + len(what))

@@ -74,10 +74,10 @@ class Dataset:
         return len(self.images)
 
     def labelled_as(self, other: Dataset) -> Dataset:
-        """The same images with their labels as places in another data set's classes, by their names.
+        """Return the images with labels that count another data set's classes, matched by name.
 
         Raises:
-            ValueError: An image or a box is of a class that the other data set lacks.
+            ValueError: If an image or a box has a class that the other data set lacks.
         """
         if self.classes == other.classes:
             return self

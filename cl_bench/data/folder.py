@@ -30,12 +30,12 @@ class Folder(Source[FolderSpec]):
 
     @property
     def layout(self) -> tuple[str, ...]:
-        """The folder of the split, where there is one."""
+        """No paths, because a split need not have a folder."""
         return ()
 
     @property
     def by_hand(self) -> str:
-        """The images are the user's."""
+        """Nothing to fetch, because the images are the user's."""
         return "put images there"
 
     def fetch(self) -> None:
@@ -43,21 +43,21 @@ class Folder(Source[FolderSpec]):
         raise DataError(f"{self.what}: nothing downloads images of your own")
 
     def inspect(self) -> list[Path]:
-        """None: images and the folders that they lie in are all there is."""
+        """List no annotations, because folders are all there is; refuse what is not well laid out."""
         _ = self._listed
         return []
 
     def images(self) -> list[tuple[str, Path]]:
-        """All, with their classes."""
+        """List all images, with their classes."""
         return sorted(self._listed)
 
     def found(self) -> Found:
-        """How many, and their classes."""
+        """Count images and classes."""
         taken = self._taken
         return Found(images=len(taken), classes=self._classes, size=usual_size([path for _, path in taken]))
 
     def listing(self) -> Listing:
-        """Labels count the classes in the order of their names."""
+        """Read sizes and labels; classes are sorted by name."""
         names, paths = zip(*self._taken, strict=True)
         stated = sizes_of(paths)
         decoded = scaled(stated, self.spec.short_side)
@@ -74,10 +74,10 @@ class Folder(Source[FolderSpec]):
 
     @cached_property
     def _folder(self) -> tuple[Path, str]:
-        """Where the images lie, and which of them are taken: one of ``DRAWN``.
+        """Folder of the images, and which of these are taken, one of ``DRAWN``.
 
         Raises:
-            DataError: There is no such split.
+            DataError: If there is no such split.
         """
         split = self.spec.split
         if (self.root / split).is_dir():
@@ -100,10 +100,10 @@ class Folder(Source[FolderSpec]):
 
     @cached_property
     def _listed(self) -> list[tuple[str, Path]]:
-        """Those of the split.
+        """Images of the split.
 
         Raises:
-            DataError: There is none, or some lie in folders by class and some do not.
+            DataError: If there is none, or some lie in folders by class and some do not.
         """
         folder, part = self._folder
         found = [image for image in self._all if part == "all" or part_of(image[0]) == part]
@@ -124,7 +124,7 @@ class Folder(Source[FolderSpec]):
 
     @cached_property
     def _classes(self) -> tuple[str, ...]:
-        """Of the images that are taken; none where images lie side by side."""
+        """Classes of the images that are taken; none if images lie side by side."""
         return tuple(sorted({_class_of(name) for name, _ in self._taken if "/" in name}))
 
 
@@ -140,7 +140,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _images(folder: Path, within: tuple[tuple[int, int], ...], prefix: str = "") -> Iterator[tuple[str, Path]]:
-    """Files that are images by their names, at any depth; links are followed, but not in circles."""
+    """Yield files that are images by their names, at any depth; links are followed, but not in circles."""
     state = folder.stat()
     here = state.st_dev, state.st_ino
     if here in within:

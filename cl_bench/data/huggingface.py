@@ -29,30 +29,30 @@ class HuggingFace(Source[HuggingFaceSpec]):
 
     @property
     def layout(self) -> tuple[str, ...]:
-        """Left to the library."""
+        """No paths, because the library knows them."""
         return ()
 
     @property
     def remedy(self) -> str:
-        """With the library too."""
+        """Command that has the library download it."""
         return f"pytest suites/ --data-root DIR --download, or {self.by_hand}"
 
     @property
     def by_hand(self) -> str:
-        """From the hub, into the library's cache."""
+        """Command that downloads it into the library's cache."""
         call = f"load_dataset({self.spec.path!r}, {self.spec.subset!r}, split={self.spec.split!r})"
         return f'python -c "from datasets import load_dataset; {call}"'
 
     def fetch(self) -> None:
-        """Into the library's cache."""
+        """Download into the library's cache."""
         self._library().load_dataset(self.spec.path, self.spec.subset, split=self.spec.split)
 
     def inspect(self) -> list[Path]:
-        """The library's Arrow files are told apart by ``digest``, for they lie where it puts them."""
+        """List no files, because ``digest`` reads the library's Arrow files itself."""
         return []
 
     def images(self) -> Iterable[tuple[str, Path]]:
-        """Files that lie beside the table."""
+        """List the files that lie beside the table."""
         import pyarrow.compute as pc
 
         name = self.spec.columns.image
@@ -63,7 +63,7 @@ class HuggingFace(Source[HuggingFaceSpec]):
         return [(f"{i} {Path(path).name}", Path(path)) for i, path in enumerate(beside) if path]
 
     def digest(self) -> str:
-        """As of any data set; of what is taken of a row; and of the rows and either end of the Arrow files."""
+        """Hash as any source does, and the columns, the rows and both ends of the Arrow files."""
         before = super().digest()
         table = self._table
         sha = hashlib.sha256(
@@ -80,7 +80,7 @@ class HuggingFace(Source[HuggingFaceSpec]):
         return sha.hexdigest()
 
     def found(self) -> Found:
-        """The classes are those of the images or boxes that are taken."""
+        """Count images, objects and the classes that these have."""
         usual = usual_size(self._pictures)
         if self.spec.kind == "multi_object":
             objects = self._objects
@@ -93,7 +93,7 @@ class HuggingFace(Source[HuggingFaceSpec]):
         return Found(images=len(self._taken), classes=classes, size=usual)
 
     def listing(self) -> Listing:
-        """Classes in the order of the column's, where it names them."""
+        """Read annotations; classes are in the order of the column's names, if it has names."""
         stated = sizes_of(self._pictures)
         decoded = scaled(stated, self.spec.short_side)
         labels = self._labels if self.spec.kind == "single_object" else None
@@ -117,10 +117,10 @@ class HuggingFace(Source[HuggingFaceSpec]):
 
     @cached_property
     def _table(self) -> datasets.Dataset:
-        """The split.
+        """Rows of the split.
 
         Raises:
-            DataError: It is not there, or has no column of images.
+            DataError: If it is not there, or has no column of images.
         """
         library, split = self._library(), self.spec.split
         place = self.spec.root or self.spec.path
@@ -166,10 +166,10 @@ class HuggingFace(Source[HuggingFaceSpec]):
         return _Pictures(column, name, self._taken)
 
     def _column(self, name: str, default: str) -> bool:
-        """Whether there is that column.
+        """Look for a column.
 
         Raises:
-            DataError: There is not, and the profile names it.
+            DataError: If it is not there and the profile names it.
         """
         if name not in self._table.features and name != default:
             known = list(self._table.features)
@@ -209,10 +209,10 @@ class HuggingFace(Source[HuggingFaceSpec]):
         return classes, found
 
     def _named(self, values: Sequence[Any], feature: Any, column: str) -> Named | None:
-        """Values as places among the names of their classes; None where all of them say that there is none.
+        """Replace values by their places among the names of their classes; None if all of them are missing.
 
         Raises:
-            DataError: Some say so.
+            DataError: If some are missing.
         """
         names = getattr(feature, "names", None)
         lacking = sum(value is None or value == -1 for value in values)
@@ -251,7 +251,7 @@ class _Pictures(Sequence[Origin]):
 
 
 def _inner(feature: Any, name: str) -> Any:
-    """The feature of a field, however lists and structs are nested."""
+    """Return the feature of a field, however lists and structs are nested."""
     while hasattr(feature, "feature"):
         feature = feature.feature
     if isinstance(feature, dict):
@@ -264,7 +264,7 @@ def _inner(feature: Any, name: str) -> Any:
 
 @contextmanager
 def _offline() -> Iterator[None]:
-    """Have the library look at its cache alone: what is to be downloaded is the user's to say."""
+    """Have the library look at its cache alone, because the user decides on downloads."""
     import datasets.config
     import huggingface_hub.constants
 

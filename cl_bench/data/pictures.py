@@ -48,12 +48,12 @@ Origin = Path | bytes | str
 
 @contextmanager
 def opened(origin: Origin) -> Iterator[Image.Image]:
-    """An image whose header is read and whose pixels are not.
+    """Open an image and read its header, without its pixels.
 
     Raises:
-        ValueError: Not a file, or not of a format that is taken.
-        OSError: The machine's fault.
-        Exception: Whatever Pillow raises on garbage, and on more pixels than it takes for an attack.
+        ValueError: If it is not a file, or not of a format that is taken.
+        OSError: If the machine is at fault.
+        Exception: If Pillow stumbles on garbage, or finds more pixels than it takes for harmless.
     """
     if isinstance(origin, str):
         raise ValueError(origin)
@@ -72,7 +72,7 @@ def opened(origin: Origin) -> Iterator[Image.Image]:
 
 
 def orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 to 8; 1 where there is none that makes sense."""
+    """Return the EXIF orientation, 1 to 8; 1 if there is none that makes sense."""
     if image.format == "TIFF":  # Pillow turns it upright by itself
         return 1
     if image.format == "PNG" and "exif" not in image.info:  # it would decode all to look for one at the end
@@ -85,13 +85,13 @@ def orientation(image: Image.Image) -> int:
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
-    """Height and width of the image as it is looked at."""
+    """Return height and width of the upright image."""
     height, width = image.height, image.width
     return (width, height) if orientation(image) >= 5 else (height, width)
 
 
 def upright(image: Image.Image, stated: tuple[int, int], as_stored: bool) -> Image.Image:
-    """The image in RGB, turned as its annotations have it.
+    """Decode an image to RGB, turned as its annotations have it.
 
     Boxes refer to the picture that was annotated, and its stated size tells which that was where the two differ. Where
     they do not, annotation is taken to have been done on the upright picture, as viewers show it.
@@ -102,7 +102,7 @@ def upright(image: Image.Image, stated: tuple[int, int], as_stored: bool) -> Ima
         as_stored: Where the size does not tell, the pixels are as they are stored: so it is in the published sets.
 
     Raises:
-        ValueError: The size is not what the annotations say, either way; pixels that are no 8 or 16 bits.
+        ValueError: If the size differs from the annotations either way, or a pixel has neither 8 nor 16 bits.
     """
     turn, stored, turned = orientation(image), (image.height, image.width), upright_size(image)
     if turned == stated and not (as_stored and stored == stated):
@@ -114,10 +114,10 @@ def upright(image: Image.Image, stated: tuple[int, int], as_stored: bool) -> Ima
 
 
 def rgb(image: Image.Image) -> Image.Image:
-    """In RGB: grey, palette and CMYK ones converted, 16 bits a pixel brought down to 8, transparency dropped.
+    """Convert to RGB: 16 bits a pixel are brought down to 8, transparency is dropped.
 
     Raises:
-        ValueError: 32 bits a pixel, of which nobody knows the range.
+        ValueError: If it has 32 bits a pixel, whose range nobody knows.
     """
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
         grey: NDArray[np.int64] = np.asarray(image).astype(np.int64) >> 8  # Pillow would clip them to white
@@ -128,10 +128,10 @@ def rgb(image: Image.Image) -> Image.Image:
 
 
 def sizes_of(origins: Sequence[Origin]) -> Tensor:
-    """(N, 2) int64: height and width of each image as it is looked at, from its header; ``UNREADABLE`` of one without.
+    """Return (N, 2) int64, height and width of each upright image from its header; ``UNREADABLE`` if it has none.
 
     Raises:
-        OSError: The machine's fault.
+        OSError: If the machine is at fault.
     """
 
     def size(i: int) -> tuple[int, int]:
@@ -152,7 +152,7 @@ def sizes_of(origins: Sequence[Origin]) -> Tensor:
 
 
 def usual_size(origins: Sequence[Origin], few: int = 16) -> tuple[int, int] | None:
-    """Height and width of the one of median area among a few of them; None where none of these can be read."""
+    """Return height and width of the median among a few images; None if none of these can be read."""
     step = max(1, len(origins) // few)
     sizes = [(int(h), int(w)) for h, w in sizes_of(origins[::step][:few]).tolist() if (h, w) != UNREADABLE]
     return sorted(sizes, key=lambda size: size[0] * size[1])[len(sizes) // 2] if sizes else None
@@ -160,7 +160,7 @@ def usual_size(origins: Sequence[Origin], few: int = 16) -> tuple[int, int] | No
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Images in a file each.
+    """Images in one file each.
 
     Attributes:
         origins: N files.
@@ -175,10 +175,10 @@ class ImageFiles:
     as_stored: bool = False
 
     def read(self, first: int, last: int) -> Pixels:
-        """(h, w, 3) of the one image, turned upright, in RGB; larger ones are scaled down.
+        """Decode a single image to (h, w, 3), upright and in RGB; larger ones are scaled down.
 
         Raises:
-            ValueError: Its size is not what the annotations say.
+            ValueError: If its size differs from the annotations.
         """
         assert last == first + 1
         (height, width), (h, w) = self.stated[first].tolist(), self.sizes[first].tolist()
@@ -190,10 +190,10 @@ class ImageFiles:
 
 
 def _mode(path: Path) -> int:
-    """What kind of file it is; a link is what it leads to.
+    """Return a file's mode, following links.
 
     Raises:
-        ValueError: It is not there, or cannot be reached.
+        ValueError: If it is not there, or cannot be reached.
     """
     try:
         return path.stat().st_mode

@@ -1,4 +1,4 @@
-"""What the data sets on disk have in common: where they lie, their digest, and what they say of their images."""
+"""Base class of data sets on disk: their files, their digest, and their listing of images and annotations."""
 
 from __future__ import annotations
 
@@ -25,28 +25,29 @@ from cl_bench.spec import FilesSpec, Found
 
 Spec = TypeVar("Spec", bound=FilesSpec)
 ENDS = 1 << 20
-"""Bytes of either end of a file that go into the digest; no more, for it is computed whenever a run begins."""
+"""Bytes at each end of a file that go into the digest, few because it is computed whenever a run begins."""
 LONGEST = 65_535
-"""Pixels a side: a JPEG has no more."""
+"""Longest side in pixels, the limit of JPEG."""
 MOST = 2 * (Image.MAX_IMAGE_PIXELS or 2**27)
-"""Pixels an image: Pillow takes one of more for an attack."""
+"""Most pixels of an image; Pillow takes more for an attack."""
 IMAGE_ENDS = 8 << 10
-"""Bytes of either end of an image of one's own that go into the digest."""
+"""Bytes of each end of an image of one's own that go into the digest."""
 TEST_SHARE = 0.2
+"""Share of images in the split ``test``, if splits are drawn."""
 MANY = 100_000
-"""Images; of more of them only names and sizes go into the digest."""
+"""Number of images beyond which only their names and sizes go into the digest."""
 
 
 @dataclass(frozen=True)
 class Boxes:
-    """The objects of all images, one after the other.
+    """Objects of all images, one after the other.
 
     Attributes:
-        owner: (M,) int64, ascending: the image that each is in.
+        owner: (M,) int64, ascending, the index of each object's image.
         corners: (M, 4) float32, (x1, y1, x2, y2) in pixels of the decoded image.
-        labels: (M,) int64.
-        difficult: (M,) bool, or None where there is no such thing.
-        dropped: How many had no area inside their image: outside it, reversed, or not numbers.
+        labels: (M,) int64, the class of each object.
+        difficult: (M,) bool, or None where the data set has no such flag.
+        dropped: Number of objects without area inside their image, reversed or not numbers, which are left out.
     """
 
     owner: Tensor
@@ -58,17 +59,17 @@ class Boxes:
 
 @dataclass(frozen=True)
 class Listing:
-    """What the annotations say, before an image is decoded.
+    """Content of the annotations, known before an image is decoded.
 
     Attributes:
-        names: N names, for people.
+        names: N names for messages.
         sizes: (N, 2) int64, height and width of the decoded images.
         classes: Names of the classes; index = label.
-        read: The images ``first`` to ``last`` (exclusive), uint8, row by row and pixel by pixel. Raises whatever
-            Pillow does when one cannot be decoded.
-        step: How many are read at a time.
+        read: Function that decodes the images ``first`` to ``last`` (exclusive), uint8, row by row and pixel by pixel.
+            It raises any error of Pillow for an image that cannot be decoded.
+        step: Number of images that are read at a time.
         labels: (N,) int64, or None.
-        boxes: Or None.
+        boxes: Objects of the images, or None.
     """
 
     names: Sequence[str]
@@ -88,65 +89,65 @@ class Source(ABC, Generic[Spec]):
 
     @property
     def what(self) -> str:
-        """As ``stl10 train``."""
+        """Name and split, such as ``stl10 train``."""
         return name_of(self.spec)
 
     @abstractmethod
     def found(self) -> Found:
-        """Facts about what lies there, whose digest was taken.
+        """Count images, classes and objects.
 
         Raises:
-            DataError: The annotations are not in the format.
+            DataError: If the annotations are not in the format.
         """
 
     def images(self) -> Iterable[tuple[str, Path]]:
-        """Image files that the digest takes in, each by a name that does not tell where it lies.
+        """List the image files that enter the digest, each with a name that does not depend on its place.
 
-        Of a published set none: its annotations say which version it is. Of images of one's own all.
+        None of a published set, whose annotations tell its version; all images of one's own.
         """
         return ()
 
     @property
     @abstractmethod
     def layout(self) -> tuple[str, ...]:
-        """The files and directories that are there, relative to the root."""
+        """Expected files and directories, relative to the root."""
 
     @property
     def remedy(self) -> str:
-        """The command that gets the data."""
+        """Command that downloads the data."""
         return f"pytest suites/ --data-root {shlex.quote(str(self.root))} --download"
 
     @abstractmethod
     def inspect(self) -> list[Path]:
-        """The files that decide what the annotations are; called when the layout is there.
+        """Return the files that determine the annotations; it is called when the layout exists.
 
         Raises:
-            DataError: Something is not as it should be, as far as that can be told within a second.
+            DataError: If something is not as it should be, as far as a check within a second can show.
         """
 
     @abstractmethod
     def listing(self) -> Listing:
-        """What the annotations say.
+        """Read the annotations.
 
         Raises:
-            DataError: They are not in the format.
+            DataError: If they are not in the format.
         """
 
     @property
     @abstractmethod
     def by_hand(self) -> str:
-        """The commands that do so without torchvision."""
+        """Commands that download the data without torchvision."""
 
     @abstractmethod
     def fetch(self) -> None:
-        """Have torchvision download it.
+        """Download the data by torchvision.
 
         Raises:
-            DataError: It does not do so with this data set.
+            DataError: If torchvision cannot download this data set.
         """
 
     def complete(self) -> bool:
-        """Whether nothing is left to download."""
+        """Return True if nothing is left to download."""
         try:
             self.digest()
         except DataError:
@@ -154,10 +155,10 @@ class Source(ABC, Generic[Spec]):
         return True
 
     def digest(self) -> str:
-        """sha256 of the names, the sizes and either end of the files that decide the annotations.
+        """Compute the sha256 of names, sizes and both ends of the files that determine the annotations.
 
         Raises:
-            DataError: Something is missing, or not as it should be.
+            DataError: If something is missing, or not as it should be.
         """
         sha = hashlib.sha256(f"{self.what}\n".encode())
         try:
@@ -185,13 +186,13 @@ class Source(ABC, Generic[Spec]):
         return sha.hexdigest()
 
     def _check_file(self, path: Path) -> None:
-        """Refuse what would be waited for in vain."""
+        """Refuse a pipe or a device, which would be waited for in vain."""
         mode = path.stat().st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
             raise DataError(f"{self.what}: {path}: a pipe or a device, not a file")
 
     def nowhere(self) -> DataError:
-        """That there is no folder of images of one's own; the nearest name beside it."""
+        """Make an error for a missing root of one's own images, with the nearest name beside it."""
         try:
             beside = [p.name for p in self.root.parent.iterdir() if p.is_dir()]
         except OSError:
@@ -201,7 +202,7 @@ class Source(ABC, Generic[Spec]):
         return DataError(f"{self.what}: root {self.root}: {what}{nearest(self.root.name, beside)}; {where}")
 
     def missing(self, part: str) -> DataError:
-        """That a file is not there, what is expected and how to get it."""
+        """Make an error for a missing file that says what is expected and how to get it."""
         if self.spec.own:
             return DataError(f"{self.what}: no {self.root / part}; expected {', '.join(self.layout)} in {self.root}")
         try:
@@ -214,25 +215,25 @@ class Source(ABC, Generic[Spec]):
         return DataError(f"{self.what}: no {self.root / part}; expected {expected} in {self.root}; {hint}")
 
     def garbled(self, path: Path, why: object) -> DataError:
-        """That a file is there and is not what it should be."""
+        """Make an error for a file that is not what it should be."""
         anew = "" if self.spec.own else f"; to get it anew, delete it and: {self.remedy}"
         return DataError(f"{self.what}: {path}: {why}{anew}")
 
 
 def unpacked(folder: Path, *archives: str, unpack: str) -> str:
-    """The commands that get archives and unpack them in a folder."""
+    """Return the commands that download archives and unpack them in a folder."""
     place = shlex.quote(str(folder))
     get = (f"curl -fLO -C - {url} && {unpack} {url.rpartition('/')[2]}" for url in archives)
     return " && ".join([f"mkdir -p {place}", f"cd {place}", *get])
 
 
 def name_of(spec: FilesSpec) -> str:
-    """As ``stl10 train``."""
+    """Return name and split, such as ``stl10 train``."""
     return f"{spec.name} {spec.split}"
 
 
 def scaled(sizes: Tensor, short_side: int | None) -> Tensor:
-    """(N, 2) sizes with the short side brought down to ``short_side``; smaller images stay as they are."""
+    """Reduce (N, 2) sizes to a short side of ``short_side``; smaller images stay as they are."""
     if short_side is None:
         return sizes
     short = sizes.amin(1, keepdim=True)
@@ -240,10 +241,10 @@ def scaled(sizes: Tensor, short_side: int | None) -> Tensor:
 
 
 def inside(name: str) -> str:
-    """A file's name out of an annotation, which has to lie in the folder that it is relative to.
+    """Return a file's name out of an annotation, if it stays in the folder that it is relative to.
 
     Raises:
-        ValueError: It leads out of there.
+        ValueError: If it leads out of there.
     """
     parts = name.replace("\\", "/").split("/")
     if not name.strip() or "\0" in name or name[0] in "/\\" or ".." in parts or re.match(r"[A-Za-z]:", name):
@@ -252,7 +253,7 @@ def inside(name: str) -> str:
 
 
 def with_headers(stated: Sequence[tuple[int, int] | None], origins: Sequence[Origin]) -> Tensor:
-    """(N, 2) stated heights and widths; where an annotation has none, those of the image as it is looked at."""
+    """Return the (N, 2) stated heights and widths, completed by those in the headers of the images."""
     lacking = [i for i, size in enumerate(stated) if size is None]
     sizes = torch.tensor([size or (0, 0) for size in stated], dtype=torch.int64).reshape(-1, 2)
     if lacking:
@@ -261,17 +262,17 @@ def with_headers(stated: Sequence[tuple[int, int] | None], origins: Sequence[Ori
 
 
 def part_of(name: str) -> str:
-    """``train`` or ``test``, for images in no folder or list of either: by its name, four fifths and one fifth."""
+    """Draw ``train`` (four fifths) or ``test`` from an image's name."""
     return "test" if int(place_of(name)[:8], 16) / 16**8 < TEST_SHARE else "train"
 
 
 def place_of(name: str) -> str:
-    """Hexadecimal digits by which images are put in an order that has nothing to do with their classes."""
+    """Return hexadecimal digits that sort images independently of their classes."""
     return hashlib.sha256(unicodedata.normalize("NFC", name).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _image_digests(images: Sequence[tuple[str, Path]]) -> Iterator[bytes]:
-    """What the digest has of each image: its name, its size, and of a moderate number also either end."""
+    """Yield the digest's entry of each image: name, size and, of at most ``MANY`` images, both ends."""
     ends = IMAGE_ENDS if len(images) <= MANY else 0
 
     def entry(image: tuple[str, Path]) -> bytes:
@@ -297,7 +298,7 @@ def _image_digests(images: Sequence[tuple[str, Path]]) -> Iterator[bytes]:
 
 
 class Annotation(NamedTuple):
-    """An object as the annotations have it: of which image, its corners there in pixels, its label."""
+    """An object in the annotations: its image, its corners in pixels of that image, and its label."""
 
     image: int
     corners: tuple[float, float, float, float]
@@ -306,10 +307,10 @@ class Annotation(NamedTuple):
 
 
 def size_of(height: object, width: object) -> tuple[int, int]:
-    """Height and width of an image, out of its annotation.
+    """Convert height and width from an annotation to numbers.
 
     Raises:
-        ValueError: No image has that size.
+        ValueError: If no image can have that size.
     """
     size = int(str(height)), int(str(width))
     if not all(0 < side <= LONGEST for side in size) or size[0] * size[1] > MOST:
@@ -318,13 +319,13 @@ def size_of(height: object, width: object) -> tuple[int, int]:
 
 
 def laid_out(found: Iterable[Annotation], stated: Tensor, sizes: Tensor, difficult: bool) -> Boxes:
-    """Boxes clipped to their images and scaled with them; what has no area inside is left out.
+    """Clip boxes to their images and scale them; boxes without area inside are left out.
 
     Args:
-        found: In any order.
+        found: Objects in any order.
         stated: (N, 2) int64, sizes of the images that the boxes are in.
         sizes: (N, 2) int64, sizes of the decoded images.
-        difficult: Whether there is such a thing in this data set.
+        difficult: True if the data set has that flag.
     """
     objects = sorted(found, key=lambda o: o.image)
     owner = torch.tensor([o.image for o in objects], dtype=torch.int64)

@@ -49,7 +49,7 @@ class STL10(Source[STL10Spec]):
         return files
 
     def found(self) -> Found:
-        """As many as the files have."""
+        """Count images by the sizes of the files."""
         count = min(sum(self._counts), self.spec.limit or sum(self._counts))
         classes = None if self._labels() is None else tuple(self._classes())
         return Found(images=count, classes=classes, size=(SIDE, SIDE))

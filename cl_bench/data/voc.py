@@ -71,7 +71,7 @@ DRAWN = ("train", "test", "all")
 
 
 class Parsed(NamedTuple):
-    """All that the XML files say.
+    """Content of the XML files.
 
     Attributes:
         images: N files.
@@ -85,7 +85,7 @@ class Parsed(NamedTuple):
 
 
 class VOC(Source[VOCSpec]):
-    """A list of ids, and an XML and an image an id; a year is a directory of its own, for ids recur.
+    """VOC on disk: a list of ids, and an XML and an image for each; years have directories, because ids recur.
 
     One's own are ``Annotations/ID.xml``, ``JPEGImages/ID.EXTENSION`` and ``ImageSets/Main/SPLIT.txt`` under the root.
     Without lists ``train``, ``test`` and ``all`` are drawn, as those of a folder.
@@ -93,7 +93,7 @@ class VOC(Source[VOCSpec]):
 
     @property
     def layout(self) -> tuple[str, ...]:
-        """Lists, annotations and images of each year."""
+        """Paths of lists, annotations and images of each year."""
         if self.spec.own:
             lists = (f"{LISTS}/{self.spec.split}.txt",) if self._divided else ()
             return (*lists, XML, JPEG)
@@ -102,7 +102,7 @@ class VOC(Source[VOCSpec]):
         return tuple(f"VOCdevkit/VOC{year}/{path.format(part)}" for year, part in parts for path in inner)
 
     def inspect(self) -> list[Path]:
-        """The lists and all XML files they call for."""
+        """Return the lists and all XML files that they name."""
         if self.spec.own:
             lists = [self.root / LISTS / f"{self.spec.split}.txt"] if self._divided else []
         else:
@@ -110,11 +110,11 @@ class VOC(Source[VOCSpec]):
         return [*lists, *(path for path, _ in self._ids())]
 
     def images(self) -> list[tuple[str, Path]]:
-        """Those of one's own."""
+        """List those of one's own."""
         return [(f"{JPEG}/{image.name}", image) for _, image in self._ids()] if self.spec.own else []
 
     def found(self) -> Found:
-        """Of a published split the number alone: its annotations are parsed when it is decoded."""
+        """Count images, classes and objects; of a published split the images alone, without parsing."""
         if not self.spec.own:
             ids = list(self._ids())[: self.spec.limit]
             return Found(images=len(ids), classes=CLASSES, size=usual_size([image for _, image in ids]))
@@ -124,7 +124,7 @@ class VOC(Source[VOCSpec]):
         return Found(images=len(parsed.images), classes=classes, objects=len(parsed.objects), size=size)
 
     def listing(self) -> Listing:
-        """Images in the order of the lists; classes of one's own in that of their names."""
+        """Read images in the order of the lists; classes of one's own are sorted by name."""
         parsed = self._parsed
         classes = tuple(sorted({name for name, _ in parsed.objects})) if self.spec.own else CLASSES
         number = {name: i for i, name in enumerate(classes)}
@@ -142,7 +142,7 @@ class VOC(Source[VOCSpec]):
 
     @cached_property
     def _parsed(self) -> Parsed:
-        """VOC counts pixels from 1 and includes the last: x2 and y2 need no shift."""
+        """Parsed annotations. VOC counts pixels from 1 and includes the last one, so x2 and y2 need no shift."""
         parsed = Parsed([], [], [])
         for i, (path, image) in enumerate(list(self._ids())[: self.spec.limit]):
             parsed.images.append(image)
@@ -168,18 +168,18 @@ class VOC(Source[VOCSpec]):
         return size_of(_text(root, "size/height"), _text(root, "size/width"))
 
     def complete(self) -> bool:
-        """Also whether all images are there: an archive may have been unpacked half way."""
+        """Return True if nothing is left to download, images included, since an archive may be unpacked in part."""
         return super().complete() and all(image.exists() for _, image in self._ids())
 
     @property
     def by_hand(self) -> str:
-        """From the data set's own server, an archive a year."""
+        """Commands that download the archive of each year from the data set's own server."""
         archives = (f"{URL}/{ARCHIVES[part]}" for part in PARTS[self.spec.split])
         return unpacked(self.root, *archives, unpack="tar xf")
 
     def fetch(self) -> None:
-        """Each year."""
-        from torchvision import datasets  # takes seconds, which only a download is worth
+        """Download each year."""
+        from torchvision import datasets  # slow to import, and only needed for a download
 
         for year, part in PARTS[self.spec.split]:
             datasets.VOCDetection(str(self.root), str(year), part, download=True)
@@ -189,11 +189,11 @@ class VOC(Source[VOCSpec]):
 
     @property
     def _divided(self) -> bool:
-        """Whether there are lists."""
+        """True if there are lists."""
         return (self.root / LISTS).is_dir()
 
     def _ids(self) -> Iterator[tuple[Path, Path]]:
-        """Annotation and image of each id of the lists."""
+        """Yield annotation and image of each id in the lists."""
         if not self.spec.own:
             for year, part in PARTS[self.spec.split]:
                 for i in self._listed(self._year(year) / LISTS / f"{part}.txt"):
@@ -218,7 +218,7 @@ class VOC(Source[VOCSpec]):
         return found
 
     def _drawn(self) -> list[str]:
-        """Ids of a split that no list tells, in an order that has nothing to do with their names."""
+        """Draw the ids of a split, in the order of the sha256 of their names."""
         split = self.spec.split
         if split not in DRAWN:
             known = f"no {self.root / LISTS / split}.txt, and without such lists {', '.join(DRAWN)} are drawn"
@@ -239,7 +239,7 @@ class VOC(Source[VOCSpec]):
         return ids
 
     def _is_id(self, text: str) -> bool:
-        """Of a published set no more than its letters; any other can be the name of a file that stays where it is."""
+        """Accept the ids of the published sets, or of one's own any file name that stays in its folder."""
         if not self.spec.own:
             return bool(re.fullmatch(r"[\w-]+", text, re.ASCII))
         try:
@@ -249,10 +249,10 @@ class VOC(Source[VOCSpec]):
 
 
 def _text(element: Element, path: str) -> str:
-    """What an element holds.
+    """Return the text of an element.
 
     Raises:
-        ValueError: It is not there.
+        ValueError: If there is no such element.
     """
     text = element.findtext(path)
     if text is None:

@@ -1,4 +1,4 @@
-"""Detection on an encoder: Faster R-CNN C4 is trained on it, and its average precision measured."""
+"""Detection evaluation: Faster R-CNN C4 is trained on an encoder, and its average precision measured."""
 
 from __future__ import annotations
 
@@ -30,40 +30,40 @@ from cl_bench.train.rng import random_state, seeded, set_random_state
 OnStep = Callable[[int, int], None]
 
 CHUNK = 50
-"""Images of one size that go through the trunk, or are searched for objects, at a time."""
+"""Number of images of one size that go through the trunk, or are searched for objects, at a time."""
 
 
 class BoxDetector(Protocol):
-    """What a backend is: a module that finds boxes, with an encoder's two parts in it."""
+    """A detection backend: a module that finds boxes and holds an encoder's two parts."""
 
     frozen: bool
 
     def losses(self, images: Sequence[Tensor], truths: Sequence[Truth]) -> dict[str, Tensor]:
-        """The losses of B images (3, h_i, w_i) uint8 by name, in training; their sum is what is minimised."""
+        """Compute the losses of B images (3, h_i, w_i) uint8 by name, in training mode; their sum is minimised."""
 
     def detect(self, images: Sequence[Tensor]) -> list[Detections]:
-        """What is found in each image (3, h_i, w_i) uint8, in evaluation, in its own pixels."""
+        """Find the objects in each image (3, h_i, w_i) uint8, in eval mode; boxes are in the image's own pixels."""
 
     def features(self, images: Sequence[Tensor]) -> Tensor:
-        """(B, C, h, w) trunk map, C4."""
+        """Compute the (B, C, h, w) trunk map, C4, of B images (3, h_i, w_i) uint8."""
 
     def backbone(self) -> dict[str, Tensor]:
-        """Every tensor of the encoder's parts, buffers too, under the encoder's names; they share the storage."""
+        """Return every tensor of the encoder's parts, buffers too, under the encoder's names, sharing the storage."""
 
 
 def build_detector(encoder: Encoder, classes: int, spec: DetectionSpec, mean: Channels, std: Channels) -> nn.Module:
-    """The detector of a spec (``BoxDetector``) with an encoder's weights in it, each tensor proved to have arrived.
+    """Build the detector of a spec (``BoxDetector``), load an encoder's weights and check that every tensor is loaded.
 
     Args:
-        encoder: What is evaluated; it stays as it is.
-        classes: How many classes, without background.
-        spec: The protocol.
-        mean: Of the encoder's input, each channel, on the scale [0, 1], where the spec names none.
-        std: Likewise.
+        encoder: Encoder to evaluate; it is not changed.
+        classes: Number of classes, without background.
+        spec: Protocol of the detection.
+        mean: Mean of the encoder's input by channel, on the scale [0, 1], used where the spec names none.
+        std: Standard deviation of the encoder's input, likewise.
 
     Raises:
-        ValueError: A tensor that did not arrive, as ``load_backbone``.
-        SpecError: A backend that is not installed.
+        ValueError: If a tensor was not loaded, in the cases of ``load_backbone``.
+        SpecError: If the backend is not installed.
     """
     mean, std = spec.mean or mean, spec.std or std
     if spec.detector == "detectron2":
@@ -78,10 +78,10 @@ def build_detector(encoder: Encoder, classes: int, spec: DetectionSpec, mean: Ch
 
 
 def check_detector(name: str) -> None:
-    """Find out whether a backend is there.
+    """Check that a backend is installed.
 
     Raises:
-        SpecError: It is not; the message says how to get it.
+        SpecError: If it is not; the message says how to get it.
     """
     if name == "detectron2" and importlib.util.find_spec("detectron2") is None:
         how = "pip install --no-build-isolation git+https://github.com/facebookresearch/detectron2"
@@ -89,13 +89,13 @@ def check_detector(name: str) -> None:
 
 
 def load_backbone(detector: nn.Module, encoder: Encoder) -> None:
-    """Copy an encoder's weights and batch-norm statistics into a detector, and prove that all of them arrived.
+    """Copy an encoder's weights and batch-norm statistics into a detector, and check that all of them are loaded.
 
-    A silent partial load is the trap: into detectron2's own C4 head an R18's weights fill less than half of res5.
+    The check prevents a silent partial load: in detectron2's own C4 head an R18's weights fill less than half of res5.
 
     Raises:
-        ValueError: A tensor that the detector lacks, that it has too many, of another shape or dtype, or that reads
-            differently after loading; the message names every one of them.
+        ValueError: If a tensor is missing in the detector or in the encoder, has another shape or dtype, or differs
+            after loading; the message names every such tensor.
     """
     backbone = cast(BoxDetector, detector).backbone
     wanted, held = encoder.state_dict(), backbone()
@@ -133,27 +133,27 @@ def evaluate_detection(
 
     The same arguments give the same bits on a CPU, interrupted or not. Neither the encoder nor the global generators of
     CPU and ``device`` change. Training images without objects are left out, as detectron2 does. A ``frozen`` encoder's
-    trunk maps are computed once and kept in memory where the images are of one size and seen as they are.
+    trunk maps are computed once and kept in memory if the images are of one size and not augmented.
 
     Args:
-        encoder: What is evaluated.
-        train: Boxed images to train on.
-        test: Boxed images of the same classes to measure on.
+        encoder: Encoder to evaluate.
+        train: Images with boxes to train on.
+        test: Images with boxes, of the same classes, to measure on.
         spec: Protocol, optimiser, sizes and seed.
-        mean: Of the encoder's input, each channel, on the scale [0, 1], where the spec names none.
-        std: Likewise.
-        device: Where to compute.
-        on_step: Called after each step with the steps done and the steps in all.
-        checkpoint: What to go on from, and where to keep how far it got.
+        mean: Mean of the encoder's input by channel, on the scale [0, 1], used where the spec names none.
+        std: Standard deviation of the encoder's input, likewise.
+        device: Device to compute on.
+        on_step: Function that is called after each step with the steps done and the steps in all.
+        checkpoint: Checkpoint to continue from and to keep the state in.
 
     Returns:
-        ``coco_ap``, ``coco_ap50``, ``voc07_ap`` and ``voc07_ap50`` in percent; and as ``halves`` the same, each a list:
-        of the test images at even and at odd places. A half without an object to find is left out.
+        ``coco_ap``, ``coco_ap50``, ``voc07_ap`` and ``voc07_ap50`` in percent; and under ``halves`` the same figures,
+        each as a list for the test images at even and at odd positions. A half without an object to find is left out.
 
     Raises:
-        Diverged: A loss or a trained weight that is not finite.
-        ValueError: A data set without boxes; test images of a class that no training image has; no training image has
-            an object.
+        Diverged: If a loss or a trained weight is not finite.
+        ValueError: If a data set has no boxes, a test image has a class that the training images lack, or no training
+            image has an object.
     """
     targets = _truths("train", train)
     try:
@@ -237,7 +237,7 @@ def _fit(
             )
         if on_step is not None:
             on_step(step + 1, spec.iterations)
-    # The last step's weights meet no loss: left unchecked they would pass for a detector that finds nothing.
+    # No loss is computed after the last step; unchecked, its weights would pass for a detector that finds nothing.
     if not all(bool(torch.isfinite(p).all()) for p in trained):
         raise Diverged(f"detection: a weight is not finite after step {spec.iterations} of {spec.iterations}")
     if spec.precise_norm:
@@ -248,7 +248,7 @@ def _fit(
 
 @contextmanager
 def _statistics_anew(detector: nn.Module) -> Iterator[None]:
-    """Batch norm's statistics become those of all the values that it sees in here, as if they were one batch.
+    """Set batch norm's statistics to those of all values that it sees within the context, as if they were one batch.
 
     Source: PreciseBN, as fvcore pools it since May 2021 (Wu & Johnson, Rethinking "Batch" in BatchNorm, 2021).
     """
@@ -286,7 +286,7 @@ def _detect(detector: nn.Module, images: Images, spec: DetectionSpec) -> list[De
     detector.eval()
     found: list[Detections] = []
     of_one_size = isinstance(images, Tensor) and spec.test_short_side is None
-    step = CHUNK if of_one_size else 1  # alone: what is found in an image must not hang on the one beside it
+    step = CHUNK if of_one_size else 1  # one by one, because the result for an image must not depend on its neighbours
     for start in range(0, len(images), step):
         chunk = [images[i] for i in range(start, min(start + step, len(images)))]
         shown = [resized(image, spec.test_short_side, spec.long_side) for image in chunk]
@@ -297,7 +297,7 @@ def _detect(detector: nn.Module, images: Images, spec: DetectionSpec) -> list[De
 
 
 def _as_seen(image: Tensor, truth: Truth, spec: DetectionSpec, draws: torch.Generator) -> tuple[Tensor, Truth]:
-    """A training image at one of the short sides, maybe mirrored, with its boxes."""
+    """Resize a training image to one of the short sides and perhaps mirror it, with its boxes."""
     side = None
     if spec.short_sides:
         side = spec.short_sides[int(torch.randint(len(spec.short_sides), (1,), generator=draws))]
@@ -310,13 +310,13 @@ def _as_seen(image: Tensor, truth: Truth, spec: DetectionSpec, draws: torch.Gene
 
 
 def _factors(old: Tensor, new: Tensor) -> Tensor:
-    """What takes boxes of one image to another, resized one."""
+    """Return the (4,) factors that map boxes of one image to the resized image."""
     x, y = new.shape[-1] / old.shape[-1], new.shape[-2] / old.shape[-2]
     return torch.tensor([x, y, x, y])
 
 
 def _groups(detector: nn.Module, spec: DetectionSpec) -> list[dict[str, object]]:
-    """Parameters that are trained, those of batch norm apart where they have a weight decay of their own."""
+    """Return groups of trained parameters; batch norm's are a group if they have their own weight decay."""
     norms = {id(p) for m in detector.modules() if isinstance(m, nn.modules.batchnorm._NormBase) for p in m.parameters()}
     trained = [p for p in detector.parameters() if p.requires_grad]
     if spec.weight_decay_norm is None:
@@ -328,13 +328,13 @@ def _groups(detector: nn.Module, spec: DetectionSpec) -> list[dict[str, object]]
 
 
 def _order(images: Tensor, spec: DetectionSpec, steps: int | None = None) -> Tensor:
-    """(steps * batch,) images, as many steps as the training has or as given; each seen once before any is again."""
+    """Draw (steps * batch,) images, for the steps of the training by default; each once before any comes again."""
     count = (steps or spec.iterations) * spec.batch
     return torch.cat([images[torch.randperm(len(images))] for _ in range(math.ceil(count / len(images)))])[:count]
 
 
 def _rate(step: int, spec: DetectionSpec) -> float:
-    """The learning rate at a step (from 0) as a share of ``lr``: linear warm-up, then x0.1 at each milestone."""
+    """Return the learning rate at a step (from 0) as a share of ``lr``: linear warm-up, then x0.1 at each milestone."""
     warm = 1.0
     if spec.warmup_start is None:
         warm = min(1.0, (step + 1) / (spec.warmup + 1))

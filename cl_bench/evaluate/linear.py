@@ -1,4 +1,4 @@
-"""Linear evaluation: how much a linear classifier reads from the pooled feature of a frozen encoder."""
+"""Linear evaluation: accuracy of a linear classifier on the pooled features of a frozen encoder."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ BATCH = 256
 
 
 class Accuracy(TypedDict):
-    """What linear evaluation finds, in percent.
+    """Result of linear evaluation, in percent.
 
     Attributes:
-        accuracy: Of all test images.
-        halves: Of the images at even and at odd places; of one image there is no second half.
+        accuracy: Accuracy over all test images.
+        halves: Accuracy over the images at even and at odd positions; a single image has no second half.
     """
 
     accuracy: float
@@ -41,25 +41,25 @@ def evaluate_linear(
     device: torch.device,
     on_step: Callable[[int, int], None] | None = None,
 ) -> Accuracy:
-    """Test accuracy after the last epoch, of all test images and of each half of them.
+    """Train a linear classifier and return its test accuracy after the last epoch, of all images and of each half.
 
-    ``augmented`` protocol: Wang & Isola's linear evaluation, with their optimiser and schedule (Adam 1e-3, betas .5 and
-    .999, batch 128, rate x 0.2 at 60 and 80 of 100 epochs). ``cached``: the same, but for features of the un-augmented
-    images, computed once.
+    The ``augmented`` protocol is Wang & Isola's linear evaluation, with their optimiser and schedule (Adam 1e-3, betas
+    .5 and .999, batch 128, rate x 0.2 at 60 and 80 of 100 epochs). The ``cached`` protocol is the same, except that the
+    features are those of images without augmentation, computed once.
 
     Args:
-        encoder: Frozen, in eval mode.
-        train: Labelled images.
-        test: Labelled images.
+        encoder: Frozen encoder in eval mode.
+        train: Labelled images to train on.
+        test: Labelled images to test on.
         spec: Protocol, epochs, batch, rates, seed.
-        mean: Of the encoder's input, each channel, on the scale [0, 1], where the spec names none.
-        std: Likewise.
-        device: Where.
-        on_step: Called with (epochs done, epochs in all).
+        mean: Mean of the encoder's input by channel, on the scale [0, 1], used where the spec names none.
+        std: Standard deviation of the encoder's input, likewise.
+        device: Device to compute on.
+        on_step: Function that is called with (epochs done, epochs in all).
 
     Raises:
-        Diverged: Features or weights that are not finite.
-        ValueError: Data without labels; test images of a class that no training image has.
+        Diverged: If features or weights are not finite.
+        ValueError: If the data have no labels, or a test image has a class that the training images lack.
 
     Source: Wang & Isola, ICML 2020.
     """
@@ -77,7 +77,7 @@ def evaluate_linear(
             spread = spread.where(spread > 0, 1.0)
             x = (x - centre) / spread
     draws = torch.Generator().manual_seed(spec.seed)
-    # Not initialised by torch: that would draw from the global generator.
+    # torch's own initialisation is skipped, because it would draw from the global generator.
     classifier: nn.Linear = nn.utils.skip_init(  # type: ignore[no-untyped-call]  # torch's own
         nn.Linear, encoder.channels, len(train.classes), device=device
     )
@@ -108,7 +108,7 @@ def evaluate_linear(
 
 
 class _Pixels:
-    """Images as the encoder sees them, (B, 3, h, w) normalised."""
+    """Source of the encoder's input, normalised batches (B, 3, h, w)."""
 
     def __init__(
         self, spec: LinearSpec, mean: tuple[float, float, float], std: tuple[float, float, float], device: torch.device
@@ -123,7 +123,7 @@ class _Pixels:
             )
 
     def plain(self, images: Images) -> Iterator[Tensor]:
-        """Batches of all images in order, each of one size: their centres, where the spec names a size."""
+        """Yield batches of all images in order, each batch of one size; centre crops where the spec names a size."""
         for index in torch.split(torch.arange(len(images)), BATCH):
             shown = take(images, index)
             if self.spec.size is not None:
@@ -132,7 +132,7 @@ class _Pixels:
                 yield (torch.stack([*alike]).to(self.device).float() / 255 - self.mean) / self.std
 
     def augmented(self, images: Images, index: Tensor, draws: torch.Generator) -> Tensor:
-        """Random crops of those images, mirrored with probability a half."""
+        """Return random crops of those images, mirrored with probability one half."""
         return random_view(take(images, index), self.augment, draws, self.device)
 
 
@@ -143,7 +143,7 @@ def _centre(image: Tensor, size: int) -> Tensor:
 
 @torch.no_grad()
 def _features(encoder: Encoder, batches: Iterator[Tensor] | list[Tensor]) -> Tensor:
-    """(N, C) pooled features of the images in all batches."""
+    """Compute the (N, C) pooled features of the images in all batches."""
     out = [pooled(encoder(batch.contiguous(memory_format=torch.channels_last))).squeeze(1) for batch in batches]
     features = torch.cat(out)
     if not bool(torch.isfinite(features).all()):

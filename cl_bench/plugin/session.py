@@ -1,4 +1,4 @@
-"""One pytest session over the suites: what its options ask for, and how it pulls records."""
+"""State of a pytest session over the suites: its options, and access to its records."""
 
 from __future__ import annotations
 
@@ -42,16 +42,16 @@ if TYPE_CHECKING:
     from cl_bench.predictors import Predictor
     from cl_bench.predictors.registry import Predictors
 
-PLAIN_WIDTH = 110  # columns of the summary where there is no terminal to ask
+PLAIN_WIDTH = 110  # columns of the summary without a terminal
 
 
 class Pulled(NamedTuple):
-    """The rows whose records a claim takes.
+    """Rows whose records a claim needs.
 
     Attributes:
-        row: The one it is about.
-        reference: The one that a paired claim compares it with.
-        twin: Of a row of disjoint views the same with overlapping ones, which must have learnt.
+        row: Row that the claim is about.
+        reference: Row that a paired claim compares it with.
+        twin: Same row with overlapping views, which must have learnt, for a row of disjoint views.
     """
 
     row: Row
@@ -60,12 +60,12 @@ class Pulled(NamedTuple):
 
     @property
     def rows(self) -> list[Row]:
-        """Those that there are."""
+        """Rows that are not None."""
         return [row for row in self if row is not None]
 
 
 class Session:
-    """One pytest session: profile, methods, store and engine, made when the first suite asks for them."""
+    """Profile, methods, store and engine of a pytest session, made when a suite first needs them."""
 
     NAME = "cl_bench_session"
 
@@ -74,40 +74,40 @@ class Session:
         self.options = Options.of(config)
         self.selected: list[tuple[Row, Claim]] = []
         """The claims that this session judges, in order; known once tests are collected."""
-        self.reached: dict[str, Look] = {}  # by row, where it has come further than the first
+        self.reached: dict[str, Look] = {}  # by row, if it is past the first look
         self.judged: dict[tuple[Row, Claim, str, Look], Judgement] = {}  # of a claim about a row, at each look
 
     @property
     def here(self) -> Path:
-        """Where pytest was called: what the paths on its command line begin at."""
+        """Folder that pytest was called in, which relative paths on its command line start from."""
         return self.config.invocation_params.dir
 
     @property
     def command(self) -> str:
-        """What was typed."""
+        """Command line of the session."""
         return shlex.join(["pytest", *map(str, self.config.invocation_params.args)])
 
     @property
     def commit(self) -> str:
-        """Of cl-bench's own checkout, marked where files differ from it; nothing where it is none."""
+        """Commit of cl-bench's checkout, marked if files differ from it; empty if it is no checkout."""
         git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
         try:
             return subprocess.run(git, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
         except (OSError, subprocess.SubprocessError):
             return ""
 
-    # ---- what to run
+    # ---- profile, data, methods and predictors
 
     @cached_property
     def profile(self) -> Profile:
-        """The validated profile."""
+        """Validated profile."""
         profile = or_usage_error(lambda: load_profile(self.options.profile, self.settings, self.data_root))
         found = or_usage_error(lambda: profile.with_found(self._found))
         return found.with_predictors([self.predictors.spec_of(p) for p in self.measured])
 
     @property
     def settings(self) -> list[str]:
-        """What the command line changes in the profile, as ``--set`` says it."""
+        """Changes to the profile by the command line, in the form of ``--set``."""
         option = self.options
         seeds = [] if option.seeds is None else seed_settings(option.seeds)
         detector = [] if option.detector is None else [f"detection.detector={option.detector}"]
@@ -118,13 +118,13 @@ class Session:
 
     @property
     def data_root(self) -> Path | None:
-        """What ``--data-root`` names."""
+        """Folder that ``--data-root`` names."""
         given = self.options.data_root
         return None if given is None else self.here / given
 
     @cached_property
     def data(self) -> DatasetLocator:
-        """Where data sets are, and which are missing."""
+        """Locator of the data sets."""
         from cl_bench.data import DataPaths
         from cl_bench.data.locator import DatasetLocator
 
@@ -138,12 +138,12 @@ class Session:
 
     @property
     def is_worker(self) -> bool:
-        """Whether this is a worker of pytest-xdist."""
+        """True in a worker of pytest-xdist."""
         return hasattr(self.config, "workerinput")
 
     @cached_property
     def methods(self) -> list[MethodSpec]:
-        """What ``--method`` names."""
+        """Methods that ``--method`` names."""
         from cl_bench.methods.registry import spec_of
         from cl_bench.methods.synthetic import try_options
 
@@ -158,21 +158,21 @@ class Session:
 
     @cached_property
     def registry(self) -> Registry:
-        """Every method there is: built in, of this project, of installed packages; and the files of ``--method``."""
+        """Registry of all methods: built in, of this project, of packages, and in the files of ``--method``."""
         from cl_bench.methods.registry import BUILT_IN, Registry
 
         return Registry([BUILT_IN, self.config.rootpath / "methods"])
 
     @cached_property
     def predictors(self) -> Predictors:
-        """Every predictor there is: built in, of installed packages; and the files of ``--predictor``."""
+        """Registry of all predictors: built in, of installed packages, and in the files of ``--predictor``."""
         from cl_bench.predictors.registry import Predictors
 
         return Predictors()
 
     @cached_property
     def named_predictors(self) -> list[Predictor]:
-        """What ``--predictor`` names."""
+        """Predictors that ``--predictor`` names."""
         from cl_bench.predictors.contract import try_on
 
         def named() -> list[Predictor]:
@@ -185,12 +185,12 @@ class Session:
 
     @property
     def measured(self) -> list[Predictor]:
-        """The built-in predictors, and those that ``--predictor`` names."""
+        """Built-in predictors, and those that ``--predictor`` names."""
         named = self.named_predictors  # by now the registry knows their files
         return list(dict.fromkeys([*self.predictors.built_in, *named]))
 
     def list_predictors(self) -> None:
-        """Print every predictor there is, and those of the files that ``--predictor`` names."""
+        """Print all predictors, including those in the files that ``--predictor`` names."""
         from cl_bench.methods.catalogue import predictors_table
 
         _ = self.named_predictors
@@ -198,7 +198,7 @@ class Session:
         console.print(predictors_table(self.predictors, self.here))
 
     def list_methods(self) -> None:
-        """Print every method there is, and those of the files that ``--method`` names."""
+        """Print all methods, including those in the files that ``--method`` names."""
         from cl_bench.methods.catalogue import entries, methods_table
 
         if self.options.method:
@@ -208,7 +208,7 @@ class Session:
         console.print(methods_table(found, self.registry.broken, self.here))
 
     def rows(self, item: Any) -> list[Row]:
-        """The rows a test is about, one a method whose scheme its suite covers."""
+        """Return the rows that a test is about, one for each method whose scheme its suite covers."""
         asked = {"schemes": LEVELS, "scenes": "", **item.get_closest_marker("sweep").kwargs}
         if self.profile.lacks(asked["scenes"]):
             return []
@@ -216,7 +216,7 @@ class Session:
         return [Row(m, *where) for m in self.methods if m.level in asked["schemes"]]
 
     def reference_of(self, claim: Claim, row: Row) -> Row | None:
-        """The row that a paired claim compares a row with; None where ``--method`` names no other to compare with."""
+        """Return the row that a paired claim compares a row with; None if ``--method`` names no method for it."""
         if claim.kind == "falls_behind":
             return row._replace(scenes=claim.against) if claim.against else row._replace(data="single_object")
         if claim.kind == "keeps_up":
@@ -227,29 +227,29 @@ class Session:
         return row._replace(method=others[0]) if others else None
 
     def pulled_by(self, claim: Claim, row: Row) -> Pulled:
-        """The rows whose records a claim takes."""
+        """Return the rows whose records a claim needs."""
         twin = row._replace(views="overlapping", scenes="") if row.views == "disjoint" else None
         return Pulled(row, self.reference_of(claim, row), twin)
 
     @cached_property
     def looks(self) -> tuple[Look, ...]:
-        """When claims are judged: once, or with ``--until-conclusive`` again and again."""
+        """Looks at which claims are judged: one, or several with ``--until-conclusive``."""
         profile = self.profile
         if not self.options.until_conclusive:
             return (Look(1, 1, profile.seeds, profile.claims.alpha),)
         return or_usage_error(lambda: looks(profile.seeds, profile.max_seeds, profile.claims.alpha))
 
     def looks_of(self, rows: Sequence[Row]) -> tuple[Look, ...]:
-        """Those that all of some rows have come to, the first at least."""
+        """Return the looks that all of these rows have reached, at least the first."""
         return self.looks[: min(self.reached.get(row.name, self.looks[0]).number for row in rows)]
 
     def sweep(self, row: Row, look: Look | None = None) -> tuple[RunSpec, ...]:
-        """Every encoder of a row by that look, or by the last that it has come to."""
+        """Return every encoder of a row up to that look, or up to the last look that the row has reached."""
         return self.profile.with_seeds((look or self.looks_of([row])[-1]).seeds).sweep(row)
 
     @cached_property
     def baseline(self) -> Baseline | None:
-        """What ``--baseline`` names, to hold this run against."""
+        """Baseline of ``--baseline``, which this run is compared with, or None."""
         given = self.options.baseline
         if given is None:
             return None
@@ -264,7 +264,7 @@ class Session:
 
     @cached_property
     def to_save(self) -> Baseline | None:
-        """What ``--save-baseline`` names, with what it holds so far."""
+        """Baseline of ``--save-baseline`` with its entries so far, or None."""
         given = self.options.save_baseline
         if given is None:
             return None
@@ -281,7 +281,7 @@ class Session:
         return or_usage_error(held, f"--save-baseline {path}")
 
     def setting(self, claim: Claim, row: Row) -> str:
-        """The name of all that the verdict on a claim depends on but the code."""
+        """Return the hash of everything that the verdict on a claim depends on, except code and seeds."""
         rows = self.pulled_by(claim, row).rows
         specs = [spec for look in self.looks for pulled in rows for spec in self.sweep(pulled, look)]
         settings = self.profile.claims
@@ -289,28 +289,28 @@ class Session:
 
     @cached_property
     def findings(self) -> dict[tuple[Row, Claim], list[str | Finding]]:
-        """What the run shows against ``--baseline``, by the claim whose test tells it."""
+        """Findings of the comparison with ``--baseline``, by the claim whose test reports them."""
         return {} if self.baseline is None else findings_of(self, self.baseline)
 
-    # ---- pulling records
+    # ---- records
 
     @cached_property
     def store(self) -> Store:
-        """Where results are kept."""
+        """Store of the results."""
         given = self.options.store
         path = (self.config.rootpath if given == ".cl_bench" else self.here) / given
         return or_usage_error(lambda: Store(path), f"--store {path}")
 
     @cached_property
     def engine(self) -> LocalEngine:
-        """Who computes what is missing."""
+        """Engine that computes missing records."""
         kind, devices, jobs = self.workers
         _ = self.methods  # by now the registry knows the files that --method names
         return kind(self.store, self.registry.plugins, devices, jobs, self.display, self.data.places.root)
 
     @cached_property
     def workers(self) -> tuple[type[LocalEngine], list[str], int]:
-        """The engine that ``--engine`` names, the devices of its workers and how many of these there are."""
+        """Engine class of ``--engine``, the devices of its workers, and the number of workers."""
         option = self.options
         if option.jobs is not None and option.jobs < 1:
             raise pytest.UsageError(f"--jobs must be at least 1, got {option.jobs}")
@@ -324,11 +324,11 @@ class Session:
 
     @cached_property
     def display(self) -> Display:
-        """What a person sees meanwhile."""
+        """Progress display."""
         return Display()
 
     def pull(self, specs: Sequence[RunSpec]) -> tuple[list[Record | None], list[str]]:
-        """The records of some specs, computed if they must be; None where that failed, and a line for each failure."""
+        """Return the records of some specs, computed if missing; None where that failed, and a line per failure."""
         if self.options.from_store:
             stored = [load_record(spec, self.store) for spec in specs]
             return stored, [f"{s.case}: not in the store" for s, r in zip(specs, stored, strict=True) if r is None]
@@ -344,9 +344,9 @@ class Session:
         return records, failures
 
     def wait(self, specs: Sequence[RunSpec], until: float = math.inf) -> bool:
-        """Until the outcome of each spec is known, or the monotonic clock shows ``until``; returns whether it is."""
+        """Wait until each spec's outcome is known, or the monotonic clock shows ``until``; True if all are known."""
         self.submit(specs)
-        if all(self.engine.has(spec) for spec in specs):
+        if all(self.engine.has(spec) for spec in specs) and not self.display.pending:
             return True
         capture = self.config.pluginmanager.getplugin("capturemanager")
         with capture.global_and_fixture_disabled(), self.display.waiting(self.console()) as refresh:
@@ -363,11 +363,11 @@ class Session:
         return True
 
     def submit(self, specs: Sequence[RunSpec]) -> None:
-        """Queue what is missing."""
+        """Queue the specs that the store lacks."""
         self.display.total += self.engine.submit(specs)
 
     def console(self) -> Console:
-        """Where pytest writes; silent in pytest-xdist workers, which have no terminal."""
+        """Return a console that writes where pytest does; it is silent in pytest-xdist workers."""
         reporter: TerminalReporter | None = self.config.pluginmanager.getplugin("terminalreporter")
         if reporter is None or self.is_worker:
             return Console(quiet=True)
@@ -379,6 +379,6 @@ class Session:
         return Console(file=file, width=None if file.isatty() else PLAIN_WIDTH)
 
     def close(self) -> None:
-        """Stop the workers, if there are any."""
+        """Stop the workers, if any were started."""
         if "engine" in self.__dict__:
             self.engine.close()

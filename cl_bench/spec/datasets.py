@@ -1,4 +1,4 @@
-"""Images to train or to evaluate on: the embedded scenes, published data sets, and images of one's own."""
+"""Specs of images to train or to evaluate on: the embedded scenes, published data sets, and images of one's own."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from cl_bench.spec.frozen import Count, DataKind, Frozen, Share
 class ScenesSpec(Frozen):
     """Embedded scenes: ``images`` of them, ``size`` pixels square, drawn from ``seed``.
 
-    ``background``: the brightness, in [0, 1], that its corners stay below. ``tint``: each channel of a digit's colour
-    lies between these. ``height``: of a digit, as a share of the scene; the kind's own where left out. ``digits`` and
-    ``tints``: what the digits of one scene have in common: drawn apart (``any``), all of one class or one colour
-    (``same``), or all of different classes (``different``).
+    ``background``: upper limit, in [0, 1], of the brightness of its corners. ``tint``: range of each channel of a
+    digit's colour. ``height``: range of a digit's height, as a share of the scene; the kind's default where left out.
+    ``digits`` and ``tints``: relation of the digits of one scene, which are drawn independently (``any``), all of one
+    class or one colour (``same``), or all of different classes (``different``).
     """
 
     name: Literal["scenes"] = "scenes"
@@ -54,12 +54,12 @@ class ScenesSpec(Frozen):
 
     @property
     def count(self) -> int:
-        """How many images."""
+        """Number of images."""
         return self.images
 
     @property
     def label(self) -> str:
-        """The kind, and what the digits of a scene share where that is set, as ``multi_object, same digits``."""
+        """Kind, and the relation of a scene's digits where it is set, such as ``multi_object, same digits``."""
         shared = {"digits": self.digits, "tints": self.tints}
         return ", ".join([self.kind, *(f"{how} {what}" for what, how in shared.items() if how != "any")])
 
@@ -84,11 +84,11 @@ class Found(Frozen):
 class FilesSpec(Frozen):
     """Images that lie in files: of a published data set under ``--data-root``, or one's own at ``root``.
 
-    ``short_side``: larger images are scaled down to it when they are decoded; None keeps every pixel. ``limit``: the
-    first so many; None takes all. ``broken``: what to do about an image that cannot be decoded. ``source``: a digest of
-    what lies there, which is settled when it is found. ``root``: the folder of one's own images; it is looked for under
-    ``--data-root``, then beside the profile. ``found``: what was counted there. Neither of the two is part of the key:
-    ``source`` is.
+    ``short_side``: larger images are scaled down to it when they are decoded; None keeps every pixel. ``limit``: number
+    of first images to use; None takes all. ``broken``: treatment of an image that cannot be decoded. ``source``: digest
+    of the files, which is set when they are found. ``root``: folder of one's own images, looked for under
+    ``--data-root``, then beside the profile. ``found``: facts counted there. Neither ``root`` nor ``found`` is part of
+    the key, because ``source`` is.
     """
 
     name: str
@@ -110,7 +110,7 @@ class FilesSpec(Frozen):
 
     @model_serializer(mode="wrap")
     def _told(self, handler: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
-        """The fields; what is not part of the key only where it is set and nobody asks for the canonical form."""
+        """Serialise the fields, without place and counts if these are not set or the canonical form is asked for."""
         told: dict[str, Any] = handler(self)
         canonical = bool(info.context and info.context.get("canonical"))
         for name in ("root", "path", "found"):
@@ -120,32 +120,32 @@ class FilesSpec(Frozen):
 
     @property
     def label(self) -> str:
-        """The kind."""
+        """Kind of data."""
         return self.kind
 
     @property
     def own(self) -> bool:
-        """Whether these are images of one's own, not a published data set."""
+        """True for images of one's own, False for a published data set."""
         return self.root is not None
 
     @property
     def published(self) -> int | None:
-        """How many images the published split has; None for images of one's own."""
+        """Number of images in the published split; None for images of one's own."""
         return None
 
     @property
     def known_count(self) -> int | None:
-        """How many images: as counted where they were found, else of the published data set; None: nobody knows."""
+        """Number of images, counted if they were found, else as published; None if nobody knows."""
         if self.found is not None:
             return self.found.images
         return None if self.published is None else min(self.published, self.limit or self.published)
 
     @property
     def count(self) -> int:
-        """How many images: as counted where they were found, else of the published data set.
+        """Number of images, counted if they were found, else as published.
 
         Raises:
-            ValueError: Images of one's own that were not found yet.
+            ValueError: If images of one's own were not found yet.
         """
         if (count := self.known_count) is None:
             raise ValueError(f"{self.name} {self.split} was not found: nobody knows how many images it has")
@@ -166,7 +166,7 @@ class STL10Spec(FilesSpec):
 
     @property
     def published(self) -> int:
-        """How many images the published split has."""
+        """Number of images in the published split."""
         return {"train": 5_000, "test": 8_000, "unlabeled": 100_000, "train+unlabeled": 105_000}[self.split]
 
 
@@ -187,7 +187,7 @@ class COCOSpec(FilesSpec):
 
     @property
     def published(self) -> int | None:
-        """How many images the published split has; None for images of one's own."""
+        """Number of images in the published split; None for images of one's own."""
         return None if self.own else COCO_SPLITS[self.split]
 
 
@@ -207,7 +207,7 @@ class VOCSpec(FilesSpec):
 
     @property
     def published(self) -> int | None:
-        """How many images the published split has; None for images of one's own."""
+        """Number of images in the published split; None for images of one's own."""
         return None if self.own else VOC_SPLITS[self.split]
 
 
@@ -257,7 +257,7 @@ class HuggingFaceSpec(FilesSpec):
 
     @property
     def own(self) -> bool:
-        """True: none is published here."""
+        """True, because none is published here."""
         return True
 
 
@@ -280,7 +280,7 @@ DATASETS: dict[str, type[ScenesSpec | STL10Spec | COCOSpec | VOCSpec | FolderSpe
 
 
 def _dataset(value: Any) -> str:
-    """The data set that a table or a spec names; one that names none is of scenes."""
+    """Return the name of the data set in a table or a spec; without a name it is scenes."""
     return str(value.get("name", "scenes") if isinstance(value, dict) else getattr(value, "name", ""))
 
 
@@ -296,5 +296,5 @@ DataSpec = Annotated[
 
 
 def unbound(spec: DataSpec) -> DataSpec:
-    """The same without what was found out about its files."""
+    """Return the spec without the facts found out about its files."""
     return spec if isinstance(spec, ScenesSpec) else spec.model_copy(update={"source": "", "found": None})

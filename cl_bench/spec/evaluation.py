@@ -41,7 +41,7 @@ class Evaluation(Frozen):
         return self
 
     def complaint(self) -> str:
-        """What makes the data that were found of no use to this task, in a line; nothing where they are or are not.
+        """Say in one line why this task cannot be learnt on the data that were found; empty if it can.
 
         A class that only the test images have cannot be learnt, and one that only training images have is no fault.
         """
@@ -88,7 +88,7 @@ class LinearSpec(Evaluation):
         return self
 
     def complaint(self) -> str:
-        """As of any task; and images without labels, or of one class."""
+        """Complain as any task does, and of images without labels or of one class."""
         for data in (self.train, self.test):
             classes = data.found.classes if isinstance(data, FilesSpec) and data.found else None
             if classes == ():
@@ -163,7 +163,7 @@ class DetectionSpec(Evaluation):
         return self
 
     def complaint(self) -> str:
-        """As of any task; and images without an object among them."""
+        """Complain as any task does, and of images without an object."""
         for data in (self.train, self.test):
             if isinstance(data, FilesSpec) and data.found and data.found.objects == 0:
                 return f"takes images with objects, and {data} has none in {data.found.images:,} images"

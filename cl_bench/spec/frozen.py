@@ -1,4 +1,4 @@
-"""Values that cannot change and have a key, and the types of their fields."""
+"""Base class of immutable values with a key, and the types of their fields."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ CANONICAL = {"canonical": True}
 
 
 class Frozen(BaseModel):
-    """A value that cannot change, knows all its fields and has a key."""
+    """An immutable value that rejects unknown fields and has a key."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     def canonical(self) -> dict[str, Any]:
-        """All that decides a result, as JSON takes it: where data lie does not."""
+        """Serialise all that decides a result, to JSON's types; the place of data does not decide."""
         return self.model_dump(mode="json", context=CANONICAL)
 
     @property
     def key(self) -> str:
-        """sha256 of the canonical JSON form."""
+        """Key of the value: sha256 of its canonical JSON form."""
         canonical = json.dumps(self.canonical(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()

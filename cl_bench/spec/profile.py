@@ -1,4 +1,4 @@
-"""Profiles: the setting of a sweep, as a TOML file, which expands to the specs of its encoders."""
+"""Profiles: settings of a sweep in a TOML file, which expand to the specs of its encoders."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ from cl_bench.spec.grid import Grid
 from cl_bench.spec.records import RANDOM_INIT, Better, Level
 
 UNTRAINED = OptimiserSpec(batch=2, epochs=1, lr=1.0)
-"""Stands for the optimiser of an encoder that is not trained, so that no change of the profile's makes it another."""
+"""Placeholder for the optimiser of an untrained encoder, so that the profile's optimiser does not affect its key."""
 
 
 class Row(NamedTuple):
-    """A row of the table: one method on one kind of data under one policy of views.
+    """A row of the table: one method on one kind of data under one view policy.
 
-    ``scenes`` names one of the profile's ``scenes``, which the data are drawn as; nothing: as they are.
+    ``scenes`` names one of the profile's ``scenes``, which changes how the data are drawn; empty for no change.
     """
 
     method: MethodSpec
@@ -56,28 +56,28 @@ class Row(NamedTuple):
 
     @property
     def name(self) -> str:
-        """As ``single_object-disjoint-dense_index``."""
+        """Name, such as ``single_object-disjoint-dense_index``."""
         return "-".join(filter(None, (self.data, self.scenes, self.views, str(self.method))))
 
     @property
     def order(self) -> tuple[bool, bool, bool]:
-        """The order of the paper's tables: overlapping views first, and among them single-object data."""
+        """Sort key for the order of the paper's tables: overlapping views first, then single-object data first."""
         return self.views != "overlapping", self.data != "single_object", bool(self.scenes)
 
 
 class Shared(Frozen):
-    """What the digits of a scene have in common, as ``ScenesSpec`` has it."""
+    """Properties that the digits of a scene share, as in ``ScenesSpec``."""
 
     digits: Literal["any", "same", "different"] = "any"
     tints: Literal["any", "same"] = "any"
 
 
 class ClaimsSpec(Frozen):
-    """How a claim is judged: one-sided level, and the margin in points for 'at the level of random' and 'no worse'.
+    """Thresholds of claims: one-sided level, and margin in points for 'at the level of random' and 'no worse'.
 
-    With ``--baseline`` a run fails that is surely worse by more than ``max_tau_drop``, or by more points of mean
-    performance than ``max_performance_drop`` (both ours). A profile too small to say anything reports its verdicts
-    without asserting them: no verdict fails.
+    With ``--baseline`` a run fails if it is significantly worse by more than ``max_tau_drop``, or by more points of
+    mean performance than ``max_performance_drop`` (both our choice). A profile that is too small for conclusions
+    reports its verdicts without asserting them: no verdict fails.
     """
 
     asserted: bool = True
@@ -88,7 +88,7 @@ class ClaimsSpec(Frozen):
 
 
 class Known(Frozen):
-    """A claim this profile is known not to reproduce."""
+    """A claim that this profile is known not to reproduce."""
 
     method: str
     data: DataKind
@@ -99,10 +99,10 @@ class Known(Frozen):
 
 
 class Sources(Frozen):
-    """One kind of pre-training data: what to train on, and the images to measure on.
+    """One kind of pre-training data: the images to train on and the images to measure on.
 
-    ``optimiser`` and ``grid`` are the profile's where left out; in a file they say only what differs from it, and
-    ``disjoint`` (the grid for disjoint views) what differs from ``grid``.
+    ``optimiser`` and ``grid`` are the profile's where left out. In a file they need only contain the differences from
+    the profile's, and ``disjoint`` (the grid for disjoint views) the differences from ``grid``.
     """
 
     data: DataSpec
@@ -118,13 +118,13 @@ TASKS = ("linear", "detection")
 
 
 class Profile(Frozen):
-    """The setting of a sweep. One code path: the paper's differs from the embedded default by its profile alone."""
+    """Settings of a sweep; the paper's setting and the embedded default differ in their profiles alone, not in code."""
 
     name: str
     about: str
     seeds: Count = 1
     first_seed: Annotated[int, Field(ge=0)] = 0
-    max_seeds: Count = 16  # of --until-conclusive, which doubles them
+    max_seeds: Count = 16  # limit of --until-conclusive, which doubles the seeds
     random_inits: Count = 3
     encoder: EncoderSpec
     optimiser: OptimiserSpec
@@ -143,7 +143,7 @@ class Profile(Frozen):
     @model_validator(mode="before")
     @classmethod
     def _complete(cls, raw: Any) -> Any:
-        """What one kind of data says otherwise than the profile is completed by what the profile says."""
+        """Complete the optimiser and the grids of each kind of data with the profile's values."""
         if not isinstance(raw, dict):
             return raw
         out = dict(raw)
@@ -172,7 +172,7 @@ class Profile(Frozen):
         return self
 
     def _too_few(self, kind: DataKind) -> str:
-        """That there are fewer images than a batch has; nothing where there are enough or nobody knows."""
+        """Complain of fewer images than a batch has; empty if there are enough or nobody knows."""
         data, batch = self.sources(kind).data, self.optimiser_of(kind).batch
         if isinstance(data, ScenesSpec):
             short = f".images is {data.count}" if data.count < batch else ""
@@ -185,10 +185,10 @@ class Profile(Frozen):
         return f"{kind}.data{short}, less than a batch of {batch}" if short else ""
 
     def with_found(self, find: Callable[[DataSpec], DataSpec]) -> Profile:
-        """The same setting with each data set as it is found, where it is.
+        """Return the profile with each data set as ``find`` finds it.
 
         Raises:
-            SpecError: Too few images for a batch, or images that a task cannot be learnt on.
+            SpecError: If there are too few images for a batch, or a task cannot be learnt on them.
         """
         found = self.with_data(find)
         lines = [found._too_few(kind) for kind in KINDS]
@@ -198,7 +198,7 @@ class Profile(Frozen):
         return found
 
     def with_data(self, change: Callable[[DataSpec], DataSpec]) -> Profile:
-        """The same setting with each data set as ``change`` gives it."""
+        """Return the profile with ``change`` applied to each data set."""
         parts = dict.fromkeys(KINDS, ("data", "heldout")) | dict.fromkeys(TASKS, ("train", "test"))
         changed = {
             table: (held := getattr(self, table)).model_copy(update={p: change(getattr(held, p)) for p in names})
@@ -207,40 +207,40 @@ class Profile(Frozen):
         return self.model_copy(update=changed)
 
     def with_seeds(self, count: int) -> Profile:
-        """The same setting with so many seeds a configuration."""
+        """Return the profile with ``count`` seeds for each configuration."""
         return self.model_copy(update={"seeds": count})
 
     def with_predictors(self, predictors: Sequence[PredictorSpec]) -> Profile:
-        """The same setting, with these measured on every trained encoder."""
+        """Return the profile with these predictors, which are measured on every trained encoder."""
         changed = self.model_copy()
         changed._predictors = tuple(predictors)
         return changed
 
     @property
     def better(self) -> dict[str, Better]:
-        """Which values of a predictor are better, by its name."""
+        """Better values (low or high) of each predictor, by its name."""
         return {predictor.name: predictor.better for predictor in self._predictors}
 
     def data_of(self, row: Row) -> tuple[DataSpec, DataSpec]:
-        """What a row's encoders are trained on and measured on."""
+        """Return the data that a row's encoders are trained on, and those that they are measured on."""
         sources = self.sources(row.data)
         shared = self.scenes[row.scenes].model_dump() if row.scenes else {}
         data, heldout = (part.model_copy(update=shared) for part in (sources.data, sources.heldout))
         return data, heldout
 
     def lacks(self, scenes: str) -> str:
-        """Why there is no row of these scenes; nothing where there is."""
+        """Return the reason why there is no row of these scenes; empty where there is one."""
         if not scenes or scenes in self.scenes:
             return ""
         return f"profile {self.name} draws no scenes with {scenes.replace('_', ' ')}; --profile dial does"
 
     def sources(self, kind: DataKind) -> Sources:
-        """What is said of one kind of pre-training data."""
+        """Return the settings of one kind of pre-training data."""
         found: Sources = getattr(self, kind)
         return found
 
     def follows(self, other: Profile, kind: DataKind) -> bool:
-        """Whether encoders of that data are trained and evaluated as in another profile, whatever the backend."""
+        """Return True if encoders of that data have the recipes of another profile, whatever the backend."""
         return self._recipes(kind) == other._recipes(kind)
 
     def _recipes(self, kind: DataKind) -> tuple[Frozen, ...]:
@@ -250,21 +250,21 @@ class Profile(Frozen):
         return self.encoder, optimiser, sources.data, sources.heldout, sources.augment, plain.linear, detection
 
     def optimiser_of(self, kind: DataKind) -> OptimiserSpec:
-        """How an encoder is trained on that data."""
+        """Return the optimiser for that data."""
         return self.sources(kind).optimiser or self.optimiser
 
     def grid_of(self, kind: DataKind, views: ViewPolicy) -> Grid:
-        """The points of a sweep on that data."""
+        """Return the grid of a sweep on that data."""
         sources = self.sources(kind)
         return (sources.disjoint if views == "disjoint" else None) or sources.grid or self.grid
 
     def sweep(self, row: Row) -> tuple[RunSpec, ...]:
-        """Every encoder of a row: the grid's objectives, seed after seed, for those of one seed share their views."""
+        """Return every encoder of a row, one seed after the other, because encoders of one seed share their views."""
         objectives = self.grid_of(row.data, row.views).objectives()
         return tuple(self._run(row, o, seed) for seed in self._seeds(self.seeds) for o in objectives)
 
     def random_init(self) -> tuple[RunSpec, ...]:
-        """The untrained encoders of the reference row; shared by all rows."""
+        """Return the untrained encoders of the reference row, which all rows share."""
         row = Row(MethodSpec(name=RANDOM_INIT), "single_object", "overlapping")
         return tuple(self._run(row, RandomInit(), seed) for seed in self._seeds(self.random_inits))
 
@@ -272,7 +272,7 @@ class Profile(Frozen):
         return range(self.first_seed, self.first_seed + count)
 
     def known_failures(self, row: Row) -> dict[Claim, str]:
-        """The claims about a row that this profile is known not to reproduce, and why."""
+        """Return the claims about a row that this profile is known not to reproduce, each with the reason."""
         about = (str(row.method), row.data, row.views, row.scenes)
         return {Claim(k.claim, k.level): k.reason for k in self.known if (k.method, k.data, k.views, "") == about}
 
@@ -298,5 +298,5 @@ class Profile(Frozen):
 
 
 def _over(base: Any, change: Any) -> Any:
-    """A table completed by another; anything else as it is."""
+    """Update a table with another one; a value that is no table is replaced."""
     return {**base, **change} if isinstance(base, dict) and isinstance(change, dict) else change

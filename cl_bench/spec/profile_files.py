@@ -1,4 +1,4 @@
-"""Finding, merging and loading the TOML files of profiles."""
+"""Search, merging and loading of the TOML files of profiles."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ PROFILES = Path(__file__).parent / "profiles"
 
 
 def load_profile(name: str, settings: Sequence[str] = (), data_root: Path | None = None) -> Profile:
-    """The profile of that name or TOML file, with ``key.path=value`` settings applied.
+    """Load the profile of that name or TOML file, with ``key.path=value`` settings applied.
 
-    A file may name another profile as its ``base`` (a file relative to its own place), and says only what differs.
+    A file may name another profile as its ``base`` (a file relative to its own place), and then holds only differences.
     A ``root`` of images that is not absolute is looked for under ``data_root``, then beside the file that names it; one
     of a setting in the current directory. What is nowhere stays where it was looked for first.
 
     Raises:
-        SpecError: No such profile, a file that is not TOML, an unknown key or a value that makes no sense; the message
-            names the key and the nearest right one.
+        SpecError: If there is no such profile, the file is not TOML, a key is unknown, or a value is not valid; the
+            message names the key and the nearest right one.
     """
     path = profile_file(name)
     raw = _read(path, data_root)
@@ -40,10 +40,10 @@ def load_profile(name: str, settings: Sequence[str] = (), data_root: Path | None
 
 
 def profile_file(name: str, beside: Path = Path()) -> Path:
-    """The TOML file of a profile, by its name or path.
+    """Find the TOML file of a profile by its name or path.
 
     Raises:
-        SpecError: There is none; the message names the nearest.
+        SpecError: If there is none; the message names the nearest.
     """
     path = beside / name if name.endswith(".toml") else PROFILES / f"{name}.toml"
     if not path.is_file():
@@ -55,10 +55,10 @@ def profile_file(name: str, beside: Path = Path()) -> Path:
 
 
 def profile_files(path: Path) -> list[Path]:
-    """A profile's file and those it is based on, the nearest first.
+    """Return a profile's file and those that it is based on, the nearest first.
 
     Raises:
-        SpecError: As ``profile_file``; a file that is not TOML, or a base that leads back to itself.
+        SpecError: If a profile does not exist, a file is not TOML, or a base leads back to itself.
     """
     found = [path]
     while (base := _parse(found[-1]).get("base")) is not None:
@@ -70,7 +70,7 @@ def profile_files(path: Path) -> list[Path]:
 
 
 def _read(path: Path, data_root: Path | None) -> dict[str, Any]:
-    """What a file and its bases say, the nearer before the farther; a data set that is named is described whole."""
+    """Read a file merged over its bases; a table that names a data set replaces the base's table."""
     raw: dict[str, Any] = {}
     for file in reversed(profile_files(path)):
         said = _parse(file)

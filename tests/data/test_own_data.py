@@ -27,7 +27,7 @@ SNIPPETS = re.findall(r"```toml\n(.*?)```", DOCUMENT + (ROOT / "README.md").read
 
 @pytest.fixture
 def layouts(tmp_path: Path) -> Path:
-    """What the documentation's examples are about."""
+    """Write what the documentation's examples are about."""
     for i, split in enumerate(("train", "test")):
         write_folder(tmp_path / "pets" / split, images=35, first=1000 * i)
         write_coco(tmp_path / "zoo", split, [f"{j}.png" for j in range(33)], "annotations/{}.json")
@@ -209,7 +209,7 @@ def job(profile: Path, store: Path, *more: str) -> subprocess.CompletedProcess[s
 
 
 def whole(tmp_path: Path) -> Path:
-    """A profile of one's own images alone, in a folder of its own with them."""
+    """Write a profile of one's own images alone, in a folder of its own with them."""
     home = tmp_path / "home"
     for i, split in enumerate(("train", "test")):
         write_folder(home / "pets" / split, images=20, first=1000 * i)
