@@ -32,9 +32,9 @@ ANNOTATIONS = (
     "{}.json",
     "{}/_annotations.coco.json",
 )
-"""Where one's own annotations of a split are looked for."""
+"""Places in which one's own annotations of a split are looked for."""
 FOLDERS = ("{}", "images/{}", "images", ".")
-"""Where its images are looked for: in the first of these that has the first one listed."""
+"""Folders in which its images are looked for; the first that has the first image counts."""
 
 
 class Parsed(NamedTuple):

@@ -35,7 +35,7 @@ class Folder(Source[FolderSpec]):
 
     @property
     def by_hand(self) -> str:
-        """Nothing to fetch, because the images are the user's."""
+        """Hint to put images there, because they are the user's."""
         return "put images there"
 
     def fetch(self) -> None:

@@ -37,7 +37,7 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What puts a camera's picture upright, by its EXIF orientation."""
+"""Transposition that puts a camera's picture upright, by its EXIF orientation."""
 UNREADABLE = (1, 1)
 """Stands for the size of an image that has none; to decode it then says why."""
 WRONG_PLACE = (errno.ENOENT, errno.EACCES, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR)

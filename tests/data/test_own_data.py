@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from helpers import ROOT, environment, tiny_profile, trained
 from own_images import save, write_coco, write_folder, write_voc
 
 from cl_bench.data import DataPaths, Dataset, bind, load
+from cl_bench.data.__main__ import work
 from cl_bench.errors import SpecError
 from cl_bench.spec import FolderSpec
 from cl_bench.spec.profile import Profile
@@ -229,6 +231,18 @@ def whole(tmp_path: Path) -> Path:
     path.write_text("\n".join(kept))
     tomllib.loads(path.read_text())
     return path
+
+
+def test_images_of_one_s_own_are_prepared_verified_and_shown(tmp_path, capsys):
+    path = whole(tmp_path)
+    given = {"profile": str(path), "data_root": None, "store": tmp_path / "store", "out": tmp_path / "sheets"}
+    for step, outcome in (("prepare", "decoded"), ("verify", "whole")):
+        steps = {"prepare": False, "verify": False, step: True}
+        assert work(Namespace(**given, **steps), "x") == 0
+        names = ["folder train", "folder test", "voc train", "voc test"]
+        assert capsys.readouterr().out.splitlines() == [f"{name}: {outcome}" for name in names]
+    assert work(Namespace(**given, prepare=False, verify=False), "x") == 0
+    assert {"linear.png", "detection.png", "single_object.png"} <= {p.name for p in (tmp_path / "sheets").iterdir()}
 
 
 def test_the_whole_way_on_images_of_one_s_own_wherever_they_lie(tmp_path):
