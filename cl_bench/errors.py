@@ -41,7 +41,7 @@ class DataError(SpecError):
 
 
 class DataWarning(UserWarning):
-    """Images that were left out of a data set, by name."""
+    """Images that were left out of a data set, by name, or boxes, by their number."""
 
 
 def nearest(name: str, known: Sequence[str]) -> str:

@@ -19,6 +19,7 @@ from cl_bench.claims.judgement import (
 from cl_bench.errors import SpecError
 from cl_bench.spec import RunSpec
 from cl_bench.spec.claim import Claim
+from cl_bench.spec.frozen import CANONICAL
 from cl_bench.spec.records import EVALUATIONS
 from cl_bench.statistics.reseeding import Seeded
 from cl_bench.store import digest, write_atomically
@@ -296,7 +297,7 @@ def setting_of(specs: Sequence[RunSpec], alpha: float, margin: float) -> str:
     """
 
     def described(spec: RunSpec) -> Any:
-        told = spec.model_dump(mode="json", exclude={"predictors"})
+        told = spec.model_dump(mode="json", exclude={"predictors"}, context=CANONICAL)
         del told["pretrain"]["method"]["source"], told["pretrain"]["recipe"], told["pretrain"]["seed"]
         return told
 

@@ -32,7 +32,7 @@ STEPS = 3
 FEW = 8
 """Largest batch that is timed on a CPU, where one batch of a GPU's profile may take hours."""
 SIZES = {"stl10": (96, 96), "coco": (480, 640), "voc": (375, 500)}
-"""Height and width of a typical image of each data set, in pixels."""
+"""Height and width of a typical image of each data set, in pixels, where it has not been found."""
 BOXES = 3  # objects in each image of noise
 TESTS = 8  # images of noise that objects are searched in
 COLOURS = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)  # mean and standard deviation of the pixels; they do not affect the time
@@ -151,12 +151,15 @@ class _Same(Ragged):
 def _noise(spec: DataSpec, count: int) -> Dataset:
     """Make ``count`` images of noise of the data set's size, with labels or boxes."""
     draws = torch.Generator().manual_seed(0)
-    height, width = (spec.size, spec.size) if isinstance(spec, ScenesSpec) else SIZES[spec.name]
+    height, width = (spec.size, spec.size) if isinstance(spec, ScenesSpec) else SIZES.get(spec.name, SIZES["voc"])
+    if isinstance(spec, FilesSpec) and spec.found and spec.found.size:
+        height, width = spec.found.size
     if isinstance(spec, FilesSpec) and spec.short_side and spec.short_side < min(height, width):
         height, width = (round(side * spec.short_side / min(height, width)) for side in (height, width))
     image = torch.randint(256, (3, height, width), generator=draws, dtype=torch.uint8)
     images = image.expand(count, -1, -1, -1) if isinstance(spec, ScenesSpec) else _Same(image, count)
-    classes = tuple(map(str, range({"coco": 80, "voc": 20}.get(spec.name, 10))))
+    known = spec.found.classes if isinstance(spec, FilesSpec) and spec.found else None
+    classes = known or tuple(map(str, range({"coco": 80, "voc": 20}.get(spec.name, 10))))
     if spec.kind == "single_object":
         return Dataset(images, classes, labels=torch.arange(count) % len(classes))
     corners = torch.rand(count, BOXES, 2, 2, generator=draws).sort(2).values * torch.tensor([width, height])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 from cl_bench.data.coco import COCO
 from cl_bench.data.dataset import Dataset, Images, Ragged
 from cl_bench.data.decoded import DecodedImages, Progress
+from cl_bench.data.folder import Folder
+from cl_bench.data.huggingface import HuggingFace
 from cl_bench.data.scenes import draw_scenes
 from cl_bench.data.source import Source, name_of
 from cl_bench.data.stl10 import STL10
@@ -20,7 +23,13 @@ from cl_bench.spec import DataSpec, FilesSpec, ScenesSpec
 
 __all__ = ["DataPaths", "Dataset", "Images", "Ragged", "bind", "download", "load", "prepare", "verify"]
 
-SOURCES: dict[str, type[Source[Any]]] = {"stl10": STL10, "coco": COCO, "voc": VOC}
+SOURCES: dict[str, type[Source[Any]]] = {
+    "stl10": STL10,
+    "coco": COCO,
+    "voc": VOC,
+    "folder": Folder,
+    "huggingface": HuggingFace,
+}
 
 
 @dataclass(frozen=True)
@@ -37,16 +46,18 @@ class DataPaths:
 
 
 def bind(spec: DataSpec, root: Path | None) -> DataSpec:
-    """Return the spec with its ``source``, a digest of the files under the root, in about a second.
+    """Return the spec with its ``source``, a digest of the files, and the facts counted there, in seconds.
 
-    Scenes need no source.
+    Scenes need neither.
 
     Raises:
         DataError: If the data set is missing or is not what it should be.
     """
     if isinstance(spec, ScenesSpec):
         return spec
-    return spec.model_copy(update={"source": _source(spec, root).digest()})
+    source = _source(spec, root)
+    digest = source.digest()
+    return spec.model_copy(update={"source": digest, "found": source.found()})
 
 
 def prepare(spec: DataSpec, places: DataPaths, progress: Progress | None = None) -> None:
@@ -90,7 +101,7 @@ def download(spec: DataSpec, root: Path) -> None:
     Raises:
         DataError: If torchvision does not offer that data set, or fails; the message says how to do it by hand.
     """
-    if isinstance(spec, ScenesSpec):
+    if isinstance(spec, ScenesSpec) or spec.root is not None:
         return
     source = _source(spec, root)
     if not source.complete():
@@ -103,8 +114,10 @@ def download(spec: DataSpec, root: Path) -> None:
 
 
 def _source(spec: FilesSpec, root: Path | None) -> Source[Any]:
+    if spec.root is not None:
+        return SOURCES[spec.name](spec, Path(spec.root))
     source = SOURCES[spec.name](spec, root or Path("DIR"))
-    if root is None:
+    if root is None and spec.published is not None:
         where = f"say where it is with --data-root DIR (expected there: {', '.join(source.layout)})"
         raise DataError(f"{source.what}: {where}; to get it: {source.remedy}")
     return source
@@ -115,10 +128,11 @@ def _open(spec: FilesSpec, places: DataPaths, progress: Progress | None, verify:
     digest = source.digest()
     if spec.source and spec.source != digest:
         was, now = spec.source[:16], digest[:16]
-        raise DataError(f"{source.what}: {places.root} is not what it was (source {was}, now {now}): put it back")
+        there = spec.root or places.root
+        raise DataError(f"{source.what}: {there} is not what it was (source {was}, now {now}): put it back")
     size = f"-short{spec.short_side}" if spec.short_side else ""
     first = f"-first{spec.limit}" if spec.limit else ""
-    path = places.cache / f"{name_of(spec).replace(' ', '-')}{size}{first}-{digest[:16]}"
+    path = places.cache / f"{re.sub('[^A-Za-z0-9+_.-]', '-', name_of(spec))}{size}{first}-{digest[:16]}"
     if verify and not path.is_dir():
         raise DataError(f"{source.what}: not decoded yet: no {path}; python -m cl_bench.data --prepare decodes it")
     return DecodedImages(path, source.what, progress).open(source.listing, spec.broken == "leave_out", verify)

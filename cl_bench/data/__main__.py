@@ -125,7 +125,7 @@ def work(arguments: argparse.Namespace, program: str) -> int:
         The exit status.
     """
     try:
-        profile = load_profile(arguments.profile)
+        profile = load_profile(arguments.profile, data_root=arguments.data_root)
         on_disk = any(isinstance(spec, FilesSpec) for spec in specs(profile))
         root = Store(arguments.store).root if on_disk else arguments.store  # scenes leave nothing behind
         places = DataPaths(arguments.data_root, root / "data")

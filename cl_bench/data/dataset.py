@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -72,3 +72,21 @@ class Dataset:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def labelled_as(self, other: Dataset) -> Dataset:
+        """Return the images with labels that count another data set's classes, matched by name.
+
+        Raises:
+            ValueError: If an image or a box has a class that the other data set lacks.
+        """
+        if self.classes == other.classes:
+            return self
+        place = {name: i for i, name in enumerate(other.classes)}
+        to = torch.tensor([place.get(name, -1) for name in self.classes], dtype=torch.int64)
+        labels = None if self.labels is None else to[self.labels]
+        box_labels = None if self.box_labels is None else tuple(to[of_image] for of_image in self.box_labels)
+        for mine, theirs in [(self.labels, labels), *zip(self.box_labels or (), box_labels or (), strict=True)]:
+            if mine is not None and theirs is not None and bool((theirs < 0).any()):
+                alone = self.classes[int(mine[theirs < 0][0])]
+                raise ValueError(f"the class {alone!r} is not among those of the training images")
+        return replace(self, classes=other.classes, labels=labels, box_labels=box_labels)

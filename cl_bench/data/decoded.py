@@ -26,8 +26,8 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from cl_bench.data.dataset import Dataset, Ragged, starts_of
+from cl_bench.data.pictures import THREADS
 from cl_bench.data.shards import (
-    THREADS,
     Entries,
     Entry,
     Piece,
@@ -93,6 +93,10 @@ class DecodedImages:
         if left_out := manifest["left_out"]:
             total = len(kept["sizes"]) + len(left_out)
             warnings.warn(f"{self.what}: left out {_some(left_out, total)}", DataWarning, stacklevel=4)
+        if dropped := manifest["dropped_boxes"]:
+            boxes = f"{dropped:,} box{'es' if dropped > 1 else ''}"
+            why = "without area inside their images: beyond the edge, reversed, or not numbers"
+            warnings.warn(f"{self.what}: left out {boxes} {why}", DataWarning, stacklevel=4)
         with warnings.catch_warnings():
             # torch warns that the map must not be written. A private map could be written, but the system reserves
             # memory for it, and would refuse a map that is larger than the machine's memory.

@@ -15,12 +15,12 @@ import numpy as np
 from torch import Tensor
 
 from cl_bench.data.dataset import starts_of
-from cl_bench.data.source import Listing, Pixels
+from cl_bench.data.pictures import THREADS, Pixels
+from cl_bench.data.source import Listing
 
 SHARD = 64 << 20
 """Bytes that are decoded, flushed and entered in the journal together, the most that is lost in a kill."""
 CHUNK = 4 << 20
-THREADS = min(32, os.cpu_count() or 1)
 
 
 class Shard(NamedTuple):

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch.nn.functional import interpolate
 
-from cl_bench.data.source import Listing, Pixels, Source, scaled, unpacked
-from cl_bench.spec import STL10Spec
+from cl_bench.data.pictures import Pixels
+from cl_bench.data.source import Listing, Source, scaled, unpacked
+from cl_bench.spec import Found, STL10Spec
 
 URL = "http://ai.stanford.edu/~acoates/stl10/stl10_binary.tar.gz"
 FOLDER = "stl10_binary"
@@ -46,6 +47,12 @@ class STL10(Source[STL10Spec]):
             if labels.min() < 0 or labels.max() >= CLASSES:
                 raise self.garbled(self._label_file, f"a label outside 1 to {CLASSES}")
         return files
+
+    def found(self) -> Found:
+        """Count images by the sizes of the files."""
+        count = min(sum(self._counts), self.spec.limit or sum(self._counts))
+        classes = None if self._labels() is None else tuple(self._classes())
+        return Found(images=count, classes=classes, size=(SIDE, SIDE))
 
     def listing(self) -> Listing:
         """Read images in the order of the files; a split with unlabelled images has no labels."""

@@ -152,11 +152,15 @@ def evaluate_detection(
 
     Raises:
         Diverged: If a loss or a trained weight is not finite.
-        ValueError: If a data set has no boxes, the two have different classes, or no training image has an object.
+        ValueError: If a data set has no boxes, a test image has a class that the training images lack, or no training
+            image has an object.
     """
-    targets, truths = _truths("train", train), _truths("test", test)
-    if train.classes != test.classes:
-        raise ValueError(f"detection: train has the classes {train.classes}, test {test.classes}")
+    targets = _truths("train", train)
+    try:
+        test = test.labelled_as(train)
+    except ValueError as error:
+        raise ValueError(f"detection: {error}") from None
+    truths = _truths("test", test)
     if not any(len(t.boxes) for t in targets):
         raise ValueError(f"detection: none of the {len(targets)} train images has an object")
     with seeded(spec.seed, device):  # torchvision samples anchors and boxes from the global generator

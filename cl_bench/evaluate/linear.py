@@ -59,12 +59,13 @@ def evaluate_linear(
 
     Raises:
         Diverged: If features or weights are not finite.
-        ValueError: If the data have no labels.
+        ValueError: If the data have no labels, or a test image has a class that the training images lack.
 
     Source: Wang & Isola, ICML 2020.
     """
     if train.labels is None or test.labels is None:
         raise ValueError("linear evaluation needs labelled images, got a data set without labels")
+    test = test.labelled_as(train)
     seen = _Pixels(spec, mean, std, device)
     y = train.labels.to(device)
     x = None

@@ -101,8 +101,9 @@ class Session:
     @cached_property
     def profile(self) -> Profile:
         """Validated profile."""
-        profile = or_usage_error(lambda: load_profile(self.options.profile, self.settings))
-        return profile.with_data(self._found).with_predictors([self.predictors.spec_of(p) for p in self.measured])
+        profile = or_usage_error(lambda: load_profile(self.options.profile, self.settings, self.data_root))
+        found = or_usage_error(lambda: profile.with_found(self._found))
+        return found.with_predictors([self.predictors.spec_of(p) for p in self.measured])
 
     @property
     def settings(self) -> list[str]:
@@ -115,6 +116,12 @@ class Session:
     def _found(self, spec: DataSpec) -> DataSpec:
         return spec if isinstance(spec, ScenesSpec) else self.data.found(spec)
 
+    @property
+    def data_root(self) -> Path | None:
+        """Folder that ``--data-root`` names."""
+        given = self.options.data_root
+        return None if given is None else self.here / given
+
     @cached_property
     def data(self) -> DatasetLocator:
         """Locator of the data sets."""
@@ -124,7 +131,7 @@ class Session:
         option = self.options
         if option.download and option.data_root is None:
             raise pytest.UsageError("--download needs --data-root DIR, where to put what it gets")
-        root = None if option.data_root is None else self.here / option.data_root
+        root = self.data_root
         if root is not None and not (root.is_dir() or (option.download and not root.exists())):
             raise pytest.UsageError(f"--data-root {root}: {'not a folder' if root.exists() else 'no such folder'}")
         return DatasetLocator(DataPaths.of(self.store.root, root), fetch=option.download and not self.is_worker)

@@ -3,7 +3,18 @@
 Specs are frozen, validated and hashable; a store identifies them by their key.
 """
 
-from cl_bench.spec.datasets import DATASETS, COCOSpec, DataSpec, FilesSpec, ScenesSpec, STL10Spec, VOCSpec
+from cl_bench.spec.datasets import (
+    DATASETS,
+    COCOSpec,
+    DataSpec,
+    FilesSpec,
+    FolderSpec,
+    Found,
+    HuggingFaceSpec,
+    ScenesSpec,
+    STL10Spec,
+    VOCSpec,
+)
 from cl_bench.spec.evaluation import DetectionSpec, Evaluation, LinearSpec, MeasureSpec, PredictorSpec
 from cl_bench.spec.frozen import Count, DataKind, Frozen, NonNegative, Positive, Precision, Scope, Share
 from cl_bench.spec.pretraining import (
@@ -38,7 +49,10 @@ __all__ = [
     "EncoderSpec",
     "Evaluation",
     "FilesSpec",
+    "FolderSpec",
+    "Found",
     "Frozen",
+    "HuggingFaceSpec",
     "InfoNCE",
     "LinearSpec",
     "MeasureSpec",

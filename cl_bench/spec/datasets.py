@@ -1,11 +1,22 @@
-"""Specs of images to train or to evaluate on: the embedded scenes, and data sets in files."""
+"""Specs of images to train or to evaluate on: the embedded scenes, published data sets, and images of one's own."""
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import (
+    Discriminator,
+    Field,
+    SerializationInfo,
+    SerializerFunctionWrapHandler,
+    Tag,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
+from cl_bench.errors import nearest
 from cl_bench.spec.frozen import Count, DataKind, Frozen, Share
 
 
@@ -56,12 +67,28 @@ class ScenesSpec(Frozen):
         return f"{self.images:,} images"
 
 
+class Found(Frozen):
+    """Facts about a data set that was found.
+
+    ``images``: how many a spec takes of it. ``classes``: names of those that its images or boxes have, none where there
+    are neither; None: not looked up. ``objects``: boxes that can be used; None: not looked up, or there are none to
+    have. ``size``: height and width of a usual image in pixels.
+    """
+
+    images: Annotated[int, Field(ge=0)]
+    classes: tuple[str, ...] | None = None
+    objects: Annotated[int, Field(ge=0)] | None = None
+    size: tuple[Count, Count] | None = None
+
+
 class FilesSpec(Frozen):
-    """Images of a data set under ``--data-root``.
+    """Images that lie in files: of a published data set under ``--data-root``, or one's own at ``root``.
 
     ``short_side``: larger images are scaled down to it when they are decoded; None keeps every pixel. ``limit``: number
     of first images to use; None takes all. ``broken``: treatment of an image that cannot be decoded. ``source``: digest
-    of the files under the data root, without images, which is set when they are found.
+    of the files, which is set when they are found. ``root``: folder of one's own images, looked for under
+    ``--data-root``, then beside the profile. ``found``: facts counted there. Neither ``root`` nor ``found`` is part of
+    the key, because ``source`` is.
     """
 
     name: str
@@ -71,6 +98,25 @@ class FilesSpec(Frozen):
     limit: Count | None = None
     broken: Literal["refuse", "leave_out"] = "refuse"
     source: str = ""
+    root: str | None = None
+    found: Found | None = None
+
+    @field_validator("split")
+    @classmethod
+    def _a_name(cls, split: str) -> str:
+        if not split.strip() or re.search(r"[/\\\0\n]", split) or split.startswith("."):
+            raise ValueError(f"a split is a name, without slashes and not beginning with a dot, got {split!r}")
+        return split
+
+    @model_serializer(mode="wrap")
+    def _told(self, handler: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
+        """Serialise the fields, without place and counts if these are not set or the canonical form is asked for."""
+        told: dict[str, Any] = handler(self)
+        canonical = bool(info.context and info.context.get("canonical"))
+        for name in ("root", "path", "found"):
+            if canonical or told.get(name) is None:
+                told.pop(name, None)
+        return told
 
     @property
     def label(self) -> str:
@@ -78,14 +124,32 @@ class FilesSpec(Frozen):
         return self.kind
 
     @property
-    def published(self) -> int:
-        """Number of images in the published split."""
-        raise NotImplementedError
+    def own(self) -> bool:
+        """True for images of one's own, False for a published data set."""
+        return self.root is not None
+
+    @property
+    def published(self) -> int | None:
+        """Number of images in the published split; None for images of one's own."""
+        return None
+
+    @property
+    def known_count(self) -> int | None:
+        """Number of images, counted if they were found, else as published; None if nobody knows."""
+        if self.found is not None:
+            return self.found.images
+        return None if self.published is None else min(self.published, self.limit or self.published)
 
     @property
     def count(self) -> int:
-        """Number of images, by the published sizes."""
-        return min(self.published, self.limit or self.published)
+        """Number of images, counted if they were found, else as published.
+
+        Raises:
+            ValueError: If images of one's own were not found yet.
+        """
+        if (count := self.known_count) is None:
+            raise ValueError(f"{self.name} {self.split} was not found: nobody knows how many images it has")
+        return count
 
     def __str__(self) -> str:
         first = "" if self.limit is None else f"the first {self.limit:,} of "
@@ -98,6 +162,7 @@ class STL10Spec(FilesSpec):
     name: Literal["stl10"]
     split: Literal["train", "test", "unlabeled", "train+unlabeled"]
     kind: Literal["single_object"] = "single_object"
+    root: None = None
 
     @property
     def published(self) -> int:
@@ -105,38 +170,112 @@ class STL10Spec(FilesSpec):
         return {"train": 5_000, "test": 8_000, "unlabeled": 100_000, "train+unlabeled": 105_000}[self.split]
 
 
+COCO_SPLITS = {"train2017": 118_287, "val2017": 5_000}
+VOC_SPLITS = {"trainval2007": 5_011, "trainval2012": 11_540, "trainval2007+2012": 16_551, "test2007": 4_952}
+
+
 class COCOSpec(FilesSpec):
-    """COCO 2017 (Lin et al., ECCV 2014), with the boxes of its objects."""
+    """COCO 2017 (Lin et al., ECCV 2014), with the boxes of its objects; with a ``root``, any images annotated so."""
 
     name: Literal["coco"]
-    split: Literal["train2017", "val2017"]
     kind: Literal["multi_object"] = "multi_object"
 
+    @model_validator(mode="after")
+    def _known(self) -> COCOSpec:
+        _published_or_own(self, COCO_SPLITS)
+        return self
+
     @property
-    def published(self) -> int:
-        """Number of images in the published split."""
-        return {"train2017": 118_287, "val2017": 5_000}[self.split]
+    def published(self) -> int | None:
+        """Number of images in the published split; None for images of one's own."""
+        return None if self.own else COCO_SPLITS[self.split]
 
 
 class VOCSpec(FilesSpec):
-    """PASCAL VOC (Everingham et al., IJCV 2010), with the boxes of its objects and which of them are difficult."""
+    """PASCAL VOC (Everingham et al., IJCV 2010), with the boxes of its objects and which of them are difficult.
+
+    With a ``root``, any images annotated so.
+    """
 
     name: Literal["voc"]
-    split: Literal["trainval2007", "trainval2012", "trainval2007+2012", "test2007"]
     kind: Literal["multi_object"] = "multi_object"
 
+    @model_validator(mode="after")
+    def _known(self) -> VOCSpec:
+        _published_or_own(self, VOC_SPLITS)
+        return self
+
     @property
-    def published(self) -> int:
-        """Number of images in the published split."""
-        sizes = {"trainval2007": 5_011, "trainval2012": 11_540, "trainval2007+2012": 16_551, "test2007": 4_952}
-        return sizes[self.split]
+    def published(self) -> int | None:
+        """Number of images in the published split; None for images of one's own."""
+        return None if self.own else VOC_SPLITS[self.split]
 
 
-DATASETS: dict[str, type[ScenesSpec | STL10Spec | COCOSpec | VOCSpec]] = {
+class FolderSpec(FilesSpec):
+    """Images in a folder; where they lie in folders of their own by class, these are their labels.
+
+    ``multi_object`` images have no boxes: encoders are pre-trained on them and no more.
+    """
+
+    name: Literal["folder"]
+    kind: DataKind = "single_object"
+    root: str
+
+
+class Columns(Frozen):
+    """Names of the columns with the image, its class, and its boxes.
+
+    Of the last each is a struct of lists: ``bbox``, (x, y, width, height) in pixels, and ``category``.
+    """
+
+    image: str = "image"
+    label: str = "label"
+    objects: str = "objects"
+
+
+class HuggingFaceSpec(FilesSpec):
+    """A data set of the Hugging Face library ``datasets``: a folder of ``save_to_disk``, or a name of the hub's.
+
+    ``path``: the name of the hub's, where there is no ``root``. ``subset``: which of its configurations. ``columns``:
+    their names there.
+    """
+
+    name: Literal["huggingface"]
+    kind: DataKind = "single_object"
+    path: str | None = None
+    subset: str | None = None
+    columns: Columns = Columns()
+
+    @model_validator(mode="after")
+    def _one_place(self) -> HuggingFaceSpec:
+        if (self.root is None) == (self.path is None):
+            raise ValueError(
+                "takes root = 'a folder of save_to_disk' or path = 'a name of the hub', and not both, "
+                f"got root {self.root!r} and path {self.path!r}"
+            )
+        return self
+
+    @property
+    def own(self) -> bool:
+        """True, because none is published here."""
+        return True
+
+
+def _published_or_own(spec: FilesSpec, published: dict[str, int]) -> None:
+    if spec.root is None and spec.split not in published:
+        raise ValueError(
+            f"{spec.name} has no split {spec.split!r}{nearest(spec.split, list(published))}; published splits: "
+            f"{', '.join(published)}; for images of your own name their folder: root = '...'"
+        )
+
+
+DATASETS: dict[str, type[ScenesSpec | STL10Spec | COCOSpec | VOCSpec | FolderSpec | HuggingFaceSpec]] = {
     "scenes": ScenesSpec,
     "stl10": STL10Spec,
     "coco": COCOSpec,
     "voc": VOCSpec,
+    "folder": FolderSpec,
+    "huggingface": HuggingFaceSpec,
 }
 
 
@@ -149,6 +288,13 @@ DataSpec = Annotated[
     Annotated[ScenesSpec, Tag("scenes")]
     | Annotated[STL10Spec, Tag("stl10")]
     | Annotated[COCOSpec, Tag("coco")]
-    | Annotated[VOCSpec, Tag("voc")],
+    | Annotated[VOCSpec, Tag("voc")]
+    | Annotated[FolderSpec, Tag("folder")]
+    | Annotated[HuggingFaceSpec, Tag("huggingface")],
     Discriminator(_dataset),
 ]
+
+
+def unbound(spec: DataSpec) -> DataSpec:
+    """Return the spec without the facts found out about its files."""
+    return spec if isinstance(spec, ScenesSpec) else spec.model_copy(update={"source": "", "found": None})

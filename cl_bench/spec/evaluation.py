@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from cl_bench.spec.datasets import DataSpec
+from cl_bench.spec.datasets import DataSpec, FilesSpec
 from cl_bench.spec.frozen import Count, Frozen, NonNegative, Positive, Precision, Scope
 from cl_bench.spec.records import Better
 
@@ -40,6 +40,18 @@ class Evaluation(Frozen):
             raise ValueError(f"mean and std go together, got {self.mean} and {self.std}")
         return self
 
+    def complaint(self) -> str:
+        """Say in one line why this task cannot be learnt on the data that were found; empty if it can.
+
+        A class that only the test images have cannot be learnt, and one that only training images have is no fault.
+        """
+        found = [part.found if isinstance(part, FilesSpec) else None for part in (self.train, self.test)]
+        train, test = (None if part is None else part.classes for part in found)
+        if train is not None and test is not None and (alone := sorted(set(test) - set(train))):
+            named = ", ".join(map(repr, alone[:3])) + (f" and {len(alone) - 3} more" if len(alone) > 3 else "")
+            return f"{self.test} has classes that {self.train} has no image of: {named}"
+        return ""
+
 
 class LinearSpec(Evaluation):
     """Linear evaluation of the pooled feature of a frozen encoder.
@@ -66,14 +78,25 @@ class LinearSpec(Evaluation):
     @model_validator(mode="after")
     def _fits(self) -> LinearSpec:
         for data in (self.train, self.test):
-            if data.kind != "single_object" or "unlabeled" in data.split:
-                known = "single_object scenes, stl10 train or test"
+            if data.kind != "single_object" or (data.name == "stl10" and "unlabeled" in data.split):
+                known = "single_object scenes, folders or Hugging Face data sets, stl10 train or test"
                 raise ValueError(f"takes labelled images ({known}), got {data.kind} {data.name} {data.split}")
         if self.protocol == "augmented" and (self.size is None or self.standardise):
             raise ValueError("protocol 'augmented' takes a size, and features as they are (standardise = false)")
         if (self.size is None) != (self.resize is None) or (self.size or 0) > (self.resize or 0):
             raise ValueError(f"size and resize go together, size <= resize, got {self.size} and {self.resize}")
         return self
+
+    def complaint(self) -> str:
+        """Complain as any task does, and of images without labels or of one class."""
+        for data in (self.train, self.test):
+            classes = data.found.classes if isinstance(data, FilesSpec) and data.found else None
+            if classes == ():
+                why = ": its images lie in no folders by class" if data.name == "folder" else ""
+                return f"takes labelled images, and {data} has no labels{why}"
+            if classes is not None and len(classes) == 1 and data is self.train:
+                return f"takes two classes or more, and {data} has one: {classes[0]!r}"
+        return super().complaint()
 
     @property
     def sentence(self) -> str:
@@ -129,8 +152,8 @@ class DetectionSpec(Evaluation):
     @model_validator(mode="after")
     def _fits(self) -> DetectionSpec:
         for data in (self.train, self.test):
-            if data.kind != "multi_object":
-                known = "multi_object scenes, coco, voc"
+            if data.kind != "multi_object" or data.name == "folder":
+                known = "multi_object scenes or Hugging Face data sets, coco, voc"
                 raise ValueError(f"takes images with boxes ({known}), got {data.kind} {data.name} {data.split}")
         if self.detector == "detectron2" and (self.protocol, self.precision) != ("finetune", "float32"):
             got = f"{self.protocol!r} in {self.precision!r}"
@@ -138,6 +161,13 @@ class DetectionSpec(Evaluation):
         if self.precise_norm and self.protocol != "finetune":
             raise ValueError(f"precise_norm goes with protocol 'finetune', got {self.precise_norm} with 'frozen'")
         return self
+
+    def complaint(self) -> str:
+        """Complain as any task does, and of images without an object."""
+        for data in (self.train, self.test):
+            if isinstance(data, FilesSpec) and data.found and data.found.objects == 0:
+                return f"takes images with objects, and {data} has none in {data.found.images:,} images"
+        return super().complaint()
 
     @property
     def sentence(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -15,6 +15,8 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
+CANONICAL = {"canonical": True}
+"""Context of a serialisation that leaves out where data lie and what was counted there."""
 
 
 class Frozen(BaseModel):
@@ -22,8 +24,12 @@ class Frozen(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    def canonical(self) -> dict[str, Any]:
+        """Serialise all that decides a result, to JSON's types; the place of data does not decide."""
+        return self.model_dump(mode="json", context=CANONICAL)
+
     @property
     def key(self) -> str:
         """Key of the value: sha256 of its canonical JSON form."""
-        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        canonical = json.dumps(self.canonical(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 from pydantic import Field, model_validator
 
+from cl_bench.errors import SpecError
 from cl_bench.spec import (
     AlignUniform,
     AugmentSpec,
@@ -15,7 +16,6 @@ from cl_bench.spec import (
     DataSpec,
     DetectionSpec,
     EncoderSpec,
-    FilesSpec,
     Frozen,
     InfoNCE,
     LinearSpec,
@@ -35,6 +35,7 @@ from cl_bench.spec.claim import (
     Claim,
     Kind,
 )
+from cl_bench.spec.datasets import unbound
 from cl_bench.spec.grid import Grid
 from cl_bench.spec.records import RANDOM_INIT, Better, Level
 
@@ -113,6 +114,7 @@ class Sources(Frozen):
 
 
 KINDS = get_args(DataKind)
+TASKS = ("linear", "detection")
 
 
 class Profile(Frozen):
@@ -159,11 +161,9 @@ class Profile(Frozen):
             padding = self.encoder.padding
             raise ValueError(f"detector 'detectron2' takes encoder.padding = 'zeros' only, got {padding!r}")
         for kind in KINDS:
+            if few := self._too_few(kind):
+                raise ValueError(few)
             sources = self.sources(kind)
-            images, batch = sources.data.count, self.optimiser_of(kind).batch
-            if images < batch:
-                key = "images" if isinstance(sources.data, ScenesSpec) else "limit"
-                raise ValueError(f"{kind}.data.{key} is {images}, less than a batch of {batch}")
             for part in (sources.data, sources.heldout):
                 if self.scenes and not isinstance(part, ScenesSpec):
                     raise ValueError(f"scenes: {', '.join(self.scenes)} takes the embedded scenes, got {part.name}")
@@ -171,9 +171,35 @@ class Profile(Frozen):
                     raise ValueError(f"{kind} takes {kind} data, got {part.name} {part.split}, which is {part.kind}")
         return self
 
+    def _too_few(self, kind: DataKind) -> str:
+        """Complain of fewer images than a batch has; empty if there are enough or nobody knows."""
+        data, batch = self.sources(kind).data, self.optimiser_of(kind).batch
+        if isinstance(data, ScenesSpec):
+            short = f".images is {data.count}" if data.count < batch else ""
+        elif data.known_count is None or data.known_count >= batch:
+            short = ""
+        elif data.limit == data.known_count:
+            short = f".limit is {data.limit}"
+        else:
+            short = f" has {data.known_count} images"
+        return f"{kind}.data{short}, less than a batch of {batch}" if short else ""
+
+    def with_found(self, find: Callable[[DataSpec], DataSpec]) -> Profile:
+        """Return the profile with each data set as ``find`` finds it.
+
+        Raises:
+            SpecError: If there are too few images for a batch, or a task cannot be learnt on them.
+        """
+        found = self.with_data(find)
+        lines = [found._too_few(kind) for kind in KINDS]
+        lines += [f"{task}: {said}" for task in TASKS if (said := getattr(found, task).complaint())]
+        if faults := [line for line in lines if line]:
+            raise SpecError(f"profile {self.name}: {faults[0]}")
+        return found
+
     def with_data(self, change: Callable[[DataSpec], DataSpec]) -> Profile:
         """Return the profile with ``change`` applied to each data set."""
-        parts = dict.fromkeys(KINDS, ("data", "heldout")) | dict.fromkeys(("linear", "detection"), ("train", "test"))
+        parts = dict.fromkeys(KINDS, ("data", "heldout")) | dict.fromkeys(TASKS, ("train", "test"))
         changed = {
             table: (held := getattr(self, table)).model_copy(update={p: change(getattr(held, p)) for p in names})
             for table, names in parts.items()
@@ -218,7 +244,7 @@ class Profile(Frozen):
         return self._recipes(kind) == other._recipes(kind)
 
     def _recipes(self, kind: DataKind) -> tuple[Frozen, ...]:
-        plain = self.with_data(lambda d: d.model_copy(update={"source": ""}) if isinstance(d, FilesSpec) else d)
+        plain = self.with_data(unbound)
         sources, optimiser = plain.sources(kind), plain.optimiser_of(kind).model_copy(update={"chunk": None})
         detection = plain.detection.model_copy(update={"detector": "torchvision"})
         return self.encoder, optimiser, sources.data, sources.heldout, sources.augment, plain.linear, detection

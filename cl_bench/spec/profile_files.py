@@ -17,19 +17,22 @@ from cl_bench.spec.wording import complaint
 PROFILES = Path(__file__).parent / "profiles"
 
 
-def load_profile(name: str, settings: Sequence[str] = ()) -> Profile:
+def load_profile(name: str, settings: Sequence[str] = (), data_root: Path | None = None) -> Profile:
     """Load the profile of that name or TOML file, with ``key.path=value`` settings applied.
 
     A file may name another profile as its ``base`` (a file relative to its own place), and then holds only differences.
+    A ``root`` of images that is not absolute is looked for under ``data_root``, then beside the file that names it; one
+    of a setting in the current directory. What is nowhere stays where it was looked for first.
 
     Raises:
         SpecError: If there is no such profile, the file is not TOML, a key is unknown, or a value is not valid; the
             message names the key and the nearest right one.
     """
     path = profile_file(name)
-    raw = _read(path)
+    raw = _read(path, data_root)
     for setting in settings:
         _apply(raw, setting)
+    _place(raw, data_root, Path.cwd())
     try:
         return Profile.model_validate({"name": path.stem, **raw})
     except ValidationError as error:
@@ -66,11 +69,13 @@ def profile_files(path: Path) -> list[Path]:
     return found
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, data_root: Path | None) -> dict[str, Any]:
     """Read a file merged over its bases; a table that names a data set replaces the base's table."""
     raw: dict[str, Any] = {}
     for file in reversed(profile_files(path)):
-        raw = _merged(raw, _parse(file))
+        said = _parse(file)
+        _place(said, data_root, file.parent)
+        raw = _merged(raw, said)
     raw.pop("base", None)
     return raw
 
@@ -80,6 +85,18 @@ def _parse(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SpecError(f"profile {path}: not valid TOML: {error}") from None
+
+
+def _place(table: dict[str, Any], data_root: Path | None, beside: Path) -> None:
+    """Make each data set's ``root`` absolute."""
+    for value in table.values():
+        if isinstance(value, dict):
+            _place(value, data_root, beside)
+    root = table.get("root")
+    if table.get("name") in DATASETS and isinstance(root, str) and root:
+        told = Path(root).expanduser()
+        places = [place / told for place in (data_root, beside) if place is not None]
+        table["root"] = str(next((p for p in places if p.exists()), places[0]).absolute())
 
 
 def _merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:

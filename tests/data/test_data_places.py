@@ -22,6 +22,7 @@ from cl_bench.data import DataPaths, bind, download, load, prepare, verify
 from cl_bench.data.__main__ import TILE, main, tile
 from cl_bench.errors import DataError, SpecError
 from cl_bench.spec import COCOSpec, DataSpec, ScenesSpec, STL10Spec, VOCSpec
+from cl_bench.spec.datasets import unbound
 
 SCENES = ScenesSpec(kind="single_object", split="train", images=3, size=16)
 SPECS: dict[str, Any] = {
@@ -43,7 +44,8 @@ def test_a_source_is_what_is_there_and_not_where_or_when(root, tmp_path, split):
     spec = SPECS[split]
     bound = bind(spec, root)
     assert re.fullmatch("[0-9a-f]{64}", bound.source)
-    assert bound.model_copy(update={"source": ""}) == spec
+    assert unbound(bound) == spec
+    assert bound.found is not None and bound.found.images == bound.count == len(load(spec, DataPaths(root, tmp_path)))
     assert bind(bound, root) == bound
     shutil.copytree(root, tmp_path / "elsewhere", copy_function=shutil.copyfile)
     assert bind(spec, tmp_path / "elsewhere") == bound
@@ -274,15 +276,18 @@ def profile(tmp_path: Path) -> Path:
     return path
 
 
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: object, status: int = 0) -> None:
     monkeypatch.setattr(sys, "argv", ["cl_bench.data", *map(str, arguments)])
-    main()
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == status
 
 
 def test_prepare_and_verify_from_the_command_line(root, tmp_path, profile, monkeypatch, capsys):
     options = ("--profile", profile, "--data-root", root, "--store", tmp_path / "store")
-    with pytest.raises(SystemExit, match=r"python -m cl_bench.data: stl10 .*not decoded yet.* --prepare decodes it"):
-        run(monkeypatch, *options, "--verify")
+    run(monkeypatch, *options, "--verify", status=1)
+    said = capsys.readouterr().err
+    assert re.search(r"python -m cl_bench.data: stl10 .*not decoded yet.* --prepare decodes it", said)
     run(monkeypatch, *options, "--prepare")
     names = ["stl10 train+unlabeled", "stl10 test", "coco train2017", "coco val2017", "stl10 train"]
     names += ["voc trainval2007+2012", "voc test2007"]

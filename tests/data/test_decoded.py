@@ -21,7 +21,7 @@ from PIL import Image
 from real_formats import Odd, write_coco, write_stl10
 
 import cl_bench.data
-from cl_bench.data import DataPaths, Dataset, decoded, load, prepare, shards, source, verify
+from cl_bench.data import DataPaths, Dataset, decoded, load, pictures, prepare, shards, verify
 from cl_bench.data.dataset import Ragged
 from cl_bench.errors import DataError
 from cl_bench.spec import COCOSpec, STL10Spec
@@ -49,8 +49,8 @@ def places(tmp_path: Path, written: Path, monkeypatch: pytest.MonkeyPatch) -> Da
 def decodings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Every image that is decoded, in order of its beginning."""
     seen: list[int] = []
-    read = source.ImageFiles.read
-    monkeypatch.setattr(source.ImageFiles, "read", lambda self, i, last: seen.append(i) or read(self, i, last))
+    read = pictures.ImageFiles.read
+    monkeypatch.setattr(pictures.ImageFiles, "read", lambda self, i, last: seen.append(i) or read(self, i, last))
     return seen
 
 
@@ -102,7 +102,9 @@ def test_a_map_larger_than_the_memory_can_be_opened(tmp_path):
         file.truncate(1 << 42)  # sparse
     sizes, starts = torch.tensor([[1, 1], [1, 2]]), torch.tensor([0, (1 << 42) - 6])
     annotations = decoded.save({"sizes": sizes, "starts": starts})
-    data = decoded.DecodedImages(path, "large")._data({"left_out": [], "classes": ["x"]}, annotations)
+    data = decoded.DecodedImages(path, "large")._data(
+        {"left_out": [], "dropped_boxes": 0, "classes": ["x"]}, annotations
+    )
     assert data.images[1].sum() == 0
 
 
@@ -113,17 +115,19 @@ def test_progress_is_told_of_every_image(places):
 
 
 DECODE = """
-import sys, time
+import sys, time, warnings
 from pathlib import Path
-from cl_bench.data import DataPaths, prepare, shards, source
+from cl_bench.data import DataPaths, pictures, prepare, shards
+from cl_bench.errors import DataWarning
 from cl_bench.spec import COCOSpec
+warnings.simplefilter("ignore", DataWarning)
 shards.SHARD, shards.THREADS = 2 * 3 * 64 * 80, 1
-read = source.ImageFiles.read
+read = pictures.ImageFiles.read
 def slow(self, first, last):
     print(first, flush=True)
     time.sleep(float(sys.argv[3]))
     return read(self, first, last)
-source.ImageFiles.read = slow
+pictures.ImageFiles.read = slow
 prepare(COCOSpec(name="coco", split="train2017"), DataPaths(Path(sys.argv[1]), Path(sys.argv[2])))
 """
 
@@ -348,7 +352,7 @@ def test_a_disk_that_fills_up_keeps_what_is_decoded(places, decodings, monkeypat
 def test_the_machine_s_errors_are_not_taken_for_broken_images(places, monkeypatch):
     lenient = COCOSpec(name="coco", split="train2017", broken="leave_out")
     for error in (OSError(errno.EMFILE, "Too many open files", "x.jpg"), MemoryError()):
-        monkeypatch.setattr(source.ImageFiles, "read", lambda *_, error=error: (_ for _ in ()).throw(error))
+        monkeypatch.setattr(pictures.ImageFiles, "read", lambda *_, error=error: (_ for _ in ()).throw(error))
         with pytest.raises((DataError, MemoryError)):
             prepare(lenient, places)
     monkeypatch.undo()
@@ -357,9 +361,9 @@ def test_the_machine_s_errors_are_not_taken_for_broken_images(places, monkeypatc
 
 @pytest.mark.parametrize("error", [SyntaxError("broken PNG"), Image.DecompressionBombError("bomb"), IndexError()])
 def test_whatever_pillow_stumbles_on_is_told_in_one_line(places, monkeypatch, error):
-    read = source.ImageFiles.read
+    read = pictures.ImageFiles.read
     monkeypatch.setattr(
-        source.ImageFiles, "read", lambda s, i, j: (_ for _ in ()).throw(error) if i == 3 else read(s, i, j)
+        pictures.ImageFiles, "read", lambda s, i, j: (_ for _ in ()).throw(error) if i == 3 else read(s, i, j)
     )
     with pytest.raises(DataError, match=r"1 of 12 images: train2017/000000000030.jpg \(.+\); put them right") as said:
         prepare(SPEC, places)
