@@ -23,9 +23,9 @@ from cl_bench.claims.judgement import Judgement
 from cl_bench.claims.sequential import Look, looks
 from cl_bench.compute.devices import default_jobs, usable_devices
 from cl_bench.compute.local import ComputationError, LocalEngine
+from cl_bench.compute.progress import Display
 from cl_bench.compute.runner import load_record
 from cl_bench.plugin.options import Options, or_usage_error, renewing_command, seed_settings
-from cl_bench.plugin.progress import Display
 from cl_bench.plugin.regression import findings_of
 from cl_bench.spec import DataSpec, MethodSpec, RunSpec, ScenesSpec
 from cl_bench.spec.claim import Claim
