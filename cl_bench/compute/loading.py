@@ -1,0 +1,169 @@
+"""What a store holds, read without being told what was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from cl_bench.compute.runner import load_record
+from cl_bench.errors import SpecError, nearest
+from cl_bench.spec import AlignUniform, DataKind, FilesSpec, InfoNCE, MethodSpec, PretrainSpec, RunSpec, ViewPolicy
+from cl_bench.spec.frozen import Frozen
+from cl_bench.spec.profile import Profile, Row
+from cl_bench.spec.records import RANDOM_INIT, Record
+from cl_bench.store import Store, unsealed
+
+F = TypeVar("F", bound=Frozen)
+
+
+def existing_store(path: str | Path) -> Store:
+    """Return the store in a folder that is there.
+
+    Raises:
+        SpecError: There is no such folder, or it holds no store.
+    """
+    root = Path(path)
+    if not root.is_dir():
+        there = [f.name for f in root.parent.iterdir() if f.is_dir()] if root.parent.is_dir() else []
+        raise SpecError(f"no store {str(path)!r}{nearest(root.name, there)}")
+    if not (root / "runs").is_dir():
+        raise SpecError(f"store {str(path)!r}: holds no runs; a store is what --store names, by default .cl_bench")
+    return Store(root)
+
+
+def stored_pretrainings(store: Store) -> list[PretrainSpec]:
+    """Return how each encoder of a store was pre-trained, ordered as in the paper's tables, untrained ones last.
+
+    What another version of cl-bench wrote and this one does not understand is passed over.
+    """
+    found = (_read(folder / "spec.json", PretrainSpec, lambda spec: spec) for folder in _folders(store))
+    return sorted((spec for spec in found if spec is not None), key=_order)
+
+
+def stored_specs(spec: PretrainSpec, store: Store) -> list[RunSpec]:
+    """Return all that was asked for of an encoder, the last first; the same evaluations are told once.
+
+    One that was asked for with several sets of predictors has all of them, each by its last source.
+    """
+    files = sorted((store.run(spec.key).path / "specs").glob("*.json"), key=lambda file: -file.stat().st_mtime_ns)
+    found = [noted for file in files if (noted := _read(file, RunSpec, lambda run: run.pretrain)) is not None]
+    return _merged(found)
+
+
+def stored_records(
+    store: Store, profile: Profile | None, others: Callable[[], Sequence[Profile]]
+) -> tuple[list[tuple[RunSpec, Record]], list[RunSpec]]:
+    """Return the records of a store, and what else their grids ask for.
+
+    Args:
+        store: Where to look.
+        profile: The one whose records are wanted; None for all that there are.
+        others: Gives profiles to try on encoders of which the store does not tell what was asked for, as a store of
+            an earlier version does not.
+
+    Returns:
+        Each record with its spec; and the specs of the same rows and seeds by the grid of ``profile``, stored or not.
+    """
+    found: list[tuple[RunSpec, Record]] = []
+    asked: dict[RunSpec, None] = {}
+    grid = None if profile is None else _Grid(profile)
+    other_grids: list[_Grid] = []
+    for pretrain in stored_pretrainings(store):
+        specs = stored_specs(pretrain, store)
+        if grid is not None:
+            row, own = grid.around(pretrain)
+            specs = [spec for spec in specs if own and _same(spec, own)] or ([own] if own else [])
+            asked |= dict.fromkeys(row)
+        elif not specs:
+            other_grids = other_grids or [_Grid(other) for other in others()]
+            known = [other.around(pretrain)[1] for other in other_grids]
+            specs = _merged([spec for spec in known if spec is not None])
+        for spec in specs:
+            record = load_record(spec, store)
+            if record is not None:
+                found.append((spec, record))
+    return found, list(asked)
+
+
+def _folders(store: Store) -> Iterator[Path]:
+    return (folder for folder in sorted((store.root / "runs").iterdir()) if folder.is_dir())
+
+
+def _read(file: Path, kind: type[F], pretrain: Callable[[F], PretrainSpec]) -> F | None:
+    """A spec as ``Run.write`` wrote it; None where it is not there, not whole, or in the wrong place."""
+    try:
+        payload = unsealed(file.read_bytes(), ["record"])
+        if payload is None:
+            return None
+        record = payload.pop("record")
+        spec = kind.model_validate(payload)
+    except (OSError, ValidationError):
+        return None
+    return spec if str(record).startswith(f"{pretrain(spec).key}/") else None
+
+
+def _order(spec: PretrainSpec) -> tuple[object, ...]:
+    row = Row(spec.method, spec.data.kind, spec.views)
+    objective, knob = spec.objective, 0.0
+    if isinstance(objective, InfoNCE):
+        knob = objective.temperature
+    elif isinstance(objective, AlignUniform):
+        knob = objective.w_u / (objective.w_a + objective.w_u)
+    place = *row.order[:2], spec.data.label, str(spec.method), spec.seed
+    return objective.family == RANDOM_INIT, *place, objective.family != "info_nce", knob, objective.config
+
+
+def _merged(specs: Sequence[RunSpec]) -> list[RunSpec]:
+    """Specs without those that differ in their predictors alone; the first has the others' too."""
+    merged: dict[RunSpec, RunSpec] = {}
+    for spec in specs:
+        bare = spec.model_copy(update={"predictors": ()})
+        known = {p.name: p for p in (*spec.predictors, *(merged[bare].predictors if bare in merged else ()))}
+        merged[bare] = spec.model_copy(update={"predictors": tuple(known[name] for name in sorted(known))})
+    return list(merged.values())
+
+
+class _Grid:
+    """Which specs of a profile stand in the row and have the seed of an encoder."""
+
+    def __init__(self, profile: Profile) -> None:
+        self.profile = profile
+        self._rows: dict[tuple[MethodSpec, DataKind, ViewPolicy, int, str], tuple[RunSpec, ...]] = {}
+
+    def around(self, pretrain: PretrainSpec) -> tuple[tuple[RunSpec, ...], RunSpec | None]:
+        """The row, nothing of an untrained encoder; and the encoder's own spec, None where the profile has none."""
+        wanted = _without_source(pretrain)
+        for scenes in ("", *self.profile.scenes):
+            row = self._row(pretrain.method, pretrain.data.kind, pretrain.views, pretrain.seed, scenes)
+            own = next((spec for spec in row if spec.pretrain == wanted), None)
+            if own is not None:
+                trained = pretrain.objective.family != RANDOM_INIT
+                return (row if trained else ()), own.model_copy(update={"pretrain": pretrain})
+        return (), None
+
+    def _row(
+        self, method: MethodSpec, data: DataKind, views: ViewPolicy, seed: int, scenes: str
+    ) -> tuple[RunSpec, ...]:
+        where = method, data, views, seed, scenes
+        if where not in self._rows:
+            one = self.profile.model_copy(update={"first_seed": seed, "seeds": 1, "random_inits": 1})
+            untrained = method.name == RANDOM_INIT
+            self._rows[where] = one.random_init() if untrained else one.sweep(Row(method, data, views, scenes))
+        return self._rows[where]
+
+
+def _same(one: RunSpec, other: RunSpec) -> bool:
+    """Whether two specs differ in their predictors and in where images were found alone."""
+    return all(
+        _without_source(getattr(one, part)) == _without_source(getattr(other, part))
+        for part in ("pretrain", "measure", "linear", "detection")
+    )
+
+
+def _without_source(spec: F) -> F:
+    """A spec as a profile gives it before data sets are looked for."""
+    data = {name: value for name in type(spec).model_fields if isinstance(value := getattr(spec, name), FilesSpec)}
+    return spec.model_copy(update={name: value.model_copy(update={"source": ""}) for name, value in data.items()})
