@@ -65,10 +65,11 @@ def stored_records(
             an earlier version does not.
 
     Returns:
-        Each record with its spec; and the specs of the same rows and seeds by the grid of ``profile``, stored or not.
+        Each record with its spec; and what the grid of ``profile`` asks for of the same rows and seeds without there
+        being a record of it.
     """
     found: list[tuple[RunSpec, Record]] = []
-    asked: dict[RunSpec, None] = {}
+    asked: dict[PretrainSpec, RunSpec] = {}
     grid = None if profile is None else _Grid(profile)
     other_grids: list[_Grid] = []
     for pretrain in stored_pretrainings(store):
@@ -76,7 +77,7 @@ def stored_records(
         if grid is not None:
             row, own = grid.around(pretrain)
             specs = [spec for spec in specs if own and _same(spec, own)] or ([own] if own else [])
-            asked |= dict.fromkeys(row)
+            asked |= {spec.pretrain: spec for spec in row}
         elif not specs:
             other_grids = other_grids or [_Grid(other) for other in others()]
             known = [other.around(pretrain)[1] for other in other_grids]
@@ -85,7 +86,8 @@ def stored_records(
             record = load_record(spec, store)
             if record is not None:
                 found.append((spec, record))
-    return found, list(asked)
+    there = {_without_source(spec.pretrain) for spec, _ in found}
+    return found, [spec for pretrain, spec in asked.items() if pretrain not in there]
 
 
 def _folders(store: Store) -> Iterator[Path]:
