@@ -1,4 +1,4 @@
-"""What a store holds, read without being told what was asked for."""
+"""Reading of everything that a store holds, without knowing the profile that it was computed with."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def _folders(store: Store) -> Iterator[Path]:
 
 
 def _read(file: Path, kind: type[F], pretrain: Callable[[F], PretrainSpec]) -> F | None:
-    """A spec as ``Run.write`` wrote it; None where it is not there, not whole, or in the wrong place."""
+    """Read a spec that ``Run.write`` wrote; None if it is missing, damaged or in the wrong place."""
     try:
         payload = unsealed(file.read_bytes(), ["record"])
         if payload is None:
@@ -119,7 +119,7 @@ def _order(spec: PretrainSpec) -> tuple[object, ...]:
 
 
 def _merged(specs: Sequence[RunSpec]) -> list[RunSpec]:
-    """Specs without those that differ in their predictors alone; the first has the others' too."""
+    """Merge specs that differ only in their predictors into one spec with all of these."""
     merged: dict[RunSpec, RunSpec] = {}
     for spec in specs:
         bare = spec.model_copy(update={"predictors": ()})
@@ -129,14 +129,14 @@ def _merged(specs: Sequence[RunSpec]) -> list[RunSpec]:
 
 
 class _Grid:
-    """Which specs of a profile stand in the row and have the seed of an encoder."""
+    """Rows of a profile, one seed at a time, to find an encoder of a store in."""
 
     def __init__(self, profile: Profile) -> None:
         self.profile = profile
         self._rows: dict[tuple[MethodSpec, DataKind, ViewPolicy, int, str], tuple[RunSpec, ...]] = {}
 
     def around(self, pretrain: PretrainSpec) -> tuple[tuple[RunSpec, ...], RunSpec | None]:
-        """The row, nothing of an untrained encoder; and the encoder's own spec, None where the profile has none."""
+        """Return the row, empty for an untrained encoder, and the encoder's own spec, None if the profile has none."""
         wanted = _without_source(pretrain)
         for scenes in ("", *self.profile.scenes):
             row = self._row(pretrain.method, pretrain.data.kind, pretrain.views, pretrain.seed, scenes)
@@ -158,7 +158,7 @@ class _Grid:
 
 
 def _same(one: RunSpec, other: RunSpec) -> bool:
-    """Whether two specs differ in their predictors and in where images were found alone."""
+    """Return True if two specs differ at most in their predictors and in the files that data sets were read from."""
     return all(
         _without_source(getattr(one, part)) == _without_source(getattr(other, part))
         for part in ("pretrain", "measure", "linear", "detection")
@@ -166,6 +166,6 @@ def _same(one: RunSpec, other: RunSpec) -> bool:
 
 
 def _without_source(spec: F) -> F:
-    """A spec as a profile gives it before data sets are looked for."""
+    """Return the spec as it was before data sets were looked for."""
     data = {name: value for name in type(spec).model_fields if isinstance(value := getattr(spec, name), FilesSpec)}
     return spec.model_copy(update={name: value.model_copy(update={"source": ""}) for name, value in data.items()})

@@ -87,7 +87,7 @@ def judge(
 
 
 def _sweep(records: Sequence[Record]) -> Sweep:
-    """The one row of some records, with every case that its grid asks for.
+    """Return the one row of these records, with every case that its grid asks for.
 
     Raises:
         SpecError: There is none, or there are several, or two records of a case.

@@ -100,6 +100,6 @@ def row_name(record: Record) -> str:
 
 
 def _of(spec: RunSpec) -> dict[str, str]:
-    """What a record of a spec says of its row."""
+    """Return the fields of a spec's record that name its row."""
     pretrain = spec.pretrain
     return {"method": str(pretrain.method), "data": pretrain.data.label, "views": pretrain.views}

@@ -42,7 +42,7 @@ def mine(views: DenseViews, *, reach: float = {reach}) -> Match:
 
 @pytest.fixture(scope="module")
 def profiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of profiles: ``ci`` with its own grid, and all else as small as can be."""
+    """Write a folder of profiles: ``ci`` with its own grid, and all else as small as can be."""
     folder = tmp_path_factory.mktemp("profiles")
     tiny_profile(folder / "ci.toml", **GRID)
     return folder
@@ -59,7 +59,7 @@ def plant_row(store: Store, profile: Profile, row: Row, skip: int = 0, **more: f
 
 @pytest.fixture(scope="module")
 def computed(tmp_path_factory: pytest.TempPathFactory, profiles: Path) -> Path:
-    """A store with one row, all of whose records but the first are planted."""
+    """Make a store with one row, all of whose records but the first are planted."""
     store = Store(tmp_path_factory.mktemp("computed") / "results")
     profile = load_profile(str(profiles / "ci.toml"))
     plant_row(store, profile, own_row(profile), skip=1)
@@ -72,7 +72,7 @@ def computed(tmp_path_factory: pytest.TempPathFactory, profiles: Path) -> Path:
 def workplace(
     tmp_path: Path, profiles: Path, computed: Path, monkeypatch: pytest.MonkeyPatch, as_in_a_shell: None
 ) -> Iterator[Path]:
-    """The working directory, with a copy of that store as ``results``, in which ``ci`` is that profile."""
+    """Enter a directory with a copy of that store as ``results``, in which ``ci`` is that profile."""
     shutil.copytree(computed, tmp_path / "results")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(cl_bench.spec.profile_files, "PROFILES", profiles)
