@@ -29,6 +29,7 @@ def test_it_is_short_and_holds_nothing_of_a_run() -> None:
         assert sum(promised in cell.source for cell in code) == 1
 
 
+@pytest.mark.slow
 def test_it_runs(tmp_path: Path, as_in_a_shell: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
