@@ -1,7 +1,8 @@
 """pytest for contrastive representations.
 
 The package exports the names that plugins import: ``matching``, ``Method``, ``DenseViews``, ``Match``, ``LossTerms``,
-``predictor``, ``Seen`` and the losses.
+``predictor``, ``Seen`` and the losses; and the functions for a notebook: ``run``, ``load_records``, ``judge`` and
+``load_encoder``, with ``Claim``.
 Names are resolved on first use, so that the parts that need no torch (store, claims, report) do not load it.
 """
 
@@ -12,7 +13,14 @@ if TYPE_CHECKING:
     from cl_bench.losses.terms import alignment, info_nce, uniformity
     from cl_bench.losses.types import DenseViews, LossTerms, Match
     from cl_bench.methods.method import Method, matching
+    from cl_bench.notebook.computing import run
+    from cl_bench.notebook.encoders import load_encoder
+    from cl_bench.notebook.judging import judge
+    from cl_bench.notebook.loading import load_records
     from cl_bench.predictors import Seen, predictor
+    from cl_bench.report.collection import Records
+    from cl_bench.spec.claim import Claim
+    from cl_bench.spec.records import Record
 
 __version__ = "0.1.0"
 
@@ -27,18 +35,32 @@ _HOMES = {
     "DenseViews": "cl_bench.losses.types",
     "LossTerms": "cl_bench.losses.types",
     "Match": "cl_bench.losses.types",
+    "Claim": "cl_bench.spec.claim",
+    "Record": "cl_bench.spec.records",
+    "Records": "cl_bench.report.collection",
+    "judge": "cl_bench.notebook.judging",
+    "load_encoder": "cl_bench.notebook.encoders",
+    "load_records": "cl_bench.notebook.loading",
+    "run": "cl_bench.notebook.computing",
 }
 
 __all__ = [
+    "Claim",
     "DenseViews",
     "LossTerms",
     "Match",
     "Method",
+    "Record",
+    "Records",
     "Seen",
     "alignment",
     "info_nce",
+    "judge",
+    "load_encoder",
+    "load_records",
     "matching",
     "predictor",
+    "run",
     "uniformity",
 ]
 

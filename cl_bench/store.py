@@ -1,8 +1,9 @@
 """Store of runs, one directory each; files are written atomically, so they are complete or absent.
 
-``<root>/runs/<key>/`` holds ``spec.json``, ``status.json``, ``history.jsonl``, ``encoder.safetensors``, ``output.txt``
-(what the plugin printed), ``evals/<key>.json``, ``lock`` and, while training, ``checkpoint.pt``. JSON records and the
-checkpoint carry the hash of their payload, and in it which record of which run they are.
+``<root>/runs/<key>/`` holds ``spec.json``, ``specs/<key>.json`` (what was asked for, evaluations too), ``status.json``,
+``history.jsonl``, ``encoder.safetensors``, ``output.txt`` (what the plugin printed), ``evals/<key>.json``, ``lock``
+and, while training, ``checkpoint.pt``. JSON records and the checkpoint carry the hash of their payload, and in it which
+record of which run they are.
 """
 
 from __future__ import annotations

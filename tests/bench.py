@@ -24,7 +24,7 @@ SCRIPT = """
 import json, sys
 from pathlib import Path
 from cl_bench.compute.local import LocalEngine
-from cl_bench.plugin.progress import Display
+from cl_bench.compute.progress import Display
 from cl_bench.spec import RunSpec
 from cl_bench.store import Store
 

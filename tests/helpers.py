@@ -18,7 +18,7 @@ from hypothesis import settings
 from rich.console import Console, RenderableType
 
 from cl_bench.claims.judgement import Sweep
-from cl_bench.compute.runner import AVERAGE_PRECISIONS, STAGES, evaluation_name
+from cl_bench.compute.runner import AVERAGE_PRECISIONS, STAGES, evaluation_name, note
 from cl_bench.data.dataset import Dataset, Ragged
 from cl_bench.data.scenes import draw_scenes
 from cl_bench.evaluate.similarities import BINS
@@ -190,6 +190,8 @@ def plant(
             "halves": {name: [performance, performance] for name in AVERAGE_PRECISIONS},
         },
     }
+    run.write("spec", spec.pretrain.model_dump(mode="json"))
+    note(spec, run)
     for stage in () if diverged else STAGES:
         run.write(evaluation_name(spec, stage), {**evals[stage], **encoder, "seconds": 1.0, "provenance": {}})
 

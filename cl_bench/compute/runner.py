@@ -21,7 +21,7 @@ from cl_bench.compute.stored import (
     status_complaint,
 )
 from cl_bench.errors import Diverged, MethodError
-from cl_bench.spec import PredictorSpec, RunSpec
+from cl_bench.spec import PredictorSpec, PretrainSpec, RunSpec
 from cl_bench.spec.records import RANDOM_INIT, Level, Record
 from cl_bench.store import Run, Store
 
@@ -45,7 +45,7 @@ KEEPS = {"measure": "", "linear": "-2", "detection": "-2", PREDICTORS: ""}
 def load_record(spec: RunSpec, store: Store) -> Record | None:
     """Read the record of an encoder from the store; None unless every stage is there."""
     run = store.run(spec.pretrain.key)
-    status = _read_status(run)
+    status = read_status(run)
     if status is None:
         return None
     evals: dict[str, dict[str, Any]] = {}
@@ -101,7 +101,7 @@ def load_record(spec: RunSpec, store: Store) -> Record | None:
 def lacking(spec: RunSpec, store: Store) -> list[PredictorSpec]:
     """Return the predictors of a spec that are missing and can be computed: the encoder is kept and did not diverge."""
     run = store.run(spec.pretrain.key)
-    status = _read_status(run) if spec.predictors else None
+    status = read_status(run) if spec.predictors else None
     if status is None or status["status"] != "complete" or not (run.path / "encoder.safetensors").exists():
         return []
     found = _predictions(spec, run, status["encoder_sha256"])
@@ -145,7 +145,15 @@ def compute(
                             _evaluate(stage, spec, run, encoder, sha256, device, on_step, places)
                 with room_for(PREDICTORS, spec), settled(device):
                     _predict(spec, run, encoder, sha256, device, places, predictors)
+        note(spec, run)
         return True
+
+
+def note(spec: RunSpec, run: Run) -> None:
+    """Keep what was asked for, so that the record can be read by who does not know the profile."""
+    name = f"specs/{spec.key[:16]}"
+    if not (run.path / f"{name}.json").exists():
+        run.write(name, spec.model_dump(mode="json"))
 
 
 def _pretrained(
@@ -159,18 +167,16 @@ def _pretrained(
     from cl_bench.data import load
     from cl_bench.methods.registry import spec_of
     from cl_bench.train.checkpoint import Checkpoint
-    from cl_bench.train.pretrain import pretrain, untrained
+    from cl_bench.train.pretrain import pretrain
 
-    status = _read_status(run)
+    status = read_status(run)
     if status is not None:
         if status["status"] == "diverged":
             return None, ""
-        content = run.read_bytes("encoder.safetensors", status["encoder_sha256"])
-        if content is not None:
-            encoder = untrained(spec.pretrain)
-            encoder.load_state_dict(safetensors.torch.load(content))
+        encoder = kept_encoder(spec.pretrain, run, status["encoder_sha256"])
+        if encoder is not None:
             encoder.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-            return encoder.eval(), status["encoder_sha256"]
+            return encoder, status["encoder_sha256"]
         # Without its encoder the run must be trained again; evaluations of the same weights stay valid.
     method = None
     if spec.pretrain.objective.family != RANDOM_INIT:
@@ -210,6 +216,26 @@ def _pretrained(
     )
     checkpoint.clear()
     return done.encoder, digest
+
+
+def kept_encoder(spec: PretrainSpec, run: Run, sha256: str) -> Encoder | None:
+    """Return the encoder that a run keeps, on the CPU and in evaluation mode; None where it is not kept.
+
+    Args:
+        spec: How it was pre-trained.
+        run: Where it lies.
+        sha256: Of its file; one of another hash is set aside.
+    """
+    import safetensors.torch
+
+    from cl_bench.train.pretrain import untrained
+
+    content = run.read_bytes("encoder.safetensors", sha256)
+    if content is None:
+        return None
+    encoder = untrained(spec)
+    encoder.load_state_dict(safetensors.torch.load(content))
+    return encoder.eval()
 
 
 def _evaluate(
@@ -278,7 +304,7 @@ def _predict(
     if not mine:
         return
     clock = Checkpoint(run, device)
-    status = _read_status(run)
+    status = read_status(run)
     losses = [loss for _, loss in _losses(run, status)] if status else []
     try:
         levels = seen_of(encoder, load(spec.measure.data, places), spec.measure, spec.pretrain, losses, device)
@@ -301,7 +327,8 @@ def _predictions(spec: RunSpec, run: Run, encoder_sha256: str) -> dict[str, dict
     return {name: what for name, what in found.items() if asked.get(name) == what["source"]}
 
 
-def _read_status(run: Run) -> dict[str, Any] | None:
+def read_status(run: Run) -> dict[str, Any] | None:
+    """Return what is known of a run's pre-training; None where it has not ended."""
     return run.read("status", status_complaint)
 
 

@@ -197,20 +197,33 @@ def source_of(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
+_IMPORTED: dict[str, str] = {}
+"""The sha256 of each file that was imported, by the name of its module."""
+
+
 def _module_name(file: Path) -> str:
     return f"cl_bench_plugin_{hashlib.sha256(str(file).encode()).hexdigest()[:12]}"
 
 
 def _import(file: Path) -> None:
-    name = _module_name(file)
-    if name in sys.modules:
+    """Import a file, or import it anew where it was edited since: a notebook's process outlives many versions.
+
+    The bytes are compiled here, for a cached ``.pyc`` is taken for the file's where both changed within a second.
+    """
+    name, content = _module_name(file), file.read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    if name in sys.modules and _IMPORTED.get(name) == digest:
         return
+    for kind in KINDS:
+        for key in [key for key in kind.loaded if key[0] == name]:
+            del kind.loaded[key]
     spec = importlib.util.spec_from_file_location(name, file)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
+    _IMPORTED[name] = digest
     try:
-        spec.loader.exec_module(module)
+        exec(compile(content, str(file), "exec", dont_inherit=True), module.__dict__)
     except BaseException:
         del sys.modules[name]
         raise

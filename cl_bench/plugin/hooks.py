@@ -10,14 +10,15 @@ import pytest
 
 from cl_bench.claims.comparison import REFERENCE
 from cl_bench.claims.sequential import Look
-from cl_bench.compute.runner import lacking, load_record
+from cl_bench.compute.asked import prepare_data
+from cl_bench.compute.runner import load_record
 from cl_bench.errors import PluginError
 from cl_bench.folders import suites_folder
 from cl_bench.plugin.options import or_usage_error
 from cl_bench.plugin.planning import Planner
 from cl_bench.plugin.session import Session
 from cl_bench.plugin.summary import ROW, Summary
-from cl_bench.spec import RunSpec, ScenesSpec
+from cl_bench.spec import RunSpec
 from cl_bench.spec.claim import Claim
 from cl_bench.spec.profile import Row
 from cl_bench.spec.records import LEVELS, Record
@@ -181,9 +182,11 @@ class Hooks:
     def queue(self, specs: Sequence[RunSpec]) -> None:
         """Queue specs for computing: set stored results aside with ``--rerun``, and prepare the data first."""
         self._set_aside(specs)
-        store = self.session.store
-        self._prepare([s for s in specs if load_record(s, store) is None or lacking(s, store)])
-        self.session.submit(specs)
+        session = self.session
+        or_usage_error(
+            lambda: prepare_data(specs, session.store, lambda: session.data, session.display, session.console)
+        )
+        session.submit(specs)
 
     def _set_aside(self, specs: Sequence[RunSpec]) -> None:
         """Move stored results of these runs, or of those that diverged, out of the way if ``--rerun`` says so."""
@@ -195,13 +198,6 @@ class Hooks:
         away = or_usage_error(lambda: [key for key in keys if store.run(key).set_aside()], f"--rerun {rerun}")
         busy = f"; {len(keys) - len(away)} are being computed by another process" if len(away) < len(keys) else ""
         self.session.console().print(f"--rerun {rerun}: {len(away)} set aside{busy}", highlight=False, markup=False)
-
-    def _prepare(self, specs: Sequence[RunSpec]) -> None:
-        """Find and decode the data of specs that must be computed, before any computation starts."""
-        data = {d for spec in specs for d in spec.data_sets if not isinstance(d, ScenesSpec)}
-        if data:
-            with self.session.display.bar(self.session.console()) as on_step:
-                or_usage_error(lambda: self.session.data.prepare(data, on_step))
 
     def wanted(self, items: Sequence[pytest.Item], look: Look | None = None) -> dict[str, list[RunSpec]]:
         """Return specs by row; those of claims up to that look, or up to the last look that their rows have reached."""

@@ -126,18 +126,6 @@ def add_options(parser: pytest.Parser, prefix: str) -> None:
             group.addoption(prefix + option.name, dest=f"cl_{option.name.replace('-', '_')}", **told)
 
 
-def seed_settings(text: str) -> list[str]:
-    """Return the profile settings of ``--seeds N`` or ``--seeds FIRST:END``."""
-    first, colon, end = text.rpartition(":")
-    try:
-        begin, stop = int(first) if colon else 0, int(end)
-    except ValueError:
-        begin, stop = 0, 0
-    if not 0 <= begin < stop:
-        raise pytest.UsageError(f"--seeds takes a number N (seeds 0 to N - 1) or FIRST:END, as 3:8, got {text!r}")
-    return [f"seeds={stop - begin}", f"first_seed={begin}"]
-
-
 def renewing_command(typed: Sequence[object], path: str) -> str:
     """Return the typed command, changed to keep a new baseline instead of reading one."""
     words, last = ["pytest"], ""

@@ -7,7 +7,6 @@ import math
 import shlex
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -21,16 +20,24 @@ from cl_bench.claims.comparison import REFERENCE
 from cl_bench.claims.gate import Finding
 from cl_bench.claims.judgement import Judgement
 from cl_bench.claims.sequential import Look, looks
+from cl_bench.compute.asked import (
+    PLAIN_WIDTH,
+    data_under,
+    method_specs,
+    outcomes,
+    profile_on,
+    seed_settings,
+    wait_for,
+)
 from cl_bench.compute.devices import default_jobs, usable_devices
-from cl_bench.compute.local import ComputationError, LocalEngine
+from cl_bench.compute.local import LocalEngine
+from cl_bench.compute.progress import Display
 from cl_bench.compute.runner import load_record
-from cl_bench.plugin.options import Options, or_usage_error, renewing_command, seed_settings
-from cl_bench.plugin.progress import Display
+from cl_bench.plugin.options import Options, or_usage_error, renewing_command
 from cl_bench.plugin.regression import findings_of
-from cl_bench.spec import DataSpec, MethodSpec, RunSpec, ScenesSpec
+from cl_bench.spec import MethodSpec, RunSpec
 from cl_bench.spec.claim import Claim
 from cl_bench.spec.profile import Profile, Row
-from cl_bench.spec.profile_files import load_profile
 from cl_bench.spec.records import LEVELS, Record
 from cl_bench.store import Store
 
@@ -41,8 +48,6 @@ if TYPE_CHECKING:
     from cl_bench.methods.registry import Registry
     from cl_bench.predictors import Predictor
     from cl_bench.predictors.registry import Predictors
-
-PLAIN_WIDTH = 110  # columns of the summary without a terminal
 
 
 class Pulled(NamedTuple):
@@ -101,20 +106,20 @@ class Session:
     @cached_property
     def profile(self) -> Profile:
         """Validated profile."""
-        profile = or_usage_error(lambda: load_profile(self.options.profile, self.settings, self.data_root))
-        found = or_usage_error(lambda: profile.with_found(self._found))
-        return found.with_predictors([self.predictors.spec_of(p) for p in self.measured])
+        measured = [self.predictors.spec_of(p) for p in self.measured]
+        name, root = self.options.profile, self.data_root
+        return or_usage_error(
+            lambda: profile_on(name, self.settings, root, lambda spec: self.data.found(spec), measured)
+        )
 
     @property
     def settings(self) -> list[str]:
         """Changes to the profile by the command line, in the form of ``--set``."""
         option = self.options
-        seeds = [] if option.seeds is None else seed_settings(option.seeds)
+        typed = option.seeds
+        seeds = [] if typed is None else or_usage_error(lambda: seed_settings(typed))
         detector = [] if option.detector is None else [f"detection.detector={option.detector}"]
         return [*option.set, *seeds, *detector]
-
-    def _found(self, spec: DataSpec) -> DataSpec:
-        return spec if isinstance(spec, ScenesSpec) else self.data.found(spec)
 
     @property
     def data_root(self) -> Path | None:
@@ -125,16 +130,9 @@ class Session:
     @cached_property
     def data(self) -> DatasetLocator:
         """Locator of the data sets."""
-        from cl_bench.data import DataPaths
-        from cl_bench.data.locator import DatasetLocator
-
         option = self.options
-        if option.download and option.data_root is None:
-            raise pytest.UsageError("--download needs --data-root DIR, where to put what it gets")
-        root = self.data_root
-        if root is not None and not (root.is_dir() or (option.download and not root.exists())):
-            raise pytest.UsageError(f"--data-root {root}: {'not a folder' if root.exists() else 'no such folder'}")
-        return DatasetLocator(DataPaths.of(self.store.root, root), fetch=option.download and not self.is_worker)
+        fetch = option.download and not self.is_worker
+        return or_usage_error(lambda: data_under(self.data_root, self.store, fetch, option.download))
 
     @property
     def is_worker(self) -> bool:
@@ -144,17 +142,8 @@ class Session:
     @cached_property
     def methods(self) -> list[MethodSpec]:
         """Methods that ``--method`` names."""
-        from cl_bench.methods.registry import spec_of
-        from cl_bench.methods.synthetic import try_options
-
-        def named() -> list[MethodSpec]:
-            names = self.options.method or ["dense_index"]
-            found = [method for name in names for method in self.registry.select(name, self.here)]
-            for method in found:
-                try_options(method)
-            return list(dict.fromkeys(map(spec_of, found)))
-
-        return or_usage_error(named)
+        names = self.options.method or ["dense_index"]
+        return or_usage_error(lambda: method_specs(names, self.registry, self.here))
 
     @cached_property
     def registry(self) -> Registry:
@@ -333,34 +322,12 @@ class Session:
             stored = [load_record(spec, self.store) for spec in specs]
             return stored, [f"{s.case}: not in the store" for s, r in zip(specs, stored, strict=True) if r is None]
         self.wait(specs)
-        records: list[Record | None] = []
-        failures = []
-        for spec in specs:
-            try:
-                records.append(self.engine.record(spec))
-            except ComputationError as error:
-                records.append(None)
-                failures.append(str(error))
-        return records, failures
+        return outcomes(specs, self.engine)
 
     def wait(self, specs: Sequence[RunSpec], until: float = math.inf) -> bool:
         """Wait until each spec's outcome is known, or the monotonic clock shows ``until``; True if all are known."""
-        self.submit(specs)
-        if all(self.engine.has(spec) for spec in specs) and not self.display.pending:
-            return True
         capture = self.config.pluginmanager.getplugin("capturemanager")
-        with capture.global_and_fixture_disabled(), self.display.waiting(self.console()) as refresh:
-
-            def meanwhile() -> None:
-                refresh()
-                if time.monotonic() > until:
-                    raise TimeoutError
-
-            try:
-                self.engine.wait(specs, meanwhile)
-            except TimeoutError:
-                return False
-        return True
+        return wait_for(specs, self.engine, self.display, self.console, until, capture.global_and_fixture_disabled())
 
     def submit(self, specs: Sequence[RunSpec]) -> None:
         """Queue the specs that the store lacks."""

@@ -19,7 +19,7 @@ _BY_NAME = ("extra", "probes", "predictors", "seconds")
 
 def records_csv(rows: Sequence[RowResult]) -> str:
     """Return one line per record, also of randomly initialised encoders; a cell without a measurement is empty."""
-    lines = [{"row": row.name, **_flat(record)} for row in rows for record in (*row.records, *row.random_init)]
+    lines = [{"row": row.name, **flat_record(record)} for row in rows for record in (*row.records, *row.random_init)]
     fixed = ["row", *_PLAIN, *(f"{name}_{level}" for name in _BY_LEVEL for level in LEVELS), "decomposition_error"]
     others = sorted({name for line in lines for name in line} - set(fixed))
     out = io.StringIO()
@@ -29,7 +29,8 @@ def records_csv(rows: Sequence[RowResult]) -> str:
     return out.getvalue()
 
 
-def _flat(record: Record) -> dict[str, Any]:
+def flat_record(record: Record) -> dict[str, Any]:
+    """Return a record's figures by the names of the columns of ``records.csv``."""
     flat = {name: getattr(record, name) for name in (*_PLAIN, "decomposition_error")}
     for name in _BY_LEVEL:
         flat |= {f"{name}_{level}": value for level, value in getattr(record, name).items()}

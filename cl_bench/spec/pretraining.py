@@ -159,3 +159,11 @@ class PretrainSpec(Frozen):
     optimiser: OptimiserSpec
     seed: int
     recipe: int = RECIPE
+
+    @property
+    def case(self) -> str:
+        """Id on the command line, such as ``dense_index-info_nce-t0.1-s0``."""
+        seed = f"s{self.seed}"
+        if self.objective.family == RANDOM_INIT:
+            return f"{RANDOM_INIT}-{seed}"
+        return f"{self.method}-{self.objective.config}-{seed}"

@@ -28,7 +28,4 @@ class RunSpec(Frozen):
     @property
     def case(self) -> str:
         """Id on the command line, such as ``dense_index-info_nce-t0.1-s0``."""
-        seed = f"s{self.pretrain.seed}"
-        if self.pretrain.objective.family == RANDOM_INIT:
-            return f"{RANDOM_INIT}-{seed}"
-        return f"{self.pretrain.method}-{self.pretrain.objective.config}-{seed}"
+        return self.pretrain.case

@@ -19,9 +19,9 @@ from cl_bench.compute import local
 from cl_bench.compute.devices import default_jobs, torch_device, usable_devices
 from cl_bench.compute.local import ComputationError, Desk, LocalEngine
 from cl_bench.compute.process import WorkerProcess
+from cl_bench.compute.progress import Display
 from cl_bench.compute.runner import load_record
 from cl_bench.errors import SpecError
-from cl_bench.plugin.progress import Display
 from cl_bench.spec import RunSpec
 from cl_bench.spec.records import Record
 from cl_bench.store import Store, StoreWarning
@@ -307,8 +307,12 @@ def test_workers_end_when_the_process_that_started_them_is_killed(bench: Bench) 
     finally:
         process.kill()
         process.communicate()
-    with bench.store.run(specs[0].pretrain.key).locked() as mine:
-        assert mine
+
+    def let_go() -> bool:  # the lock goes with a process's last thread, a moment after its first
+        with bench.store.run(specs[0].pretrain.key).locked() as mine:
+            return mine
+
+    until(let_go, 5, "nobody holds the run")
     assert load_record(specs[0], bench.store) is None
 
 

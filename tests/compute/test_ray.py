@@ -13,10 +13,10 @@ from helpers import children, dense_row, tiny, until, workers
 from jobs import Job, flat, outcomes
 
 from cl_bench.compute.local import ComputationError
+from cl_bench.compute.progress import Display
 from cl_bench.compute.runner import load_record
 from cl_bench.errors import SpecError
 from cl_bench.methods.registry import Registry, spec_of
-from cl_bench.plugin.progress import Display
 from cl_bench.spec import RunSpec
 from cl_bench.store import Store
 

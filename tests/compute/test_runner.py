@@ -200,7 +200,8 @@ def test_another_evaluation_takes_the_same_encoder(kept: tuple[RunSpec, Store, R
     assert work(other, store)
     after = trained(store.root)
     assert {name: after[name] for name in before} == before
-    assert [name.partition("-")[0].rpartition("/")[2] for name in set(after) - set(before)] == ["detection"]
+    new = {name.partition("/evals/")[2].partition("-")[0] or name.split("/")[2] for name in set(after) - set(before)}
+    assert new == {"detection", "specs"}  # and what was asked for
     assert load_record(spec, store) is not None
     assert load_record(other, store) is not None
 
@@ -513,6 +514,5 @@ def test_a_planted_record_is_like_a_computed_one(tmp_path: Path, made: tuple[Run
     for name in ("alignment", "uniformity", "performance", "extra", "probes", "similarities", "seconds"):
         assert set(getattr(planted, name)) == set(getattr(record, name))
     names = {str(p.relative_to(root)) for p in (root / "runs").rglob("*.json")}
-    assert {str(p.relative_to(store.root)) for p in (store.root / "runs").rglob("*.json")} == {
-        name for name in names if not name.endswith("spec.json")
-    }
+    assert {str(p.relative_to(store.root)) for p in (store.root / "runs").rglob("*.json")} == names
+    assert (store.run(spec.pretrain.key).path / "specs" / f"{spec.key[:16]}.json").exists()
