@@ -37,7 +37,7 @@ def crooked(views):
 
 OWN_LOSS = """
 from cl_bench import LossTerms, Method
-from cl_bench.losses.terms import terms as losses
+from cl_bench.losses import terms as losses
 
 class Own(Method, name="own"):
     def loss(self, views, objective):
