@@ -12,6 +12,7 @@ import torchvision  # noqa: F401 - pytester forgets what a run imports, and oper
 from helpers import children, until, workers
 from jobs import Job
 
+import cl_bench.compute.pictures
 import cl_bench.report.figures
 from cl_bench.methods.method import REGISTERED
 from cl_bench.methods.registry import Registry
@@ -49,6 +50,7 @@ def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Do not draw figures, which take a second per row and have tests of their own; test_plugin draws them once."""
     kind = cl_bench.report.figures.KINDS[0]
     monkeypatch.setattr(cl_bench.report.figures, "drawn", lambda _, stem: [(kind, Path(f"{stem}.png"), b"a figure")])
+    monkeypatch.setattr(cl_bench.compute.pictures, "pictures", lambda *_: [])
 
 
 @pytest.fixture

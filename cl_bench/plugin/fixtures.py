@@ -18,8 +18,9 @@ from cl_bench.claims.judgement import (
 )
 from cl_bench.claims.sequential import Look, first_decided
 from cl_bench.plugin.hooks import ClaimNotSupported, claim_of
+from cl_bench.plugin.kept import row_to_json
 from cl_bench.plugin.session import Session
-from cl_bench.plugin.summary import FINDING, JUDGEMENT, ROW, row_to_json
+from cl_bench.plugin.summary import FINDING, JUDGEMENT, ROW
 from cl_bench.spec import RunSpec
 from cl_bench.spec.claim import Claim
 from cl_bench.spec.profile import Row

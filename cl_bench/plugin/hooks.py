@@ -52,6 +52,7 @@ class Hooks:
         self.config = session.config
         self.planner = Planner(session)
         self.summary = Summary(session)
+        self._asked: list[RunSpec] = []
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionstart(self) -> None:
@@ -166,7 +167,8 @@ class Hooks:
         if self.session.options.plan:
             self.planner.show(wanted, lambda look: self.wanted(session.items, look))
         elif not self.session.options.from_store:
-            self.queue([spec for specs in wanted.values() for spec in specs])
+            self._asked = list(dict.fromkeys(spec for specs in wanted.values() for spec in specs))
+            self.queue(self._asked)
 
     def _enough_untrained(self) -> None:
         """Refuse claims about untrained encoders with a single one, which shows no spread, before anything trains."""
@@ -231,9 +233,11 @@ class Hooks:
         """Note the row of a test and its judgement."""
         self.summary.take(report)
 
-    def pytest_terminal_summary(self, terminalreporter: TerminalReporter) -> None:
-        """Show the table, and the path of the report."""
+    def pytest_terminal_summary(self, terminalreporter: TerminalReporter, exitstatus: int) -> None:
+        """Show the table, the path of the report and, of an interrupted run, how much of it is kept."""
         self.summary.show(terminalreporter)
+        if exitstatus == pytest.ExitCode.INTERRUPTED:
+            self.summary.show_interrupted(terminalreporter, self._asked)
 
     def pytest_unconfigure(self) -> None:
         """Stop the workers, however the session ends."""

@@ -55,7 +55,7 @@ OPTIONS = (
     _Option("jobs", type=int, metavar="N", help="worker processes (default: one a core on a CPU, one on a GPU)"),
     _Option("engine", default="local", choices=("local", "ray"), help="workers on this machine, or on a Ray cluster"),
     _Option("store", default=".cl_bench", metavar="DIR", help="where results are kept (default: .cl_bench)"),
-    _Option("report", metavar="DIR", help="where table and figures are written (default: STORE/report)"),
+    _Option("report", metavar="DIR", help="where table and figures are written (default: STORE/report/PROFILE)"),
     _Option(
         "rerun",
         default="missing",

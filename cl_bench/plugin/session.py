@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import shlex
 import subprocess
 import sys
@@ -39,7 +40,7 @@ from cl_bench.spec import MethodSpec, RunSpec
 from cl_bench.spec.claim import Claim
 from cl_bench.spec.profile import Profile, Row
 from cl_bench.spec.records import LEVELS, Record
-from cl_bench.store import Store
+from cl_bench.store import Store, digest
 
 if TYPE_CHECKING:
     from _pytest.terminal import TerminalReporter
@@ -280,6 +281,15 @@ class Session:
     def findings(self) -> dict[tuple[Row, Claim], list[str | Finding]]:
         """Findings of the comparison with ``--baseline``, by the claim whose test reports them."""
         return {} if self.baseline is None else findings_of(self, self.baseline)
+
+    @property
+    def report(self) -> Path:
+        """Folder of the report: one for each profile, and for each setting that the command line makes of it."""
+        if self.options.report is not None:
+            return self.here / self.options.report
+        name = "-".join([self.profile.name, *self.settings])
+        plain = re.sub(r"[^\w.=-]+", "_", name)
+        return self.store.root / "report" / (plain if len(plain) < 100 else f"{plain[:60]}-{digest(name)[:12]}")
 
     # ---- records
 

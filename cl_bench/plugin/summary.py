@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,10 +10,12 @@ import pytest
 
 from cl_bench.claims.judgement import Judgement
 from cl_bench.compute.runner import load_record
+from cl_bench.plugin.kept import KeptRow, kept_rows, merged, read_kept, row_from_json, write_kept
 from cl_bench.plugin.regression import kept_of
 from cl_bench.plugin.session import Session
 from cl_bench.report import RowResult, summary_table, write_report
-from cl_bench.spec import MethodSpec, RunSpec
+from cl_bench.report.html import Picture
+from cl_bench.spec import RunSpec
 from cl_bench.spec.claim import Claim
 from cl_bench.spec.profile import Row
 from cl_bench.spec.profile_files import load_profile
@@ -40,7 +41,7 @@ class Summary:
         """Note the row of a test and its judgement."""
         for key, told in report.user_properties:
             if key == ROW:
-                row = _row_from_json(str(told))
+                row = row_from_json(str(told))
                 self._rows[row.name] = row
             elif key == JUDGEMENT:
                 self.note(Judgement.from_json(str(told)))
@@ -57,12 +58,11 @@ class Summary:
             return
         named = [str(method) for method in self.session.methods]
         order = sorted(self._rows.values(), key=lambda row: (row.order, named.index(str(row.method))))
-        results = [self._result(row) for row in order]
+        results = {row.name: self._result(row, self.session.sweep(row)) for row in order}
         terminalreporter.section("cl-bench")
-        self.session.console().print(summary_table(results))
-        directory = Path(self.session.options.report or self.session.store.root / "report")
+        self.session.console().print(summary_table([*results.values()]))
         try:
-            written = write_report(results, self.session.here / directory, self.session.command, self.session.commit)
+            written = self._write(results)
         except (OSError, ValueError) as error:
             terminalreporter.write_line(
                 f"report: {error}; the records in {self.session.store.root} are whole", red=True
@@ -73,6 +73,49 @@ class Summary:
             told = [*named, f"{figures} figure{'s' if figures != 1 else ''}"]
             terminalreporter.write_line(f"report: {written[0].parent} ({', '.join(told)})")
         self._show_baseline(terminalreporter)
+
+    def _write(self, tested: Mapping[str, RowResult]) -> list[Path]:
+        """Write the report of this session's rows and of those that its folder holds already.
+
+        Raises:
+            OSError: If a file cannot be written.
+            ValueError: If two rows would share a figure's file name.
+        """
+        session, folder = self.session, self.session.report
+        kept = {name: one for name, one in read_kept(folder).items() if not session.profile.lacks(one.row.scenes)}
+
+        def stored(one: KeptRow) -> RowResult:
+            return self._result(one.row, session.profile.with_seeds(one.seeds).sweep(one.row))
+
+        found = merged(kept, tested, stored)
+        of_rows = {name: self._rows[name] if name in self._rows else kept[name].row for name in found}
+        rows = {name: found[name] for name in sorted(found, key=lambda name: of_rows[name].order)}
+        shown = self._pictures([(of_rows[name], result) for name, result in rows.items()])
+        store = str(session.store.root)
+        written = write_report([*rows.values()], folder, session.command, session.commit, store, shown)
+        own = {name: (row, session.looks_of([row])[-1].seeds) for name, row in self._rows.items()}
+        write_kept(
+            folder, kept_rows(kept, rows, own, lambda claim, row: [r.name for r in session.pulled_by(claim, row).rows])
+        )
+        return written
+
+    def _pictures(self, rows: Sequence[tuple[Row, RowResult]]) -> list[Picture]:
+        """Draw data, views and matched cells of some rows, by each row's best encoder at detection."""
+        from cl_bench.compute.pictures import pictures
+
+        best = []
+        for row, result in rows:
+            scores = {r.key: r.performance["dense"] for r in result.records if "dense" in r.performance}
+            sweep = self.session.profile.sweep(row)
+            best.append(max(sweep, key=lambda spec: scores.get(spec.pretrain.key, -1.0)))
+        drawn = pictures(best, self.session.store, self.session.registry, self.session.data.places)
+        return [Picture(one.group, one.caption, one.content, "image/webp") for one in drawn]
+
+    def show_interrupted(self, terminalreporter: TerminalReporter, wanted: Sequence[RunSpec]) -> None:
+        """Print how many of the requested encoders the store holds after an interruption."""
+        if wanted:
+            whole = sum(load_record(spec, self.session.store) is not None for spec in wanted)
+            terminalreporter.write_line(f"{whole} of {len(wanted)} kept; the same command goes on")
 
     def _show_baseline(self, terminalreporter: TerminalReporter) -> None:
         """Print the changes since ``--baseline``, and save the baseline of ``--save-baseline``."""
@@ -92,9 +135,9 @@ class Summary:
             else:
                 terminalreporter.write_line(f"baseline: {new.path} ({len(renewed)} claims)")
 
-    def _result(self, row: Row) -> RowResult:
+    def _result(self, row: Row, sweep: Sequence[RunSpec]) -> RowResult:
         profile = self.session.profile
-        sweep, data = self.session.sweep(row), profile.data_of(row)[0]
+        data = profile.data_of(row)[0]
 
         def stored(specs: Sequence[RunSpec]) -> tuple[Record, ...]:
             return tuple(r for r in (load_record(s, self.session.store) for s in specs) if r is not None)
@@ -121,13 +164,3 @@ class Summary:
             margin=profile.claims.margin,
             better=profile.better,
         )
-
-
-def row_to_json(row: Row) -> str:
-    """Return a row as text, which a test report can carry."""
-    return json.dumps({**row._asdict(), "method": row.method.model_dump(mode="json")})
-
-
-def _row_from_json(text: str) -> Row:
-    told = json.loads(text)
-    return Row(**{**told, "method": MethodSpec.model_validate(told["method"])})

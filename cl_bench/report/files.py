@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import os
@@ -10,15 +9,17 @@ import re
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from cl_bench.claims.judge import holm
+from cl_bench.report.cells import write_lines
 from cl_bench.report.comparison_table import comparison_lines
 from cl_bench.report.environment import environment
-from cl_bench.report.html import report_html
+from cl_bench.report.html import Picture, report_html
 from cl_bench.report.latex import paper_latex
 from cl_bench.report.league_table import league_csv
 from cl_bench.report.paper_tables import PaperLine, footnotes, paper_lines
@@ -53,19 +54,26 @@ _PAPER = (
 
 
 def write_report(
-    rows: Sequence[RowResult], directory: str | os.PathLike[str], command: str = "", commit: str = ""
+    rows: Sequence[RowResult],
+    directory: str | os.PathLike[str],
+    command: str = "",
+    commit: str = "",
+    store: str = "",
+    pictures: Sequence[Picture] = (),
 ) -> list[Path]:
     """Write the run as text, tables and figures.
 
     ``summary.txt``, ``records.csv``, ``environment.json``, ``claims.json``, ``comparison.csv``, ``league.csv``,
-    ``paper.csv``, ``paper_tables.tex``, up to three PNGs a row, and
-    ``report.html``: the summary and the figures in one file.
+    ``paper.csv``, ``paper_tables.tex``, up to three PNGs a row, and ``report.html``, the page that people read. Figures
+    of rows that are no longer there are removed.
 
     Args:
         rows: Rows of the run.
         directory: Folder, made if it does not exist; files of the same names are replaced atomically.
         command: Command line of the run, for ``environment.json``.
         commit: Commit of the code, likewise.
+        store: Folder of the records, for the page.
+        pictures: Pictures of data, views and matched cells, for the page.
 
     Returns:
         Paths of the files, in the order above.
@@ -82,10 +90,11 @@ def write_report(
         raise ValueError(f"rows would share a figure: {sorted(names)}")
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
+    stamp = environment(rows, command, commit)
     contents = {
         "summary.txt": _summary(rows),
         "records.csv": records_csv(rows),
-        "environment.json": json.dumps(environment(rows, command, commit), indent=2) + "\n",
+        "environment.json": json.dumps(stamp, indent=2) + "\n",
         "claims.json": _claims(rows),
         "comparison.csv": _comparison(rows),
         "league.csv": league_csv(rows),
@@ -93,12 +102,13 @@ def write_report(
         "paper_tables.tex": paper_latex(rows),
     }
     written = [_write(folder / name, text.encode()) for name, text in contents.items()]
-    drawn = []
     for stem, row in zip(stems, rows, strict=True):
-        of_row = figures.drawn(row, folder / stem)
-        written += [_write(file, image) for _, file, image in of_row]
-        drawn.append([(kind.caption, image) for kind, _, image in of_row])
-    return [*written, _write(folder / "report.html", report_html(rows, drawn).encode())]
+        written += [_write(file, image) for _, file, image in figures.drawn(row, folder / stem)]
+    now = {"written": datetime.now(UTC).isoformat(timespec="seconds")}
+    page = report_html(rows, {**stamp, **now, "store": store}, pictures)
+    written.append(_write(folder / "report.html", page.encode()))
+    figures.remove_others(folder, written)
+    return written
 
 
 def _write(path: Path, content: bytes) -> Path:
@@ -116,8 +126,7 @@ def _summary(rows: Sequence[RowResult]) -> str:
 def _comparison(rows: Sequence[RowResult]) -> str:
     """Return one line per dense method and level, also the reference's; a cell without a value is empty."""
     out = io.StringIO()
-    writer = csv.DictWriter(out, (*_OWN, *_AGAINST), lineterminator="\n")
-    writer.writeheader()
+    lines = []
     for line in comparison_lines(rows):
         row, performance, found = line.row, line.performance, line.comparison
         about = {"data": row.data, "views": row.views, "level": line.level, "method": row.method}
@@ -131,7 +140,8 @@ def _comparison(rows: Sequence[RowResult]) -> str:
             values |= {"mean_difference": found.mean, "mean_low": found.low, "mean_high": found.high}
             values |= {"best_difference": found.best, "best_low": found.best_low, "best_high": found.best_high}
             values["verdict"] = line.verdict or ""
-        writer.writerow({**about, **{name: "" if value != value else value for name, value in values.items()}})
+        lines.append({**about, **{name: "" if value != value else value for name, value in values.items()}})
+    write_lines(out, (*_OWN, *_AGAINST), lines)
     return out.getvalue()
 
 
@@ -140,9 +150,7 @@ def _paper(rows: Sequence[RowResult]) -> str:
     lines = paper_lines(rows)
     letters = footnotes(lines)
     out = io.StringIO()
-    writer = csv.DictWriter(out, _PAPER, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(_beside(line, letters) for line in lines)
+    write_lines(out, _PAPER, (_beside(line, letters) for line in lines))
     return out.getvalue()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import math
 from collections.abc import Iterator, Sequence
@@ -13,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cl_bench.claims.league import Standing, league, reference
+from cl_bench.report.cells import write_lines
 from cl_bench.report.row import RowResult
 from cl_bench.spec.records import EVALUATIONS, LEVELS, Better
 
@@ -33,13 +33,13 @@ def league_csv(rows: Sequence[RowResult]) -> str:
     """Return one line per predictor and performance, with its tau in each row; a cell without a value is empty."""
     names = [f"tau.{row.name}" for row in rows]
     out = io.StringIO()
-    writer = csv.DictWriter(out, (*_FIXED, *names), lineterminator="\n")
-    writer.writeheader()
+    lines = []
     for one in standings(rows):
         values = {"tau": one.tau, "difference": one.difference, "p": one.p, "p_holm": one.p_holm}
         about = {"performance": EVALUATIONS[one.level], "predictor": one.predictor, "rows": len(one.taus)}
         told = {name: "" if math.isnan(value) else value for name, value in values.items()}
-        writer.writerow({**about, **told, **{f"tau.{row}": tau for row, tau in one.taus.items()}})
+        lines.append({**about, **told, **{f"tau.{row}": tau for row, tau in one.taus.items()}})
+    write_lines(out, (*_FIXED, *names), lines)
     return out.getvalue()
 
 
@@ -52,7 +52,7 @@ def league_table(rows: Sequence[RowResult]) -> Iterator[RenderableType]:
     if found:
         yield Rule(Text("Predictors of performance", style="bold"), align="left", style="dim")
         yield _table(found)
-    yield from (Text(line, style="red") for line in _failures(rows))
+    yield from (Text(line, style="red") for line in failures(rows))
     if found:
         yield Text()
 
@@ -88,7 +88,7 @@ def _p(value: float) -> str:
     return f"{value:.3f}".removeprefix("0") if value < 0.9995 else "1"
 
 
-def _failures(rows: Sequence[RowResult]) -> Iterator[str]:
+def failures(rows: Sequence[RowResult]) -> Iterator[str]:
     """Yield a line for each failure message of a predictor, with the number of encoders."""
     counts: dict[str, int] = {}
     for row in rows:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from cl_bench.report.cells import plain, write_lines
 from cl_bench.report.row import RowResult
 from cl_bench.spec.records import LEVELS, Record
 
@@ -23,9 +24,7 @@ def records_csv(rows: Sequence[RowResult]) -> str:
     fixed = ["row", *_PLAIN, *(f"{name}_{level}" for name in _BY_LEVEL for level in LEVELS), "decomposition_error"]
     others = sorted({name for line in lines for name in line} - set(fixed))
     out = io.StringIO()
-    writer = csv.DictWriter(out, [*fixed, *others], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
+    write_lines(out, [*fixed, *others], lines)
     return out.getvalue()
 
 
@@ -56,8 +55,9 @@ def read_records(path: Path) -> dict[str, list[Record]]:
     """
     rows: dict[str, list[Record]] = {}
     with path.open(encoding="utf-8", newline="") as file:
-        for line in csv.DictReader(file):
+        for cells in csv.DictReader(file):
             try:
+                line = {plain(name): plain(value) for name, value in cells.items()}
                 rows.setdefault(line["row"], []).append(_record(line))
             except (KeyError, TypeError, ValueError) as error:
                 raise ValueError(f"{path}: not a table of records: {type(error).__name__}: {error}") from None

@@ -222,7 +222,7 @@ def test_a_picture_is_drawn_again_only_where_it_would_be_another_or_is_not_whole
         times.append(row.name)
         Figure(figsize=(1, 1)).savefig(file, format="png")
 
-    monkeypatch.setattr(figures, "KINDS", (Kind("", "one", draw),))
+    monkeypatch.setattr(figures, "KINDS", (Kind("", draw),))
     ((_, file, image),) = drawn(row_of(*SWEEP), tmp_path / "row")
     for content, again in ((image, 1), (image[:-1], 2), (b"", 3), (image.replace(b"IDAT", b"IDAX"), 4), (image, 4)):
         file.write_bytes(content)

@@ -458,3 +458,10 @@ def test_a_directory_that_cannot_be_made_is_passed_on(row: RowResult, tmp_path: 
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError):
         write_report([row], tmp_path / "file" / "report")
+
+
+def test_figures_of_rows_that_are_gone_are_removed_and_others_pictures_stay(row: RowResult, tmp_path: Path) -> None:
+    write_report([replace(row, name="gone"), replace(row, name="stays")], tmp_path)
+    (tmp_path / "mine.png").write_bytes(b"\x89PNG and more")
+    write_report([replace(row, name="stays")], tmp_path)
+    assert sorted(path.name for path in tmp_path.glob("*.png")) == ["mine.png", "stays.png"]

@@ -6,7 +6,7 @@ import hashlib
 import io
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
@@ -28,21 +28,19 @@ class Kind:
 
     Attributes:
         suffix: Suffix of its file's name, after the row's name.
-        caption: Caption of the figure.
         draw: Function that writes a row's figure as a PNG to an open binary file.
         needs: Field of the records without which there is nothing to draw; None when it is always drawn.
     """
 
     suffix: str
-    caption: str
     draw: Callable[[RowResult, IO[bytes]], None]
     needs: str | None = None
 
 
 KINDS = (
-    Kind("", "alignment against uniformity, colour is performance", row_figure),
-    Kind("-similarities", "similarities of positives and negatives", similarity_figure, "similarities"),
-    Kind("-training", "training curves, from the loss that the place alone reaches", training_figure, "losses"),
+    Kind("", row_figure),
+    Kind("-similarities", similarity_figure, "similarities"),
+    Kind("-training", training_figure, "losses"),
 )
 
 
@@ -62,6 +60,22 @@ def drawn(row: RowResult, stem: Path) -> list[tuple[Kind, Path, bytes]]:
             file = stem.with_name(f"{stem.name}{kind.suffix}.png")
             found.append((kind, file, _kept(file, source) or _signed(_png(kind, row), source)))
     return found
+
+
+def remove_others(folder: Path, keep: Collection[Path]) -> None:
+    """Remove the figures in a folder that were drawn here for rows that are gone, and no other pictures."""
+    for file in sorted(folder.glob("*.png")):
+        if file not in keep and _ours(file):
+            file.unlink(missing_ok=True)
+
+
+def _ours(file: Path) -> bool:
+    """Return whether a picture ends with the text chunk of ``_signed``."""
+    try:
+        end = file.read_bytes()[-_SIGNATURE - len(_END) :]
+    except OSError:
+        return False
+    return end[4:].startswith(b"tEXtSource\0") and end.endswith(_END)
 
 
 def _png(kind: Kind, row: RowResult) -> bytes:

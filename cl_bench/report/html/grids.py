@@ -1,0 +1,313 @@
+"""Tables of the page, whose cells carry the values by which they are sorted."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cl_bench.claims import paper
+from cl_bench.claims.judge import holm
+from cl_bench.claims.judgement import Judgement
+from cl_bench.report.comparison_table import comparison_lines
+from cl_bench.report.html.svg import minus
+from cl_bench.report.league_table import standings
+from cl_bench.report.paper_tables import footnotes, paper_lines
+from cl_bench.report.probes_table import COLUMNS
+from cl_bench.report.row import RowResult, number
+from cl_bench.spec.records import EVALUATIONS, FAMILIES, LEVELS, NAMES, Level, configurations
+from cl_bench.statistics.correlation import Correlation
+
+BEST = 10
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Cell of a table; its line is sorted by the value, or by the text if there is none."""
+
+    text: str
+    value: float | None = None
+    verdict: str = ""
+
+    @property
+    def numeric(self) -> bool:
+        """True if the cell holds a number, which is aligned to the right."""
+        return self.value is not None
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Table whose lines begin with their header cell."""
+
+    caption: str
+    columns: tuple[str, ...]
+    lines: tuple[tuple[Cell, ...], ...]
+    sortable: bool = False
+
+    @property
+    def numeric(self) -> list[bool]:
+        """For each column True if it holds numbers."""
+        return [any(line[k].numeric for line in self.lines) for k in range(len(self.columns))]
+
+
+Line = Sequence[str | float | Cell]
+
+
+def grid(caption: str, columns: Sequence[str], lines: Iterable[Line], *, sortable: bool = False) -> Grid:
+    """Make a table of texts, numbers with two decimals, and cells."""
+    cells = tuple(tuple(_cell(value) for value in line) for line in lines)
+    return Grid(caption, tuple(columns), cells, sortable and len(cells) > 2)
+
+
+def _cell(value: str | float | Cell) -> Cell:
+    if isinstance(value, Cell):
+        return value
+    if isinstance(value, str):
+        return Cell(value)
+    if isinstance(value, int):
+        return Cell(str(value), float(value))
+    return Cell("" if math.isnan(value) else minus(f"{value:.2f}"), None if math.isnan(value) else value)
+
+
+def _signed(value: float) -> Cell:
+    return Cell("", None) if math.isnan(value) else Cell(minus(f"{value:+.2f}"), value)
+
+
+def _p(value: float) -> Cell:
+    return Cell("", None) if math.isnan(value) else Cell(f"{value:.2g}", value)
+
+
+def _tau(found: Correlation) -> Cell:
+    return Cell(minus(str(found)), None if math.isnan(found.tau) else found.tau)
+
+
+def _verdicts(judgements: Sequence[Judgement]) -> Cell:
+    told = list(dict.fromkeys(str(j.verdict) for j in judgements))
+    return Cell(", ".join(told), verdict=told[0].lower() if len(told) == 1 else "")
+
+
+def families_grid(row: RowResult, level: Level) -> Grid:
+    """Tabulate models, performance and tau of each family, of the paper's, and of the untrained encoders."""
+    lines: list[Line] = []
+    for family in FAMILIES:
+        kept, _ = configurations(row.records, level, family)
+        lines.append(
+            [NAMES[family], *_performance([c.performance for c in kept]), _tau(row.correlations[level, family])]
+        )
+    total = row.correlations[level, "total"]
+    if not math.isnan(total.between):
+        inside = Cell(minus(total.inside), total.within)
+        lines.append([f"total, within families (worth {total.effective_n:.0f})", "", "", "", "", inside])
+    for family in FAMILIES:
+        printed = row.printed(family)
+        if printed is not None:
+            score = printed.score(level)
+            same = "" if row.of_papers_setting(printed, level) else " *"
+            figures = (score.models, score.max, score.avg, score.top10, score.tau)
+            lines.append([f"paper, {NAMES[family]}{same}", *figures])
+    plain = row.untrained(level)
+    if plain:
+        lines.append(["untrained", *_performance(plain), ""])
+    columns = ("family", "models", "best", "mean", f"mean of best {BEST}", "tau [95 % interval]")
+    return grid(f"{EVALUATIONS[level].capitalize()} ({row.unit(level)})", columns, lines)
+
+
+def _performance(values: Sequence[float]) -> Line:
+    if not values:
+        return [0, "", "", ""]
+    best = sorted(values, reverse=True)[:BEST]
+    few = "" if len(best) == BEST else f" ({len(best)})"
+    mean = statistics.fmean(best)
+    return [len(values), max(values), statistics.fmean(values), Cell(f"{number(mean)}{few}", mean)]
+
+
+def configurations_grid(row: RowResult) -> Grid:
+    """Tabulate every configuration, with the numbers that the charts show."""
+    by_level = {level: {c.name: c for c in configurations(row.records, level)[0]} for level in row.measured}
+    names = sorted({name for found in by_level.values() for name in found})
+    columns = ["configuration", "seeds"]
+    for level in by_level:
+        columns += [f"L_a, {level}", f"L_u, {level}", EVALUATIONS[level]]
+    lines: list[Line] = []
+    for name in names:
+        seeds = max(len(found[name].seeds) for found in by_level.values() if name in found)
+        line: list[str | float | Cell] = [name, seeds]
+        for found in by_level.values():
+            c = found.get(name)
+            line += [c.alignment, c.uniformity, c.performance] if c else ["", "", ""]
+        lines.append(line)
+    return grid("Every configuration, its seeds averaged", columns, lines, sortable=True)
+
+
+def probes_grid(row: RowResult) -> Grid | None:
+    """Tabulate the shortcut probes: median, least and most of each family's encoders."""
+    families = {NAMES[f]: [r for r in row.records if r.family == f and r.probes] for f in FAMILIES[:2]}
+    if not any(families.values()):
+        return None
+    untrained = "untrained" if row.measured_untrained else "untrained, on other images or views"
+    lines: list[Line] = []
+    for name, records in {**families, untrained: [r for r in row.random_init if r.probes]}.items():
+        if records:
+            cells: list[str | float | Cell] = [name]
+            for key in COLUMNS.values():
+                values = [v for r in records for v in ({**r.extra, **r.probes}.get(key),) if v is not None]
+                cells.append(_spread(values))
+            lines.append(cells)
+    probed = [r for records in families.values() for r in records]
+    chance = statistics.median(r.probes.get("position_chance", math.nan) for r in probed)
+    at = "" if math.isnan(chance) else f"; place read is {chance:.2f} by chance"
+    return grid(f"What dense features know: median (least to most){at}", ("family", *COLUMNS), lines)
+
+
+def _spread(values: Sequence[float]) -> Cell:
+    if not values:
+        return Cell("")
+    middle = statistics.median(values)
+    return Cell(f"{middle:.2f} ({min(values):.2f} to {max(values):.2f})", middle)
+
+
+def controls_grid(row: RowResult) -> Grid | None:
+    """Tabulate the controls of each tau, over pairs of one family."""
+    lines: list[Line] = []
+    for level in LEVELS:
+        judged = next((j for j in row.judgements if j.claim.about_tau and j.claim.level == level and j.controls), None)
+        if judged is None or judged.controls is None or judged.correlation is None:
+            continue
+        found, tau = judged.controls, judged.correlation
+        halves = "" if math.isnan(found.halves) else minus(f"{found.halves:.2f} (p {found.halves_p:.2g})")
+        lines.append(
+            [
+                EVALUATIONS[level],
+                Cell(halves, found.halves) if halves else "",
+                tau.within,
+                *(found.rank, found.z, found.knob, tau.placebo),
+                _range(found.without_low, found.without_high),
+                _range(found.seeds_low, found.seeds_high),
+                "" if math.isnan(found.negative) else Cell(f"{found.negative:.0%}", found.negative),
+                found.losses,
+            ]
+        )
+    if not lines:
+        return None
+    columns = (
+        "evaluation",
+        "halves of the test data",
+        "tau within",
+        "rank sum",
+        "z sum",
+        "knob alone",
+        "1 in 20 curves below",
+    )
+    more = ("without one configuration", "re-seeded", "of those below 0", "r(L_a, L_u)")
+    return grid("Controls of tau, within families", (*columns, *more), lines)
+
+
+def _range(low: float, high: float) -> str:
+    return "" if math.isnan(low) else minus(f"{low:.2f}") + " to " + minus(f"{high:.2f}")
+
+
+def claims_grid(rows: Sequence[RowResult]) -> Grid | None:
+    """Tabulate every judged claim, with its p before and after correction for their number."""
+    judged = [(row, j) for row in rows for j in row.judgements]
+    adjusted = holm([j for _, j in judged])
+    lines: list[Line] = [
+        [
+            row.title,
+            j.claim.text + (" (exploratory)" if j.claim.exploratory else ""),
+            Cell(str(j.verdict), verdict=str(j.verdict).lower()),
+            _p(j.p),
+            _p(held),
+        ]
+        for (row, j), held in zip(judged, adjusted, strict=True)
+    ]
+    columns = ("row", "claim", "verdict", "p", "p among all (Holm)")
+    return grid("Every claim", columns, lines, sortable=True) if lines else None
+
+
+def comparison_grid(rows: Sequence[RowResult]) -> Grid | None:
+    """Tabulate dense methods that share data and views against each other; None if there is only one."""
+    lines: list[Line] = []
+    for line in comparison_lines(rows):
+        found, scores = line.comparison, line.performance
+        figures = [max(scores), statistics.fmean(scores)] if scores else ["", ""]
+        precision = statistics.fmean(line.row.matching_precision) if line.row.matching_precision else math.nan
+        interval = "the reference"
+        if found is not None:
+            interval = minus(f"{found.low:+.2f} to {found.high:+.2f}") if found.n and found.low == found.low else ""
+        lines.append(
+            [
+                line.row.method,
+                f"{line.row.data}, {line.row.views}",
+                EVALUATIONS[line.level],
+                *(len(scores), *figures, precision),
+                _signed(found.mean) if found and found.n else "",
+                interval,
+                Cell(line.verdict or "", verdict=(line.verdict or "").lower()),
+            ]
+        )
+    columns = ("method", "data and views", "evaluation", "models", "best", "mean", "matching precision")
+    more = ("reference minus method, points", "interval", "verdict")
+    return grid("Dense methods against the reference", (*columns, *more), lines, sortable=True) if lines else None
+
+
+def league_grid(rows: Sequence[RowResult]) -> Grid | None:
+    """Tabulate predictors of performance by mean tau over the rows; None if none was measured."""
+    lines: list[Line] = [
+        [
+            one.predictor,
+            EVALUATIONS[one.level],
+            len(one.taus),
+            _signed(one.tau),
+            _signed(one.difference),
+            _p(one.p_holm),
+        ]
+        for one in sorted(standings(rows), key=lambda one: (LEVELS.index(one.level), one.tau))
+    ]
+    columns = ("predictor", "performance", "rows", "mean tau", "minus that of L_a + L_u", "p (Holm)")
+    return (
+        grid("Mean tau of each predictor over the rows; below 0 it predicts", columns, lines, sortable=True)
+        if lines
+        else None
+    )
+
+
+def paper_grid(rows: Sequence[RowResult]) -> tuple[Grid | None, dict[str, str]]:
+    """Tabulate our rows beside the paper's Tables 1 to 3; and return the notes on printed values by letter."""
+    found = paper_lines(rows)
+    letters = footnotes(found)
+    lines: list[Line] = [
+        [
+            line.group,
+            NAMES[line.printed.loss],
+            EVALUATIONS[line.level],
+            line.correlation.n,
+            _tau(line.correlation),
+            _verdicts(line.judgements),
+            line.pair.printed.models,
+            Cell(minus(f"{line.pair.printed.tau:.2f}") + f" {line.marks(letters)}".rstrip(), line.pair.printed.tau),
+            line.sign,
+        ]
+        for line in found
+    ]
+    columns = ("table", "family", "evaluation", "our n", "our tau [95 % interval]", "verdict")
+    told = (
+        grid(f"Beside {paper.SOURCE}", (*columns, "paper's n", "paper's tau", "sign"), lines, sortable=True)
+        if lines
+        else None
+    )
+    return told, {letter: note for note, letter in letters.items()}
+
+
+def stamp_grid(stamp: Mapping[str, Any]) -> Grid:
+    """Tabulate the provenance of the figures."""
+    lines = [(name.replace("_", " "), _plain(value)) for name, value in stamp.items() if value not in ("", [], None)]
+    return grid("Where these figures come from", ("what", "value"), lines)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_plain, value))
+    return value if isinstance(value, str) else json.dumps(value)

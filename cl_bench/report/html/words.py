@@ -1,0 +1,123 @@
+"""Answer of a run in plain words, for readers who are new to tau."""
+
+from __future__ import annotations
+
+import math
+import re
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cl_bench.claims.judgement import Judgement, Verdict
+from cl_bench.report.html.svg import minus
+from cl_bench.report.row import RowResult
+from cl_bench.spec.records import LEVELS, configurations
+
+_NO_COUNT = {0: "none", 1: "one", 2: "two", 3: "three", 4: "four", 5: "five", 6: "six", 7: "seven", 8: "eight"}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Answer to one claim: the sentence ``said``, its ``evidence``, and ``why`` the claim is open if it is."""
+
+    verdict: Verdict
+    said: str
+    evidence: str
+    why: str = ""
+
+
+def answers(rows: Sequence[RowResult]) -> list[Answer]:
+    """Answer each claim about tau that the paper makes: first the decided ones, both in the order of the rows."""
+    found = [
+        answer(row, judgement, rows)
+        for row in rows
+        for level in LEVELS
+        for judgement in row.judgements
+        if judgement.claim.about_tau and judgement.claim.level == level and not judgement.claim.exploratory
+    ]
+    return sorted(found, key=lambda one: one.verdict is Verdict.INCONCLUSIVE)
+
+
+def headline(found: Sequence[Answer]) -> str:
+    """Return a sentence that says how many of the claims hold."""
+    if not found:
+        return "This run has judged no claim about a correlation yet."
+    counts = {verdict: sum(one.verdict is verdict for one in found) for verdict in Verdict}
+    about = "the one claim" if len(found) == 1 else f"the {_count(len(found))} claims"
+    told = [
+        (counts[Verdict.SUPPORTED], "supports {}"),
+        (counts[Verdict.REFUTED], "speaks against {}"),
+        (counts[Verdict.INCONCLUSIVE], "does not settle {}"),
+    ]
+    if len(found) == 1:
+        verb = next(text for count, text in told if count).format("it")
+        return f"Of {about} about alignment, uniformity and performance that was tested here, this run {verb}."
+    parts = [text.format(_count(count)) for count, text in told]
+    said = f"{', '.join(parts[:-1])} and {parts[-1]}"
+    return f"Of {about} about alignment, uniformity and performance that were tested here, this run {said}."
+
+
+def _count(number: int) -> str:
+    return _NO_COUNT.get(number, str(number))
+
+
+def answer(row: RowResult, judgement: Judgement, rows: Sequence[RowResult]) -> Answer:
+    """Answer one claim about a row."""
+    method = f" ({row.method})" if len({one.method for one in rows}) > 1 else ""
+    images = f"{row.data.replace('_', '-').replace(',', ', ')} images"
+    views = " whose two views do not overlap" if row.views == "disjoint" else ""
+    said = f"On {images}{views}{method}, {_said(judgement)}"
+    return Answer(judgement.verdict, said, _evidence(row, judgement), _why(judgement))
+
+
+def _said(judgement: Judgement) -> str:
+    text = re.sub(r" \((\|?tau.*?)\)$", "", judgement.claim.text)
+    if judgement.verdict is Verdict.SUPPORTED:
+        return text
+    if judgement.verdict is Verdict.INCONCLUSIVE:
+        return f"this run does not show that {text}"
+    if judgement.claim.kind == "tau_negative":
+        return text.replace("go with better", "go with worse")
+    return f"the contrary holds of this: {text}"
+
+
+def _evidence(row: RowResult, judgement: Judgement) -> str:
+    if judgement.missing:
+        return f"{len(judgement.missing)} encoders are missing"
+    found = judgement.correlation
+    if found is None:
+        return ""
+    interval = "" if math.isnan(found.low) else f", 95 % interval {_two(found.low)} to {_two(found.high)}"
+    kept, _ = configurations(row.records, found.level)
+    seeds = round(statistics.fmean(len(c.seeds) for c in kept)) if kept else 0
+    each = f", {seeds} seed{'s' if seeds != 1 else ''} each" if seeds else ""
+    inside = "" if math.isnan(found.between) or math.isnan(found.within) else f" ({_two(found.within)} within families)"
+    return f"tau {_two(found.tau)}{inside}{interval}; {found.n} configurations{each}"
+
+
+def _why(judgement: Judgement) -> str:
+    """Return the reason that a claim is open as a sentence; empty if it is decided."""
+    if judgement.verdict is not Verdict.INCONCLUSIVE or judgement.missing:
+        return ""
+    failed = judgement.controls.failed(judgement.alpha) if judgement.controls else ""
+    reason = judgement.validity.reason if judgement.validity else ""
+    gate = judgement.validity
+    if gate and 2 * gate.learnt < gate.of:
+        whose = "" if gate.whose == "this row" else f" of {gate.whose}"
+        return f"Too few encoders{whose} learnt to tell: {gate.learnt} of {gate.of} did better than untrained ones."
+    if reason or failed:
+        return _sentence(reason or failed)
+    needed = judgement.correlation and judgement.correlation.needed
+    if judgement.claim.kind == "tau_negative" and needed and judgement.correlation and judgement.correlation.within < 0:
+        worth = judgement.correlation.effective_n
+        has = "" if math.isnan(worth) else f"; these are worth {worth:.0f}"
+        return f"Too few configurations to tell: were it true, about {needed} independent ones would show it{has}."
+    return "Chance alone would give such figures too often."
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
+
+
+def _two(value: float) -> str:
+    return "undefined" if math.isnan(value) else minus(f"{value:.2f}")
