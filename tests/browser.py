@@ -1,4 +1,4 @@
-"""Chromium without a window, over the pipe of its DevTools protocol: no driver and no further package."""
+"""Headless Chromium, driven over the pipe of its DevTools protocol, without a driver or another package."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PATIENCE = 60.0  # seconds for one answer; a busy machine starts a browser slowl
 
 
 class Browser:
-    """A browser with one page; a context manager, which ends it."""
+    """Browser with one page; a context manager, which ends it."""
 
     def __init__(self, profile: Path) -> None:
         assert FOUND is not None
@@ -65,7 +65,7 @@ class Browser:
         os.close(self._out)
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:
-        """The answer to one command of the protocol; what else comes meanwhile is kept in ``events``."""
+        """Return the answer to a command of the protocol; other messages are appended to ``events``."""
         number = next(self._ids)
         told = {"id": number, "method": method, "params": params}
         if self._session:
@@ -92,17 +92,17 @@ class Browser:
             self.events.append(self._next())
 
     def ask(self, expression: str) -> Any:
-        """The value of an expression of the page's script."""
+        """Return the value of a JavaScript expression."""
         found = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
 
     def move(self, x: float, y: float) -> None:
-        """The mouse, to a place in the window."""
+        """Move the mouse to a place in the window."""
         self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
 
     def press(self, key: str) -> None:
-        """One key, down and up."""
+        """Press and release a key."""
         code = {"Tab": 9, "ArrowRight": 39, "Escape": 27, "Enter": 13}[key]
         text = {"text": "\r"} if key == "Enter" else {}
         for kind in ("keyDown", "keyUp"):
@@ -110,7 +110,7 @@ class Browser:
             self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, **more)
 
     def errors(self) -> list[str]:
-        """What the console holds against the page since it was opened."""
+        """Return errors and warnings of the console since the page was opened."""
         self.ask("1")  # by now what came before is here
         told = []
         for event in self.events:
@@ -124,12 +124,12 @@ class Browser:
         return told
 
     def requests(self) -> list[str]:
-        """The addresses that the page asked for, itself among them."""
+        """Return the URLs that the page requested, with its own."""
         sent = [e["params"]["request"]["url"] for e in self.events if e.get("method") == "Network.requestWillBeSent"]
         return [url for url in sent if not url.startswith("data:")]
 
-    def picture(self, file: Path, *, whole: bool = True, top: float = 0, height: float = 0) -> None:
-        """Save what the page looks like: all of it, or from ``top`` so much."""
+    def picture(self, file: Path, *, top: float = 0, height: float = 0) -> None:
+        """Save a screenshot of the whole page, or of ``height`` pixels from ``top``."""
         size = self.call("Page.getLayoutMetrics")["cssContentSize"]
         clip = {"x": 0, "y": top, "width": size["width"], "height": height or size["height"], "scale": 1}
         told = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=True, clip=clip)
@@ -149,7 +149,7 @@ class Browser:
 
 
 def _pipe() -> tuple[tuple[int, int], tuple[int, int]]:
-    """Two pipes whose ends lie above the descriptors that the browser's ends are moved to: ours, and theirs."""
+    """Open two pipes with descriptors above 4, to which the browser's ends are moved; return our ends and its ends."""
     commands, answers = os.pipe(), os.pipe()
     high = [fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in (*commands, *answers)]
     for end in (*commands, *answers):

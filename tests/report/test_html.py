@@ -71,7 +71,7 @@ class Page(HTMLParser):
 
 
 def with_everything(row: RowResult) -> RowResult:
-    """The same with what its encoders know, their training and their similarities."""
+    """Add probes, training curves, similarities and predictors to a row."""
     rng = np.random.default_rng(4)
 
     def known(record: Record) -> Record:

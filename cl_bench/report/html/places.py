@@ -29,7 +29,7 @@ SWEPT = FAMILIES[:2]
 
 
 def places_chart(row: RowResult, level: Level) -> Markup | None:
-    """Draw L_a against L_u of a level, coloured by performance, with the normalised values below; None without points."""
+    """Draw L_a against L_u, coloured by performance, with the normalised values below; None without points."""
     points, _ = configurations(row.records, level)
     if not points:
         return None
