@@ -9,7 +9,6 @@ from operator import attrgetter
 from typing import Any, NamedTuple
 
 import torch
-import torchvision
 
 from cl_bench import __version__
 
@@ -79,6 +78,8 @@ def settled(device: torch.device) -> Iterator[None]:
 
 def provenance(device: torch.device) -> dict[str, Any]:
     """Return machine, versions and settings of a computation as plain values."""
+    import torchvision  # slow to import
+
     on_gpu = device.type == "cuda"
     return {
         "cl_bench": __version__,
