@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, SerializationInfo, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import (
+    Field,
+    SerializationInfo,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from cl_bench.errors import nearest
 from cl_bench.spec.datasets import DataSpec
@@ -65,12 +72,19 @@ class EncoderSpec(Frozen):
     source: str = ""
     file: str = ""
 
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        known, (first, _, second) = get_args(EncoderName), name.partition(":")
+        if name not in known and not (second and (first in LIBRARIES or first.endswith(".py"))):
+            others = "timm:NAME, torchvision:NAME, or a file by --encoder FILE.py:FUNCTION"
+            raise ValueError(f"no encoder {name!r}{nearest(name, known)}; encoders: {', '.join(known)}, {others}")
+        return name
+
     @model_validator(mode="after")
-    def _known(self) -> EncoderSpec:
-        known, (library, _, model) = get_args(EncoderName), self.name.partition(":")
-        if self.name not in known and not (library in LIBRARIES and model) and not self.source:
-            others = "timm:NAME, torchvision:NAME, or FILE.py:FUNCTION by --encoder"
-            raise ValueError(f"no encoder {self.name!r}{nearest(self.name, known)}; name: {', '.join(known)}, {others}")
+    def _of_a_file(self) -> EncoderSpec:
+        if (".py:" in self.name) != bool(self.source):
+            raise ValueError(f"an encoder of a file goes by --encoder FILE.py:FUNCTION, got name {self.name!r} alone")
         return self
 
     @model_serializer(mode="wrap")
