@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from cl_bench.compute.numerics import provenance, settled
+from cl_bench.compute.numerics import provenance, settled, unchanged
 from cl_bench.compute.runner import AVERAGE_PRECISIONS
 from cl_bench.compute.stored import PREDICTORS, evaluation_complaint
 from cl_bench.data import DataPaths, load
@@ -107,8 +107,9 @@ def examine(named: Named, settings: Settings) -> Subject:
 def _built(named: Named, settings: Settings) -> tuple[Any, FrozenEncoder | None, str]:
     """Build an encoder; return the network, how it is read, and the reason where its features are not finite."""
     view = max(settings.spec.held_out(kind).augment.size for kind in KINDS)
-    with settled(torch.device("cpu")):
+    with unchanged(torch.device("cpu")):  # whatever the code of a file does to torch
         network = build(named, settings.seed, settings.padding)
+    with unchanged(torch.device("cpu")):
         try:
             return network, frozen(network.module, named.label, view, settings.enlarged), ""
         except Diverged as error:
@@ -162,7 +163,7 @@ def compute(
     run = store.run(subject.spec.key)
     if not lacking(subject, store, stages):
         return
-    with locked(run.path, wait=True), settled(device):
+    with locked(run.path, wait=True):
         missing = lacking(subject, store, stages)
         network, encoder, diverged = _built(subject.named, settings)
         if encoder is None or content_hash(network.module) != subject.spec.weights:
@@ -177,7 +178,8 @@ def compute(
         for stage in missing:
             report = partial(on_step, stage) if on_step else None
             try:
-                _STAGES[stage](subject, run, encoder, device, places, report)
+                with settled(device):
+                    _STAGES[stage](subject, run, encoder, device, places, report)
             except (RuntimeError, *NO_MEMORY) as error:
                 if isinstance(error, NO_MEMORY) or "DefaultCPUAllocator" in str(error):
                     tried = f" --enlarge {subject.spec.enlarged // 2} or" if subject.spec.enlarged > 1 else ""

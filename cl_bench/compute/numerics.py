@@ -76,6 +76,19 @@ def settled(device: torch.device) -> Iterator[None]:
             switch.set(value)
 
 
+@contextmanager
+def unchanged(device: torch.device) -> Iterator[None]:
+    """Put every switch back to where it was found; unlike ``settled``, set nothing where none was moved."""
+    every = switches(device)
+    found = [switch.get() for switch in every]
+    try:
+        yield
+    finally:
+        for switch, value in zip(every, found, strict=True):
+            if switch.get() != value:
+                switch.set(value)
+
+
 def provenance(device: torch.device) -> dict[str, Any]:
     """Return machine, versions and settings of a computation as plain values."""
     import torchvision  # slow to import

@@ -28,6 +28,7 @@ FEWEST = 3
 """Encoders that a tau is told of at least."""
 PREDICTORS_SHOWN = 8
 NAMES: Mapping[DataKind, str] = {"single_object": "single", "multi_object": "multi"}
+SHORT: Mapping[Level, str] = {"instance": "linear", "dense": "AP"}
 ASSUMED = (
     "p is one-sided and by exchangeability: it assumes that, were there no association, every order of the encoders "
     "would be as likely. Nothing is known here of how they came about. Encoders of one origin (seeds or epochs of one "
@@ -73,7 +74,9 @@ def predictor_taus(results: Sequence[OwnResult], better: Mapping[str, Better]) -
                 if where in ("", level) and len(both) >= FEWEST:
                     values = np.array([r.predictors[name] for r in both])
                     tau = tau_b(values, np.array([r.performance[level] for r in both]))
-                    found.setdefault(name, {})[kind, level] = -tau if better.get(base) == "low" else tau
+                    found.setdefault(name, {})[kind, level] = (
+                        -tau if better.get(base) == "low" else tau
+                    ) + 0.0  # no -0
     return found
 
 
@@ -145,7 +148,7 @@ def _predictors(found: Mapping[str, Mapping[tuple[DataKind, Level], float]]) -> 
     columns = [(kind, level) for kind in KINDS for level in LEVELS if any((kind, level) in v for v in found.values())]
     order = sorted(found, key=lambda name: -_mean(found[name]))
     yield _rule("Tau of predictors with performance (1: all in the right order)")
-    table = _table("predictor", *(f"{NAMES[kind]}, {EVALUATIONS[level].split()[0]}" for kind, level in columns))
+    table = _table("predictor", *(f"{NAMES[kind]} {SHORT[level]}" for kind, level in columns))
     for name in order[:PREDICTORS_SHOWN]:
         table.add_row(name, *(_number(found[name].get(column, math.nan), 2) for column in columns))
     yield table

@@ -179,3 +179,16 @@ def test_an_encoder_that_is_another_each_time_is_refused(tmp_path):
     how, _ = settings(tmp_path)
     with pytest.raises(EncoderError, match="other weights each time it is built"):
         measured(f"{file}:build", how, Store(tmp_path / "store"))
+
+
+def test_what_a_file_does_to_torch_reaches_no_other_encoder(tmp_path):
+    file = tmp_path / "loud.py"
+    file.write_text(
+        "import torch\nfrom torch import nn\n"
+        "def build():\n    net = nn.Conv2d(3, 4, 8, 8)\n    torch.set_default_dtype(torch.float64)\n    return net\n"
+    )
+    how, _ = settings(tmp_path)
+    before = examine(Named("small_cnn", "small_cnn"), how).spec
+    measured(f"{file}:build", how, Store(tmp_path / "store"))
+    assert torch.get_default_dtype() == torch.float32
+    assert examine(Named("small_cnn", "small_cnn"), how).spec == before
