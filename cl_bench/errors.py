@@ -40,6 +40,10 @@ class DataError(SpecError):
     """A data set that is missing, is not what it should be, or cannot be decoded; its message is one line."""
 
 
+class EncoderError(SpecError):
+    """An encoder that is not there, cannot be built or loaded, or gives no features; its message is one line."""
+
+
 class DataWarning(UserWarning):
     """Images that were left out of a data set, by name, or boxes, by their number."""
 

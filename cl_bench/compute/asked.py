@@ -16,7 +16,8 @@ from cl_bench.compute.progress import Display
 from cl_bench.compute.runner import lacking, load_record
 from cl_bench.errors import SpecError
 from cl_bench.spec import DataSpec, MethodSpec, PredictorSpec, RunSpec, ScenesSpec
-from cl_bench.spec.profile import Profile
+from cl_bench.spec.encoder_names import BUILT_IN
+from cl_bench.spec.profile import KINDS, Profile
 from cl_bench.spec.profile_files import load_profile
 from cl_bench.spec.records import Record
 from cl_bench.store import Store
@@ -83,9 +84,14 @@ def profile_on(
         predictors: What to measure of every trained encoder.
 
     Raises:
-        SpecError: As ``load_profile`` and ``Profile.with_found``.
+        SpecError: As ``load_profile`` and ``Profile.with_found``; an encoder that cannot be built or cut.
     """
     profile = load_profile(name, settings, data_root)
+    if profile.encoder.name not in BUILT_IN:
+        from cl_bench.encoders.trainable import trainable
+
+        for size in {profile.sources(kind).augment.size for kind in KINDS}:
+            trainable(profile.encoder, size)
     return profile.with_found(lambda spec: spec if isinstance(spec, ScenesSpec) else found(spec)).with_predictors(
         predictors
     )

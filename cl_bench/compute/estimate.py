@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cl_bench.data.dataset import Dataset, Ragged
-from cl_bench.encoders import build_encoder
+from cl_bench.encoders.trainable import trainable
 from cl_bench.evaluate.alignment_uniformity import measure
 from cl_bench.evaluate.detection import evaluate_detection
 from cl_bench.evaluate.linear import evaluate_linear
@@ -58,8 +58,8 @@ def estimate(spec: RunSpec, method: Method | None, device: torch.device) -> dict
     held_out = _noise(spec.measure.data, 2 * FEW)
     took = _seconds(lambda: measure(encoder, held_out, spec.measure, pre.augment, pre.views, device), device)
     out["measure"] = took * spec.measure.data.count / len(held_out)
-    of, at = pre.encoder, device
-    return {**out, "linear": _linear(spec.linear, of, at), "detection": _detection(spec.detection, of, at)}
+    of, view, at = pre.encoder, pre.augment.size, device
+    return {**out, "linear": _linear(spec.linear, of, view, at), "detection": _detection(spec.detection, of, view, at)}
 
 
 def _pretrain(spec: PretrainSpec, method: Method, device: torch.device) -> float:
@@ -75,9 +75,9 @@ def _pretrain(spec: PretrainSpec, method: Method, device: torch.device) -> float
 
 
 @lru_cache(maxsize=8)
-def _linear(spec: LinearSpec, of: EncoderSpec, device: torch.device) -> float:
+def _linear(spec: LinearSpec, of: EncoderSpec, view: int, device: torch.device) -> float:
     """Estimate the seconds of linear evaluation, which are the same for every row."""
-    encoder = build_encoder(of.name, of.padding).to(device).eval()
+    encoder = trainable(of, view).to(device).eval()
     train, test = _noise(spec.train, spec.batch), _noise(spec.test, FEW)
     clock = _Clock(device)
     few = spec.model_copy(update={"epochs": STEPS + 2})
@@ -89,9 +89,9 @@ def _linear(spec: LinearSpec, of: EncoderSpec, device: torch.device) -> float:
 
 
 @lru_cache(maxsize=8)
-def _detection(spec: DetectionSpec, of: EncoderSpec, device: torch.device) -> float:
+def _detection(spec: DetectionSpec, of: EncoderSpec, view: int, device: torch.device) -> float:
     """Estimate the seconds of detection, which are the same for every row."""
-    encoder = build_encoder(of.name, of.padding).to(device).eval()
+    encoder = trainable(of, view).to(device).eval()
     batch = spec.batch if device.type == "cuda" else 1
     few = spec.model_copy(update={"batch": batch, "iterations": STEPS + 2, "precise_norm": 0})
     train, test = _noise(spec.train, max(batch, 4)), _noise(spec.test, TESTS)

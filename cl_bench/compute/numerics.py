@@ -9,7 +9,6 @@ from operator import attrgetter
 from typing import Any, NamedTuple
 
 import torch
-import torchvision
 
 from cl_bench import __version__
 
@@ -77,8 +76,23 @@ def settled(device: torch.device) -> Iterator[None]:
             switch.set(value)
 
 
+@contextmanager
+def unchanged(device: torch.device) -> Iterator[None]:
+    """Put every switch back to where it was found; unlike ``settled``, set nothing where none was moved."""
+    every = switches(device)
+    found = [switch.get() for switch in every]
+    try:
+        yield
+    finally:
+        for switch, value in zip(every, found, strict=True):
+            if switch.get() != value:
+                switch.set(value)
+
+
 def provenance(device: torch.device) -> dict[str, Any]:
     """Return machine, versions and settings of a computation as plain values."""
+    import torchvision  # slow to import
+
     on_gpu = device.type == "cuda"
     return {
         "cl_bench": __version__,

@@ -291,7 +291,7 @@ def _predict(
     """Compute the missing predictors of the encoder with that sha256, and store them with the existing ones."""
     from cl_bench.compute.numerics import provenance
     from cl_bench.data import load
-    from cl_bench.predictors.measure import Found, found_by, seen_of
+    from cl_bench.predictors.measure import Found, found_by, knob_of, seen_of
     from cl_bench.predictors.registry import Predictors
     from cl_bench.train.checkpoint import Checkpoint
 
@@ -307,7 +307,9 @@ def _predict(
     status = read_status(run)
     losses = [loss for _, loss in _losses(run, status)] if status else []
     try:
-        levels = seen_of(encoder, load(spec.measure.data, places), spec.measure, spec.pretrain, losses, device)
+        held_out, trained = load(spec.measure.data, places), spec.pretrain
+        knob = knob_of(trained.objective)
+        levels = seen_of(encoder, held_out, spec.measure, trained.augment, trained.views, device, knob, losses)
         said = found_by(mine, levels)
     except Diverged as error:
         said = {predictor.name: Found(failed=str(error)) for predictor in mine}

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.ndimage import zoom
-from sklearn.datasets import load_digits
 
 from cl_bench.data.dataset import Dataset
 from cl_bench.spec import ScenesSpec
@@ -62,6 +61,8 @@ def draw_scenes(spec: ScenesSpec) -> Dataset:
 @lru_cache(maxsize=2)
 def _digits(split: str) -> tuple[Floats, NDArray[np.int64]]:
     """Return (n, 8, 8) digits in [0, 1] and their classes; the assignment of digits to splits is fixed."""
+    from sklearn.datasets import load_digits  # slow to import
+
     bunch = load_digits()
     order = np.random.default_rng(0).permutation(len(bunch.images))
     cut = round(TRAIN_SHARE * len(order))

@@ -11,7 +11,7 @@ from torch import Tensor
 from cl_bench.data import Dataset
 from cl_bench.data.dataset import take
 from cl_bench.data.views import two_views
-from cl_bench.encoders import Encoder, cells, pooled, unit
+from cl_bench.encoders import Backbone, Features, cells, unit
 from cl_bench.errors import Diverged
 from cl_bench.evaluate.probes import probes
 from cl_bench.evaluate.similarities import overlap, similarity_histograms
@@ -44,7 +44,7 @@ class Measured(TypedDict):
 
 @torch.no_grad()
 def measure(
-    encoder: Encoder, data: Dataset, spec: MeasureSpec, augment: AugmentSpec, policy: ViewPolicy, device: torch.device
+    encoder: Backbone, data: Dataset, spec: MeasureSpec, augment: AugmentSpec, policy: ViewPolicy, device: torch.device
 ) -> Measured:
     """Measure L_a and L_u at both levels, whatever the pre-training scheme was, and probe the dense features.
 
@@ -63,14 +63,19 @@ def measure(
 
     Source: the paper, section 4.1.
     """
-    first, second, colours = held_out_maps(encoder, data, spec, augment, policy, device)
+    return measured(*held_out_features(encoder, data, spec, augment, policy, device), spec)
+
+
+@torch.no_grad()
+def measured(first: Features, second: Features, colours: Tensor, spec: MeasureSpec) -> Measured:
+    """Measure the same of features that are known, as ``held_out_features`` returns them."""
     L_a: dict[Level, float] = {}
     L_u: dict[Level, float] = {}
-    for level, vectors in zip(LEVELS, (pooled, cells), strict=True):
-        h1, h2 = unit(vectors(first)), unit(vectors(second))
+    for level in LEVELS:
+        h1, h2 = unit(vectors(first, level)), unit(vectors(second, level))
         L_a[level] = float(alignment(h1, h2))
         L_u[level] = float((uniformity(h1, spec.t, spec.scope) + uniformity(h2, spec.t, spec.scope)) / 2)
-    some = probed(len(data))
+    some = probed(len(colours))
     histograms = similarity_histograms(h1[some], h2[some])  # of the dense level, the last one in the loop
     return {
         "alignment": L_a,
@@ -81,32 +86,37 @@ def measure(
     }
 
 
+def vectors(features: Features, level: Level) -> Tensor:
+    """Arrange features as (N, P, C): one vector an image at the instance level, one a cell at the dense level."""
+    return features.pooled.unsqueeze(1) if level == "instance" else cells(features.dense)
+
+
 def probed(count: int) -> slice:
     """Return the slice of ``count`` held-out images that probes and similarities use."""
     return slice(None, None, math.ceil(count / PROBED))
 
 
 @torch.no_grad()
-def held_out_maps(
-    encoder: Encoder, data: Dataset, spec: MeasureSpec, augment: AugmentSpec, policy: ViewPolicy, device: torch.device
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Compute the backbone's maps of two training views of each held-out image; arguments as for ``measure``.
+def held_out_features(
+    encoder: Backbone, data: Dataset, spec: MeasureSpec, augment: AugmentSpec, policy: ViewPolicy, device: torch.device
+) -> tuple[Features, Features, Tensor]:
+    """Compute the features of two training views of each held-out image; arguments as for ``measure``.
 
     Returns:
-        (N, C, H, W) feature maps of view 1 and of view 2, and (N, 3) mean colours of view 1.
+        The features of view 1 and of view 2, of all N images, and (N, 3) mean colours of view 1.
 
     Raises:
         Diverged: If features are not finite.
     """
     draws = torch.Generator().manual_seed(spec.seed)
-    maps: tuple[list[Tensor], list[Tensor]] = ([], [])
+    found: tuple[list[Features], list[Features]] = ([], [])
     colours = []
     for index in torch.split(torch.arange(len(data)), BATCH):
         pair = two_views(take(data.images, index), augment, policy, draws, device)
-        for kept, (view, _) in zip(maps, pair, strict=True):
-            kept.append(encoder(view.contiguous(memory_format=torch.channels_last)))
+        for kept, (view, _) in zip(found, pair, strict=True):
+            kept.append(encoder.features(view.contiguous(memory_format=torch.channels_last)))
         colours.append(pair[0][0].mean((2, 3)))
-    first, second = (torch.cat(kept) for kept in maps)
-    if not bool(torch.isfinite(first).all() & torch.isfinite(second).all()):
+    first, second = (Features(*map(torch.cat, zip(*kept, strict=True))) for kept in found)
+    if not all(bool(torch.isfinite(part).all()) for features in (first, second) for part in features):
         raise Diverged("backbone features of held-out images are not finite")
     return first, second, torch.cat(colours)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from cl_bench.data import Dataset, Images
 from cl_bench.data.dataset import take
 from cl_bench.data.views import random_view, resized
-from cl_bench.encoders import Encoder, pooled
+from cl_bench.encoders import Backbone
 from cl_bench.errors import Diverged
 from cl_bench.spec import AugmentSpec, LinearSpec
 
@@ -32,7 +32,7 @@ class Accuracy(TypedDict):
 
 
 def evaluate_linear(
-    encoder: Encoder,
+    encoder: Backbone,
     train: Dataset,
     test: Dataset,
     spec: LinearSpec,
@@ -142,9 +142,9 @@ def _centre(image: Tensor, size: int) -> Tensor:
 
 
 @torch.no_grad()
-def _features(encoder: Encoder, batches: Iterator[Tensor] | list[Tensor]) -> Tensor:
+def _features(encoder: Backbone, batches: Iterator[Tensor] | list[Tensor]) -> Tensor:
     """Compute the (N, C) pooled features of the images in all batches."""
-    out = [pooled(encoder(batch.contiguous(memory_format=torch.channels_last))).squeeze(1) for batch in batches]
+    out = [encoder.features(batch.contiguous(memory_format=torch.channels_last)).pooled for batch in batches]
     features = torch.cat(out)
     if not bool(torch.isfinite(features).all()):
         raise Diverged("backbone features are not finite")

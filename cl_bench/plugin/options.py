@@ -50,6 +50,11 @@ OPTIONS = (
     ),
     _Option("data-root", metavar="DIR", help="where STL-10, COCO and VOC lie, for a profile that takes them"),
     _Option("download", action="store_true", help="get missing data sets into --data-root, where torchvision can"),
+    _Option(
+        "encoder",
+        metavar="timm:NAME|torchvision:NAME|FILE.py:FUNCTION",
+        help="network to pre-train instead of the profile's encoder, padded as it is",
+    ),
     _Option("detector", metavar="torchvision|detectron2", help="backend of detection (default: the profile's)"),
     _Option("device", default="auto", metavar="auto|cpu|cuda[:i]", help="where to train (default: auto)"),
     _Option("jobs", type=int, metavar="N", help="worker processes (default: one a core on a CPU, one on a GPU)"),
@@ -93,6 +98,7 @@ class Options:
     budget: str | None
     data_root: str | None
     download: bool
+    encoder: str | None
     detector: str | None
     device: str
     jobs: int | None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import math
 import re
 import shlex
@@ -38,6 +39,7 @@ from cl_bench.plugin.options import Options, or_usage_error, renewing_command
 from cl_bench.plugin.regression import findings_of
 from cl_bench.spec import MethodSpec, RunSpec
 from cl_bench.spec.claim import Claim
+from cl_bench.spec.encoder_names import architecture
 from cl_bench.spec.profile import Profile, Row
 from cl_bench.spec.records import LEVELS, Record
 from cl_bench.store import Store, digest
@@ -120,7 +122,15 @@ class Session:
         typed = option.seeds
         seeds = [] if typed is None else or_usage_error(lambda: seed_settings(typed))
         detector = [] if option.detector is None else [f"detection.detector={option.detector}"]
-        return [*option.set, *seeds, *detector]
+        return [*self.encoder, *option.set, *seeds, *detector]
+
+    @cached_property
+    def encoder(self) -> list[str]:
+        """Settings of a profile that ``--encoder`` stands for."""
+        text = self.options.encoder
+        found = {} if text is None else or_usage_error(lambda: architecture(text, self.here))
+        own = {**found, "padding": "zeros"} if found else {}
+        return [f"encoder.{key}={json.dumps(value)}" for key, value in own.items()]
 
     @property
     def data_root(self) -> Path | None:

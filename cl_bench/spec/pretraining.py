@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, model_validator
+from pydantic import (
+    Field,
+    SerializationInfo,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
+from cl_bench.errors import nearest
 from cl_bench.spec.datasets import DataSpec
-from cl_bench.spec.frozen import Count, Frozen, NonNegative, Positive, Precision, Scope
+from cl_bench.spec.frozen import CANONICAL, Count, Frozen, NonNegative, Positive, Precision, Scope
 from cl_bench.spec.records import RANDOM_INIT, Level
 
 RECIPE = 3
@@ -15,6 +23,8 @@ RECIPE = 3
 
 ViewPolicy = Literal["overlapping", "disjoint"]
 EncoderName = Literal["small_cnn", "resnet18"]
+LIBRARIES = ("timm", "torchvision")
+"""Whose networks are named LIBRARY:NAME."""
 Negatives = Literal["both_views", "cross_view", "ntxent"]
 Padding = Literal["zeros", "reflect"]
 
@@ -49,12 +59,40 @@ class AugmentSpec(Frozen):
 
 
 class EncoderSpec(Frozen):
-    """Backbone and projection head; ``padding`` is that of ``encoders.build_encoder``."""
+    """Backbone and projection head; ``padding`` is that of ``encoders.build_encoder``.
 
-    name: EncoderName
+    ``name``: a built-in encoder, ``timm:NAME``, ``torchvision:NAME``, or ``FILE.py:FUNCTION`` with the sha256 of its
+    ``source`` and the place of the ``file``, which is no part of the key.
+    """
+
+    name: str
     padding: Padding = "zeros"
     hidden: Count = 512
     projection: Count = 128
+    source: str = ""
+    file: str = ""
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        known, (first, _, second) = get_args(EncoderName), name.partition(":")
+        if name not in known and not (second and (first in LIBRARIES or first.endswith(".py"))):
+            others = "timm:NAME, torchvision:NAME, or a file by --encoder FILE.py:FUNCTION"
+            raise ValueError(f"no encoder {name!r}{nearest(name, known)}; encoders: {', '.join(known)}, {others}")
+        return name
+
+    @model_validator(mode="after")
+    def _of_a_file(self) -> EncoderSpec:
+        if (".py:" in self.name) != bool(self.source):
+            raise ValueError(f"an encoder of a file goes by --encoder FILE.py:FUNCTION, got name {self.name!r} alone")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
+        """Leave out what a built-in encoder does not have, so that its key is what it was."""
+        told: dict[str, Any] = handler(self)
+        left_out = {"file"} if info.context == CANONICAL else set()
+        return {n: value for n, value in told.items() if n not in left_out and (value or n not in ("source", "file"))}
 
 
 class OptimiserSpec(Frozen):

@@ -187,11 +187,19 @@ def one_sided(x: Array, y: Array) -> tuple[float, float, Method]:
     return found.p_negative, found.p_positive, found.method
 
 
-def correlate(records: Sequence[Record], level: Level, family: Family = "total", alpha: float = 0.05) -> Correlation:
+def correlate(
+    records: Sequence[Record],
+    level: Level,
+    family: Family = "total",
+    alpha: float = 0.05,
+    exchangeable: bool = False,
+) -> Correlation:
     """Compute Kendall's tau-b of a row (the paper's statistic) with its p, intervals and effective sample size.
 
     p and the effective number of configurations are from ``association``. Intervals are Fieller's for that effective
     number. The min-max is over the configurations that take part; the order of the records has no effect.
+    ``exchangeable``: the names of configurations tell no knobs, and without an association every order of them is
+    equally likely.
 
     Raises:
         ValueError: If the records are of more than one row.
@@ -202,7 +210,8 @@ def correlate(records: Sequence[Record], level: Level, family: Family = "total",
         return Correlation(level, family, n, math.nan, math.nan, math.nan, 1.0, 1.0, "none", None, left_out)
     families = [c.family for c in kept]
     tau, inside = tau_b(x, y), tau_b(x, y, within(families))
-    found = association(x, y, families_of([c.name for c in kept], families))
+    known = families_of([c.name for c in kept], families)
+    found = association(x, y, [Group(group.members, None) for group in known] if exchangeable else known)
 
     def interval(value: float) -> tuple[float, float]:
         return fieller_interval(value, found.effective_n, _SIGNIFICANT) if n >= FEWEST else (math.nan, math.nan)
@@ -224,7 +233,7 @@ def correlate(records: Sequence[Record], level: Level, family: Family = "total",
         within_low=within_low,
         within_high=within_high,
         between=tau_b(x, y, between(families)),
-        by_knob=_by_knob(kept, x, y),
+        by_knob={} if exchangeable else _by_knob(kept, x, y),
         effective_n=found.effective_n,
         placebo=found.placebo,
     )

@@ -11,7 +11,8 @@ from functools import partial
 import torch
 
 from cl_bench.data import Dataset
-from cl_bench.encoders import Encoder, build_encoder
+from cl_bench.encoders import Encoder
+from cl_bench.encoders.trainable import trainable
 from cl_bench.errors import Diverged
 from cl_bench.losses.optima import position_only_loss
 from cl_bench.losses.reference import whole_loss
@@ -191,7 +192,7 @@ class _Log:
 def untrained(spec: PretrainSpec) -> Encoder:
     """Build the encoder as initialised from the spec's seed, on the CPU."""
     with seeded(spec.seed, torch.device("cpu")):
-        return build_encoder(spec.encoder.name, spec.encoder.padding)
+        return trainable(spec.encoder, spec.augment.size, spec.seed)
 
 
 def _optimiser(parameters: list[torch.nn.Parameter], plan: OptimiserSpec) -> torch.optim.Optimizer:

@@ -205,6 +205,13 @@ def test_what_cannot_be_computed_fails_the_claim_and_is_listed(job: Job, monkeyp
         (["--store={file}/store"], r"--store .*file/store: Not a directory"),
         (["--predictor=rankm"], r"no predictor 'rankm'; did you mean 'rankme'\?"),
         (["--predictor={file}.py"], r"no file .*/file\.py"),
+        (["--encoder=tim:resnet18"], r"no encoder 'tim:resnet18'; did you mean 'timm'\?"),
+        (["--encoder={file}.py"], r"no file .*/file\.py"),
+        (["--encoder=torchvision:resnet81"], r"no model 'resnet81' in torchvision .*did you mean 'resnet"),
+        (
+            ["--encoder=timm:test_vit"],
+            r"timm:test_vit cannot be cut in two for detection, .* cl-bench measure takes any",
+        ),
         (["--strict-claim"], r"unrecognized arguments: --strict-claim|ambiguous|--strict-claims"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
-from cl_bench.spec import EncoderName, Padding
+from cl_bench.encoders.features import Features, pooled, unit, widened
+from cl_bench.spec import Padding
 
 
 class Encoder(nn.Module):
@@ -31,8 +31,13 @@ class Encoder(nn.Module):
         out: Tensor = self.last(self.trunk(images))
         return out
 
+    def features(self, images: Tensor) -> Features:
+        """Compute the feature map of normalised images (B, 3, H, W), and its mean."""
+        feature_map = self(images)
+        return Features(feature_map, pooled(feature_map).squeeze(1))
 
-def build_encoder(name: EncoderName, padding: Padding = "zeros") -> Encoder:
+
+def build_encoder(name: str, padding: Padding = "zeros") -> Encoder:
     """Build an untrained encoder; its weights come from torch's global generator.
 
     Args:
@@ -51,7 +56,7 @@ def reflect(network: nn.Module) -> None:
     """Make every padded convolution of a network reflect its input at the border; weights and names stay."""
     for module in network.modules():
         for name, child in module.named_children():
-            if type(child) is nn.Conv2d and any(child.padding):
+            if type(child) is nn.Conv2d and not isinstance(child.padding, str) and any(child.padding):
                 setattr(module, name, ReflectingConv2d(child))
 
 
@@ -66,6 +71,8 @@ class ReflectingConv2d(nn.Conv2d):
             conv.kernel_size,  # type: ignore[arg-type]  # a pair, as torch's stubs have it for the attribute only
             conv.stride,  # type: ignore[arg-type]
             conv.padding,  # type: ignore[arg-type]
+            dilation=conv.dilation,  # type: ignore[arg-type]
+            groups=conv.groups,
             bias=conv.bias is not None,
             padding_mode="reflect",
             device="meta",  # no random numbers are drawn
@@ -77,10 +84,10 @@ class ReflectingConv2d(nn.Conv2d):
         high, wide = int(self.padding[0]), int(self.padding[1])
         mode = "reflect" if x.shape[-2] > high and x.shape[-1] > wide else "replicate"
         padded = nn.functional.pad(x, (wide, wide, high, high), mode=mode)
-        return nn.functional.conv2d(padded, self.weight, self.bias, self.stride)
+        return nn.functional.conv2d(padded, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
 
 
-def _zero_padded(name: EncoderName) -> Encoder:
+def _zero_padded(name: str) -> Encoder:
     if name == "resnet18":
         import torchvision  # slow to import, and only this encoder needs it
 
@@ -95,37 +102,6 @@ def _conv(inputs: int, outputs: int, stride: int) -> nn.Sequential:
     conv = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
     return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
-
-
-def pooled(feature_map: Tensor) -> Tensor:
-    """Pool by global average, (B, C, H, W) -> (B, 1, C), to one vector per image."""
-    return feature_map.mean((2, 3)).unsqueeze(1)
-
-
-def cells(feature_map: Tensor) -> Tensor:
-    """Reshape (B, C, H, W) -> (B, H W, C), one vector per cell, row by row."""
-    return feature_map.flatten(2).transpose(1, 2)
-
-
-def widened(features: Tensor) -> Tensor:
-    """Convert features that autocast left in half precision to float32; others stay."""
-    return features.float() if features.dtype in (torch.bfloat16, torch.float16) else features
-
-
-def unit(features: Tensor) -> Tensor:
-    """Scale (..., C) to unit vectors; features that are all 0 (dead cells) become the constant unit vector."""
-    return unit_and_norm(features)[0]
-
-
-def unit_and_norm(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Return unit vectors as ``unit`` does, and (...,) lengths, clamped to the largest value of the dtype."""
-    # Divide by the largest entry first, since squares overflow float32 long before the features do.
-    peak = features.detach().abs().amax(-1, keepdim=True)
-    nothing = peak == 0
-    scaled = features / peak.masked_fill(nothing, 1.0)
-    norm = torch.linalg.vector_norm(scaled, dim=-1, keepdim=True).masked_fill(nothing, 1.0)
-    direction = torch.where(nothing, features.shape[-1] ** -0.5, scaled / norm)
-    return direction, (peak * norm).squeeze(-1).clamp_max(torch.finfo(features.dtype).max)
 
 
 class ProjectionHead(nn.Module):
