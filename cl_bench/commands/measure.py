@@ -61,32 +61,25 @@ def _said(text: str, status: int) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from cl_bench.spec.profile_files import load_profile
-
-    profile = load_profile(arguments.profile, arguments.set)
     enlarged = _times(arguments.enlarge)
     stages: tuple[Stage, ...] = tuple(s for s in STAGES if not arguments.only or s in arguments.only)  # type: ignore[misc]
     asked = named(arguments.encoders, arguments.encoder)
-    root = arguments.data_root
-    if root is not None and not root.is_dir():
-        raise SpecError(f"--data-root {root}: {'not a folder' if root.exists() else 'no such folder'}")
-
     from rich.console import Console
 
+    from cl_bench.compute.asked import data_under, profile_on
     from cl_bench.compute.devices import torch_device
     from cl_bench.compute.measure_own import GRIDLESS, Settings, built_in_predictors, examine, result, without_twins
-    from cl_bench.data import DataPaths
-    from cl_bench.data.locator import DatasetLocator
     from cl_bench.report.own_encoders import encoders_csv, encoders_json, tables
     from cl_bench.spec.own import OwnRunSpec
     from cl_bench.store import Store
 
     device = torch_device(arguments.device)
     store = Store(arguments.store)
-    locator = DatasetLocator(DataPaths.of(store.root, root))
+    locator = data_under(arguments.data_root, store, fetch=False, download=False)
+    profile = profile_on(arguments.profile, arguments.set, arguments.data_root, locator.found, ())
     known = built_in_predictors()
     predictors = tuple(known.spec_of(p) for p in known.built_in if p.name not in GRIDLESS)
-    spec = OwnRunSpec.of(profile.with_data(locator.found), predictors)
+    spec = OwnRunSpec.of(profile, predictors)
     settings = Settings(spec, profile.encoder.padding, arguments.seed, enlarged)
     subjects, twins = without_twins([examine(one, settings) for one in asked])
     if all(subject.diverged for subject in subjects):
