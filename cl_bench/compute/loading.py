@@ -168,4 +168,5 @@ def _same(one: RunSpec, other: RunSpec) -> bool:
 def _without_source(spec: F) -> F:
     """Return the spec as it was before data sets were looked for."""
     data = {name: value for name in type(spec).model_fields if isinstance(value := getattr(spec, name), FilesSpec)}
-    return spec.model_copy(update={name: value.model_copy(update={"source": ""}) for name, value in data.items()})
+    plain = {"source": "", "root": None, "found": None}
+    return spec.model_copy(update={name: value.model_copy(update=plain) for name, value in data.items()})

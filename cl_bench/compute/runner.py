@@ -184,7 +184,7 @@ def _pretrained(
         method = registry.resolve(f"{spec.pretrain.method.name}:{options}")
         if spec_of(method) != spec.pretrain.method:
             raise MethodError(f"method {method.name!r} ({method.origin}) was edited since this run began; run it again")
-    run.write("spec", spec.pretrain.canonical())
+    run.write("spec", spec.pretrain.model_dump(mode="json"))
     begun = datetime.now(UTC).isoformat(timespec="seconds")
     report = partial(on_step, "pre-training") if on_step else None
     checkpoint = Checkpoint(run, device)
