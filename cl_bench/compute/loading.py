@@ -77,7 +77,7 @@ def stored_records(
         if grid is not None:
             row, own = grid.around(pretrain)
             specs = [spec for spec in specs if own and _same(spec, own)] or ([own] if own else [])
-            asked |= {spec.pretrain: spec for spec in row}
+            asked |= {_without_source(spec.pretrain): spec for spec in row}
         elif not specs:
             other_grids = other_grids or [_Grid(other) for other in others()]
             known = [other.around(pretrain)[1] for other in other_grids]
@@ -140,7 +140,7 @@ class _Grid:
         wanted = _without_source(pretrain)
         for scenes in ("", *self.profile.scenes):
             row = self._row(pretrain.method, pretrain.data.kind, pretrain.views, pretrain.seed, scenes)
-            own = next((spec for spec in row if spec.pretrain == wanted), None)
+            own = next((spec for spec in row if _without_source(spec.pretrain) == wanted), None)
             if own is not None:
                 trained = pretrain.objective.family != RANDOM_INIT
                 return (row if trained else ()), own.model_copy(update={"pretrain": pretrain})
@@ -168,4 +168,5 @@ def _same(one: RunSpec, other: RunSpec) -> bool:
 def _without_source(spec: F) -> F:
     """Return the spec as it was before data sets were looked for."""
     data = {name: value for name in type(spec).model_fields if isinstance(value := getattr(spec, name), FilesSpec)}
-    return spec.model_copy(update={name: value.model_copy(update={"source": ""}) for name, value in data.items()})
+    plain = {"source": "", "root": None, "found": None}
+    return spec.model_copy(update={name: value.model_copy(update=plain) for name, value in data.items()})

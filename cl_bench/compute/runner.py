@@ -184,8 +184,8 @@ def _pretrained(
         method = registry.resolve(f"{spec.pretrain.method.name}:{options}")
         if spec_of(method) != spec.pretrain.method:
             raise MethodError(f"method {method.name!r} ({method.origin}) was edited since this run began; run it again")
-    # With the place of an encoder's file, which a reader of the store builds the network from.
-    run.write("spec", {**spec.pretrain.canonical(), "encoder": spec.pretrain.encoder.model_dump(mode="json")})
+    # With the places of files, which a reader of the store builds network and data from.
+    run.write("spec", spec.pretrain.model_dump(mode="json"))
     begun = datetime.now(UTC).isoformat(timespec="seconds")
     report = partial(on_step, "pre-training") if on_step else None
     checkpoint = Checkpoint(run, device)

@@ -16,12 +16,14 @@ import torch
 from helpers import ROOT, environment, tiny_profile, trained
 from own_images import save, write_coco, write_folder, write_voc
 
+from cl_bench.compute.loading import stored_pretrainings, stored_records
 from cl_bench.data import DataPaths, Dataset, bind, load
 from cl_bench.data.__main__ import work
 from cl_bench.errors import SpecError
 from cl_bench.spec import FolderSpec
 from cl_bench.spec.profile import Profile
 from cl_bench.spec.profile_files import load_profile
+from cl_bench.store import Store
 
 DOCUMENT = (ROOT / "docs" / "own-data.md").read_text()
 SNIPPETS = re.findall(r"```toml\n(.*?)```", DOCUMENT + (ROOT / "README.md").read_text(), re.DOTALL)
@@ -254,4 +256,9 @@ def test_the_whole_way_on_images_of_one_s_own_wherever_they_lie(tmp_path):
     moved = shutil.move(path.parent, tmp_path / "elsewhere")
     again = job(Path(moved) / "mine.toml", store, "-k", "info_nce-t1-")
     assert again.returncode == 0 and trained(store) == before, again.stdout[-3000:] + again.stderr[-2000:]
-    assert not [p for p in store.rglob("*.json") if str(tmp_path / "home") in p.read_text()], "no record tells where"
+    (spec,) = stored_pretrainings(Store(store))
+    assert spec.data.root == str(tmp_path / "home" / "pets") and spec.data.count == 40
+    ((_, record),), missing = stored_records(Store(store), None, list)
+    assert record.status == "complete" and not missing, "what is stored can be read without the profile"
+    ((_, same),), missing = stored_records(Store(store), load_profile(str(Path(moved) / "mine.toml")), list)
+    assert same == record and len(missing) == 3, "and with it, wherever the images lie now"
