@@ -296,5 +296,5 @@ def test_data_without_boxes_or_of_other_classes_is_refused():
     with pytest.raises(ValueError, match="train images have no boxes"):
         evaluate_detection(encoder(), Dataset(data.images, data.classes), data, spec(), MEAN, STD, CPU)
     other = Dataset(data.images, ("a", "b"), None, data.boxes, data.box_labels)
-    with pytest.raises(ValueError, match="classes"):
+    with pytest.raises(ValueError, match="the class 'b' is not among those of the training images"):
         evaluate_detection(encoder(), data, other, spec(), MEAN, STD, CPU)
