@@ -462,6 +462,7 @@ def test_the_plan_is_of_both_sweeps(job: Job) -> None:
     assert "8 encoders to compute" in text
 
 
+@pytest.mark.slow
 def test_pytest_xdist(job: Job, tmp_path: Path) -> None:
     job.plant(AHEAD)
     job.plant(AHEAD, BEHIND, "dense_emd")

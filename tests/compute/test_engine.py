@@ -141,6 +141,7 @@ def havoc(tmp_path_factory: pytest.TempPathFactory) -> Havoc:
 
 
 @pytest.mark.parametrize("name", ["dense_index", "prints"])
+@pytest.mark.slow
 def test_the_others_go_on(havoc: Havoc, name: str) -> None:
     record = havoc.first[name]
     assert isinstance(record, Record)
@@ -157,6 +158,7 @@ def test_the_others_go_on(havoc: Havoc, name: str) -> None:
         ("exits", r"worker process ended \(exit status 3\)"),
     ],
 )
+@pytest.mark.slow
 def test_what_fails_is_named_in_one_line(havoc: Havoc, name: str, message: str) -> None:
     said = havoc.first[name]
     assert isinstance(said, str)
@@ -166,10 +168,12 @@ def test_what_fails_is_named_in_one_line(havoc: Havoc, name: str, message: str) 
     assert havoc.notes.ended[havoc.spec[name].case] == said
 
 
+@pytest.mark.slow
 def test_a_dead_worker_does_not_speak_with_anothers_voice(havoc: Havoc) -> None:
     assert not [said for said in havoc.first.values() if "printed while it was imported" in str(said)]
 
 
+@pytest.mark.slow
 def test_what_was_killed_is_computed_by_the_next(havoc: Havoc) -> None:
     record = havoc.second["dies_once"]
     assert isinstance(record, Record)
@@ -181,6 +185,7 @@ def test_what_was_killed_is_computed_by_the_next(havoc: Havoc) -> None:
     }
 
 
+@pytest.mark.slow
 def test_what_a_plugin_prints_is_kept_beside_its_run(havoc: Havoc) -> None:
     path = havoc.bench.store.run(havoc.spec["prints"].pretrain.key).path / "output.txt"
     said = path.read_bytes()
@@ -188,14 +193,17 @@ def test_what_a_plugin_prints_is_kept_beside_its_run(havoc: Havoc) -> None:
         assert part in said
 
 
+@pytest.mark.slow
 def test_a_plugin_that_asks_on_standard_input_does_not_hang(havoc: Havoc) -> None:
     assert "hangs" not in str(havoc.first["asks"])
 
 
+@pytest.mark.slow
 def test_a_plugins_warning_is_not_a_warning_about_the_store(havoc: Havoc) -> None:
     assert havoc.warnings == []
 
 
+@pytest.mark.slow
 def test_closing_leaves_no_process_not_even_a_zombie(havoc: Havoc) -> None:
     assert havoc.pids
     assert havoc.left == []
@@ -204,6 +212,7 @@ def test_closing_leaves_no_process_not_even_a_zombie(havoc: Havoc) -> None:
 # ---- out of memory
 
 
+@pytest.mark.slow
 def test_out_of_memory_in_a_plugin_names_it(bench: Bench) -> None:
     greedy = bench.specs("engine_greedy")[0]
     engine = bench.engine(jobs=1)
@@ -219,6 +228,7 @@ def test_out_of_memory_in_a_plugin_names_it(bench: Bench) -> None:
     )
 
 
+@pytest.mark.slow
 def test_out_of_memory_is_one_line_that_says_what_to_try_and_the_others_go_on(bench: Bench) -> None:
     full, other = bench.specs("engine_full")[0], bench.specs("engine_counts")[0]
     engine = bench.engine(jobs=1)
@@ -249,6 +259,7 @@ def test_out_of_memory_is_one_line_that_says_what_to_try_and_the_others_go_on(be
 # ---- rivals
 
 
+@pytest.mark.slow
 def test_runs_that_another_process_holds_are_waited_for_without_spinning(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -282,6 +293,7 @@ def test_runs_that_another_process_holds_are_waited_for_without_spinning(
     assert 1 <= looks <= 12, f"looked {looks} times in 1.5 s"
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_work_and_train_nothing_twice(bench: Bench) -> None:
     specs = bench.specs("engine_counts", optimiser__epochs=2, optimiser__log_every=3)
     both = [start(bench, specs, 1), start(bench, tuple(reversed(specs)), 1)]
@@ -294,6 +306,7 @@ def test_two_processes_share_the_work_and_train_nothing_twice(bench: Bench) -> N
     assert Counter(seen.values()) == {1: 4 * n, 2: 2 * n, 2 * n: 2}
 
 
+@pytest.mark.slow
 def test_workers_end_when_the_process_that_started_them_is_killed(bench: Bench) -> None:
     specs = bench.specs("engine_slow", optimiser__epochs=200)
     process = start(bench, specs, jobs=1)

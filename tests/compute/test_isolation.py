@@ -99,17 +99,20 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Both:
 
 
 @pytest.mark.parametrize("which", [0, 1], ids=["another method", "untrained"])
+@pytest.mark.slow
 def test_a_plugin_that_changes_torch_changes_no_other_record(both: Both, which: int) -> None:
     assert bits(both.shared, both.others[which]) == bits(both.alone, both.others[which])
     assert figures(both.found[which]) == figures(both.expected[which])
     assert both.processes == 3
 
 
+@pytest.mark.slow
 def test_the_loud_plugin_does_change_its_own_numbers(both: Both) -> None:
     """Or the test above would show nothing."""
     assert figures(both.loud_record)[2] != figures(both.expected[0])[2]
 
 
+@pytest.mark.slow
 def test_a_records_provenance_says_under_which_switches_it_was_computed(both: Both) -> None:
     def provenance(spec: RunSpec, name: str) -> dict[str, object]:
         (path,) = both.shared.store.run(spec.pretrain.key).path.glob(name)
@@ -133,6 +136,7 @@ def test_a_records_provenance_says_under_which_switches_it_was_computed(both: Bo
             assert provenance(spec, f"evals/{stage}-*.json") == settled
 
 
+@pytest.mark.slow
 def test_a_process_imports_one_plugin_and_serves_all_of_its_specs_before_the_next(tmp_path: Path) -> None:
     bench = Bench(tmp_path, quiet=QUIET, loud=LOUD)
     (one, other, *_), (loud, *_) = bench.specs("quiet"), bench.specs("loud")
@@ -143,12 +147,14 @@ def test_a_process_imports_one_plugin_and_serves_all_of_its_specs_before_the_nex
     assert len(calls) == 1 and calls.pop().endswith(" 1"), "one process, one plugin"
 
 
+@pytest.mark.slow
 def test_a_process_with_a_plugin_computes_no_untrained_encoder(tmp_path: Path) -> None:
     bench = Bench(tmp_path, quiet=QUIET)
     _, processes = computed(bench, bench.specs("quiet")[0], untrained(bench))
     assert processes == 2
 
 
+@pytest.mark.slow
 def test_a_method_that_nobody_knows_is_told_of(tmp_path: Path) -> None:
     bench = Bench(tmp_path, quiet=QUIET)
     spec = bench.specs("quiet")[0]

@@ -143,6 +143,7 @@ def lines(places: DataPaths) -> int:
     return found[0].read_bytes().count(b"\n") if found else 0
 
 
+@pytest.mark.slow
 def test_kill_9_costs_no_more_than_the_shards_under_way(places, decodings, recwarn):
     for wanted in (1, 3):
         process = decoder(places, 0.1)
@@ -157,6 +158,7 @@ def test_kill_9_costs_no_more_than_the_shards_under_way(places, decodings, recwa
     assert not [w for w in recwarn if issubclass(w.category, StoreWarning)], "what the journal has was on disk"
 
 
+@pytest.mark.slow
 def test_the_second_process_waits_for_the_first_and_decodes_nothing(places):
     processes = [decoder(places, 0.05) for _ in range(3)]
     decoded_by = [len(process.communicate(timeout=60)[0].split()) for process in processes]
@@ -165,6 +167,7 @@ def test_the_second_process_waits_for_the_first_and_decodes_nothing(places):
     check(fresh(places), places)
 
 
+@pytest.mark.slow
 def test_the_next_process_goes_on_when_the_first_one_is_killed(places):
     first = decoder(places, 0.1)
     until(lambda: lines(places) >= 1, what="a shard in the journal")

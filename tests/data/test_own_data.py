@@ -247,6 +247,7 @@ def test_images_of_one_s_own_are_prepared_verified_and_shown(tmp_path, capsys):
     assert {"linear.png", "detection.png", "single_object.png"} <= {p.name for p in (tmp_path / "sheets").iterdir()}
 
 
+@pytest.mark.slow
 def test_the_whole_way_on_images_of_one_s_own_wherever_they_lie(tmp_path):
     path, store = whole(tmp_path), tmp_path / "store"
     first = job(path, store, "-k", "info_nce-t1-")

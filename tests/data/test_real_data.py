@@ -12,6 +12,7 @@ import pytest
 from helpers import ROOT, environment, trained
 from real_formats import USUAL, write_all
 
+pytestmark = pytest.mark.slow
 PROFILE = ROOT / "tests" / "files" / "tiny-paper.toml"
 LEVELS = {"instance", "dense"}
 

@@ -61,6 +61,7 @@ def test_rows_differ_in_what_digits_share_and_in_nothing_else(tmp_path: Path) ->
     ("different", "verdict", "code"),
     [((80, 70, 60, 50), "SUPPORTED", 0), ((99, 90, 80, 71), "REFUTED", 1), ((91, 79, 71, 59), "INCONCLUSIVE", 0)],
 )
+@pytest.mark.slow
 def test_digits_of_different_classes_are_held_against_those_of_one(
     job: Job, different: tuple[float, ...], verdict: str, code: int
 ) -> None:

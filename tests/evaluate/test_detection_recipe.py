@@ -46,6 +46,7 @@ def ragged(data: Dataset, widths: tuple[int, ...] = (32, 36, 44)) -> Dataset:
     return dataclasses.replace(data, images=Ragged(pixels, torch.tensor([image.shape[1:] for image in images])))
 
 
+@pytest.mark.slow
 def test_it_finds_bright_squares_in_images_of_different_sizes():
     train, test = ragged(squares(48, seed=1)), ragged(squares(16, seed=2))
     result = evaluate_detection(encoder(), train, test, recipe(iterations=60, batch=8), MEAN, STD, CPU)
@@ -208,6 +209,7 @@ def test_difficult_objects_are_trained_on_and_do_not_count():
     assert _truths("test", dataclasses.replace(test, difficult=hard))[5].difficult.tolist() == [True]
 
 
+@pytest.mark.slow
 def test_in_half_precision_boxes_are_float32_and_learning_goes_on():
     """In bfloat16 a box at 450 pixels would be rounded to the next even one."""
     data = squares(4, 512)
@@ -231,6 +233,7 @@ def test_in_half_precision_boxes_are_float32_and_learning_goes_on():
         torch.testing.assert_close(built.features([*data.images]), exact.features([*data.images]), rtol=0.1, atol=0.3)
 
 
+@pytest.mark.slow
 def test_half_precision_trains():
     settings = recipe(iterations=60, batch=8, precision="bfloat16")
     result = evaluate_detection(encoder(), squares(48, seed=1), squares(16, seed=2), settings, MEAN, STD, CPU)

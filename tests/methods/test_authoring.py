@@ -101,6 +101,7 @@ def case(folder: Path, *args: str, path: Sequence[Path] = ()) -> subprocess.Comp
     return run(folder, suite, "-k", "test_model and t0.2", *options, *args, path=path)
 
 
+@pytest.mark.slow
 def test_a_mistake_in_a_plugin_is_one_line_with_its_place_and_fails_its_own_cases_alone(tmp_path: Path) -> None:
     files = {name: write(tmp_path / f"my_{name}.py", name) for name in (*STRATEGIES, *CLASSES)}
     done = case(tmp_path, *(f"--method=./{file.name}" for file in files.values()))
@@ -174,6 +175,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "site"
 
 
+@pytest.mark.slow
 def test_an_installed_package_is_listed_and_satisfies_the_contract(site: Path, tmp_path: Path) -> None:
     listed = run(tmp_path, str(ROOT / "suites"), "--list-methods", path=[site])
     assert listed.returncode == 0, listed.stderr
@@ -183,6 +185,7 @@ def test_an_installed_package_is_listed_and_satisfies_the_contract(site: Path, t
     assert re.search(r"= \d+ passed", done.stdout) and "skipped" not in done.stdout
 
 
+@pytest.mark.slow
 def test_an_installed_package_is_found_by_the_worker_processes(site: Path, tmp_path: Path) -> None:
     """Also where only this run of pytest has it on its path."""
     done = case(tmp_path, "-o", f"pythonpath={site}", "--method=example_mutual:least=0.5")

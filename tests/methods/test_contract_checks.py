@@ -271,6 +271,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 @pytest.mark.parametrize("name", [*WRONG, *OWN])
+@pytest.mark.slow
 def test_a_wrong_plugin_fails_the_right_check_alone_and_is_told_where(run: Run, name: str) -> None:
     wrong, outcomes = (WRONG | OWN)[name], run.outcomes[name]
     assert [check for check, o in outcomes.items() if o.kind not in ("passed", "skipped")] == [wrong.check]
@@ -283,6 +284,7 @@ def test_a_wrong_plugin_fails_the_right_check_alone_and_is_told_where(run: Run, 
 
 
 @pytest.mark.parametrize("name", [*SOUND, "sound:sharp=7.0", *SOUND_OWN, "dense_index"])
+@pytest.mark.slow
 def test_a_sound_plugin_passes_beside_wrong_ones(run: Run, name: str) -> None:
     outcomes = run.outcomes.get(name) or run.outcomes["sound:sharp=7.0"]
     assert len(outcomes) == len(CHECKS)
@@ -296,6 +298,7 @@ def test_a_sound_plugin_passes_beside_wrong_ones(run: Run, name: str) -> None:
         assert {o.kind for o in outcomes.values()} == {"passed"}
 
 
+@pytest.mark.slow
 def test_one_line_a_fault_and_nothing_trained(run: Run) -> None:
     assert run.done.returncode == 1
     assert "Traceback" not in run.done.stdout and "During handling" not in run.done.stdout
@@ -438,6 +441,7 @@ def test_a_plan_runs_no_contract_and_plans_only_what_is_trained(pytester: pytest
     assert "18 encoders to compute" in result.stdout.str()
 
 
+@pytest.mark.slow
 def test_with_pytest_xdist_and_a_file(tmp_path: Path) -> None:
     plugins(tmp_path)
     done = subprocess.run(

@@ -143,6 +143,7 @@ def test_cosine_is_the_loop_s(dtype, B, grid, C, seed):
     epsilon=st.sampled_from([0.005, 0.02, 0.05, 0.5, 20.0]),
     iterations=st.sampled_from([1, 2, 3, 9, 50]),
 )
+@pytest.mark.slow
 def test_emd_is_the_loop_s(dtype, B, grid, C, seed, epsilon, iterations):
     batch = draw(B, grid, C, seed)
     expected = oracles.sinkhorn(*batch.features, epsilon, iterations)

@@ -73,6 +73,7 @@ def test_the_order_of_plugins_does_not_matter(tmp_path: Path, order: tuple[str, 
     assert "where to train" not in done.stdout  # --device is theirs
 
 
+@pytest.mark.slow
 def test_a_project_without_options_of_its_own_has_the_short_names(tmp_path: Path) -> None:
     job = Job(tmp_path)
     job.plant()
@@ -82,6 +83,7 @@ def test_a_project_without_options_of_its_own_has_the_short_names(tmp_path: Path
     assert done.stdout.startswith("cl-bench: dense_index, profile tiny.toml")
 
 
+@pytest.mark.slow
 def test_run_and_report_of_the_command_line(tmp_path: Path) -> None:
     job = Job(tmp_path)
     job.plant()

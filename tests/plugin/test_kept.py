@@ -117,6 +117,7 @@ def test_each_profile_and_setting_has_a_folder_of_its_own(job: Job) -> None:
     assert max(len(path.name) for path in (job.root / "report").iterdir()) < 100
 
 
+@pytest.mark.slow
 def test_interrupted_it_says_what_is_kept_and_leaves_the_report(
     tmp_path: Path, pytester: pytest.Pytester, as_in_a_shell: None, no_figures: None
 ) -> None:

@@ -366,6 +366,7 @@ ROWS = [("single_object", "overlapping"), ("multi_object", "overlapping")]
 ROWS += [("single_object", "disjoint"), ("multi_object", "disjoint")]
 
 
+@pytest.mark.slow
 def test_the_whole_job_ends_with_a_table_and_a_report(whole: Whole) -> None:
     assert whole.code in (0, 1), whole.text
     job = whole.job
@@ -394,6 +395,7 @@ def test_the_whole_job_ends_with_a_table_and_a_report(whole: Whole) -> None:
     assert "4 of 4 runs complete" in (job.report / "summary.txt").read_text()
 
 
+@pytest.mark.slow
 def test_a_terminal_sees_progress(whole: Whole) -> None:
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", whole.text)
     assert ESCAPE in whole.text
@@ -404,6 +406,7 @@ def test_a_terminal_sees_progress(whole: Whole) -> None:
     assert re.search(r"encoders .* \d+/18 .*about \d+:\d\d left", plain)
 
 
+@pytest.mark.slow
 def test_the_second_run_trains_nothing(whole: Whole, pytester: pytest.Pytester, no_figures: None) -> None:
     job = whole.job
     job.pytester = pytester
@@ -415,6 +418,7 @@ def test_the_second_run_trains_nothing(whole: Whole, pytester: pytest.Pytester, 
     assert "nothing would be trained" in flat(again)
 
 
+@pytest.mark.slow
 def test_a_value_of_an_evaluation_changed_takes_the_same_encoders(whole: Whole, pytester: pytest.Pytester) -> None:
     """And going back to the old value finds the old records."""
     job = whole.job
@@ -432,6 +436,7 @@ def test_a_value_of_an_evaluation_changed_takes_the_same_encoders(whole: Whole, 
 # ---- interrupted, killed, side by side
 
 
+@pytest.mark.slow
 def test_interrupted_then_killed_beside_another_the_job_completes(tmp_path: Path) -> None:
     job = Job(tmp_path, optimiser__epochs=12)
 
@@ -476,6 +481,7 @@ def test_interrupted_then_killed_beside_another_the_job_completes(tmp_path: Path
     assert not list((job.root / "set_aside").glob("*")) if (job.root / "set_aside").exists() else True
 
 
+@pytest.mark.slow
 def test_pytest_xdist(whole: Whole, tmp_path: Path) -> None:
     """One record is missing: it is computed by whichever worker is first, and the summary is of all."""
     job = Job(tmp_path)
