@@ -267,7 +267,9 @@ def test_means_stand_beside_the_papers_where_they_can_be_compared() -> None:
 
 def test_the_csv_is_read_back(tmp_path: Path) -> None:
     rows = [*every_row(metric="voc07_ap")[:2], sweep(3, 1, n=3, dataset="stl10")]
-    write_report(rows, tmp_path)
+    first = rows[0]
+    rows[0] = replace(first, records=tuple(replace(r, provenance={"torch": "2.14"}) for r in first.records))
+    write_report(rows, tmp_path, commit="abc")
     with (tmp_path / "paper.csv").open(newline="") as file:
         written = list(csv.DictReader(file))
     lines = paper_lines(rows)
@@ -277,7 +279,9 @@ def test_the_csv_is_read_back(tmp_path: Path) -> None:
         printed, ours, score = line.printed, line.correlation, line.printed.score(line.level)
         key = (str(printed.table), printed.data, printed.views, printed.scheme, printed.loss, line.level)
         assert tuple(got[k] for k in ("table", "data", "views", "scheme", "loss", "level")) == key
-        assert (got["row"], got["dataset"]) == (line.row.name, line.row.dataset)
+        assert (got["row"], got["our_data"], got["dataset"]) == (line.row.name, line.row.data, line.row.dataset)
+        assert (got["profile"], got["commit"]) == (line.row.profile, "abc")
+        assert got["torch"] == ("2.14" if line.row is rows[0] else "")
         assert (int(got["n"]), float(got["tau"])) == (ours.n, ours.tau)
         bounds = [math.nan if got[k] == "" else float(got[k]) for k in ("tau_low", "tau_high")]
         assert bounds == pytest.approx([ours.low, ours.high], nan_ok=True)
