@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import math
 import re
+import shutil
+import subprocess
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +17,7 @@ from scipy import stats
 
 from cl_bench.claims import paper
 from cl_bench.claims.judge import judge
+from cl_bench.claims.judgement import Verdict
 from cl_bench.report import RowResult, summary_table, write_report
 from cl_bench.report.latex import escape, paper_latex
 from cl_bench.report.paper_tables import footnotes, paper_lines
@@ -310,16 +313,48 @@ def test_the_latex_is_balanced_and_escaped(own: bool) -> None:
     for what, name in re.findall(r"\\(begin|end)\{(\w+)\}", code):
         assert what == "begin" or opened.pop() == name
         opened += [name] * (what == "begin")
-    assert not opened and code.count(r"\begin{") == 2
-    (columns,) = re.findall(r"\\begin\{tabular\}\{(\w+)\}", code)
+    assert not opened and code.count(r"\begin{") == 2 * 3
+    (columns,) = {*re.findall(r"\\begin\{tabular\}\{@\{\}(\w+)@\{\}\}", code)}
     table = [line for line in re.sub(r"\\&", "", code).splitlines() if line.endswith(r"\\")]
     lines = [line for line in table if r"\multicolumn" not in line]
-    assert len(lines) == 1 + 28 and {line.count("&") for line in lines} == {len(columns) - 1}
-    assert sum(r"\multicolumn" in line for line in table) == 1 + 6
-    assert [code.count(rf"\{rule}") for rule in ("toprule", "midrule", "bottomrule", "cmidrule")] == [1, 6, 1, 2]
+    assert len(lines) == 3 + 28 and {line.count("&") for line in lines} == {len(columns) - 1}
+    assert sum(r"\multicolumn" in line for line in table) == 3 + 6
+    assert [code.count(rf"\{rule}") for rule in ("toprule", "midrule", "bottomrule", "cmidrule")] == [3, 6, 3, 6]
     for mark in footnotes(paper_lines(rows)).values():
         assert len(re.findall(rf"\\textsuperscript\{{\w*{mark}\w*\}}", code)) >= 2
-    assert r"$-0.32$\textsuperscript{" in code and "SUPPORTED" in code and "Rows that share no model, both" in code
+    assert (
+        r"$-0.32$\textsuperscript{" in code
+        and r"\textsc{supported}" in code
+        and "Rows that share no model, both" in code
+    )
+
+
+DOCUMENT = r"""\documentclass{article}
+\usepackage{booktabs}
+\begin{document}
+\input{paper_tables.tex}
+\end{document}
+"""
+
+
+@pytest.mark.skipif(not any(map(shutil.which, ("pdflatex", "tectonic"))), reason="no TeX here: pdflatex or tectonic")
+@pytest.mark.parametrize("case", ["paper's setting", "another setting", "two claims a row"])
+def test_the_latex_compiles_and_no_box_is_overfull(case: str, tmp_path: Path) -> None:
+    rows = every_row(metric="coco_ap" if case == "another setting" else "voc07_ap")
+    rows = [replace(r, dataset="a_b & 5 % of {x}#^~\\" if "another" in case else DATASETS[r.data]) for r in rows]
+    times = 2 if case == "two claims a row" else 1
+    longest = [tuple(replace(j, verdict=Verdict.INCONCLUSIVE) for j in r.judgements) * times for r in rows]
+    rows = [replace(r, judgements=judgements) for r, judgements in zip(rows, longest, strict=True)]
+    (tmp_path / "paper_tables.tex").write_text(paper_latex(rows))
+    (tmp_path / "main.tex").write_text(DOCUMENT)
+    if shutil.which("pdflatex"):
+        command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "main.tex"]
+    else:
+        command = ["tectonic", "--keep-logs", "main.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and (tmp_path / "main.pdf").stat().st_size > 0, done.stdout[-2000:]
+    log = (tmp_path / "main.log").read_text(errors="replace")
+    assert [line for line in log.splitlines() if re.search(r"Overfull|Float too large|^!|undefined", line)] == []
 
 
 def test_latex_escapes() -> None:
