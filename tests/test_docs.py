@@ -83,7 +83,7 @@ def test_the_refusals_of_the_faq_are_those_of_the_code() -> None:
 
 
 class Links(HTMLParser):
-    """What a page links to."""
+    """Targets of the links of a page."""
 
     def __init__(self, page: Path) -> None:
         super().__init__()
