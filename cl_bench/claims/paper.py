@@ -27,7 +27,8 @@ from cl_bench.statistics.correlation import Correlation, Method, one_sided
 from cl_bench.statistics.kendall import equivalence
 from cl_bench.statistics.power import FEWEST, spread
 
-SOURCE = "Moon, Kim, Choi, BMVC 2022, Tables 1-3"
+CITED = "Moon, Kim, Choi, BMVC 2022"
+SOURCE = f"{CITED}, Tables 1-3"
 SETTINGS = {"single_object": "stl10", "multi_object": "coco"}
 """Data set of the paper for each kind of pre-training data; embedded data of that kind ask the same question."""
 SETTING_NAMES = {"stl10": "STL-10", "coco": "COCO"}

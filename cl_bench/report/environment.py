@@ -3,10 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from cl_bench.report.row import RowResult
+from cl_bench.spec.records import Record
+
+VERSIONS = ("cl_bench", "python", "torch", "torchvision", "machine", "device", "gpu", "cpu_capability")
+"""Names of a record's provenance that the CSV files have as columns."""
+ORIGIN = (*VERSIONS, "commit")
+"""Columns of the CSV files that tell where their figures come from."""
+
+
+def origin(records: Iterable[Record], commit: str) -> dict[str, str]:
+    """Return the columns ``ORIGIN`` for figures that rest on some records; several values are joined by ``; ``.
+
+    Args:
+        records: Records that the figures rest on.
+        commit: Commit of the code that writes the report; records do not know theirs.
+    """
+    of = [record.provenance for record in records]
+    told = {name: "; ".join(sorted({str(one[name]) for one in of if name in one})) for name in VERSIONS}
+    return {**told, "commit": commit}
 
 
 def environment(rows: Sequence[RowResult], command: str, commit: str) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from rich.console import Console
 from cl_bench.claims.judge import holm
 from cl_bench.report.cells import write_lines
 from cl_bench.report.comparison_table import comparison_lines
-from cl_bench.report.environment import environment
+from cl_bench.report.environment import ORIGIN, environment, origin
 from cl_bench.report.html import Picture, report_html
 from cl_bench.report.latex import paper_latex
 from cl_bench.report.league_table import league_csv
@@ -26,6 +26,7 @@ from cl_bench.report.paper_tables import PaperLine, footnotes, paper_lines
 from cl_bench.report.records_csv import records_csv
 from cl_bench.report.row import RowResult
 from cl_bench.report.tables import summary_table
+from cl_bench.spec.records import Record
 from cl_bench.store import write_atomically
 
 _OWN = ("data", "views", "level", "method", "models", "best", "mean", "matching_precision")
@@ -51,6 +52,7 @@ _PAPER = (
         "notes",
     ),
 )
+_STAMP = ("profile", *ORIGIN)
 
 
 def write_report(
@@ -93,12 +95,12 @@ def write_report(
     stamp = environment(rows, command, commit)
     contents = {
         "summary.txt": _summary(rows),
-        "records.csv": records_csv(rows),
+        "records.csv": records_csv(rows, commit),
         "environment.json": json.dumps(stamp, indent=2) + "\n",
         "claims.json": _claims(rows),
-        "comparison.csv": _comparison(rows),
-        "league.csv": league_csv(rows),
-        "paper.csv": _paper(rows),
+        "comparison.csv": _comparison(rows, commit),
+        "league.csv": league_csv(rows, commit),
+        "paper.csv": _paper(rows, commit),
         "paper_tables.tex": paper_latex(rows),
     }
     written = [_write(folder / name, text.encode()) for name, text in contents.items()]
@@ -123,7 +125,7 @@ def _summary(rows: Sequence[RowResult]) -> str:
     return "".join(f"{line.rstrip()}\n" for line in console.file.getvalue().splitlines())
 
 
-def _comparison(rows: Sequence[RowResult]) -> str:
+def _comparison(rows: Sequence[RowResult], commit: str) -> str:
     """Return one line per dense method and level, also the reference's; a cell without a value is empty."""
     out = io.StringIO()
     lines = []
@@ -140,18 +142,24 @@ def _comparison(rows: Sequence[RowResult]) -> str:
             values |= {"mean_difference": found.mean, "mean_low": found.low, "mean_high": found.high}
             values |= {"best_difference": found.best, "best_low": found.best_low, "best_high": found.best_high}
             values["verdict"] = line.verdict or ""
+        values |= _stamp(row, (*row.records, *line.reference.records), commit)
         lines.append({**about, **{name: "" if value != value else value for name, value in values.items()}})
-    write_lines(out, (*_OWN, *_AGAINST), lines)
+    write_lines(out, (*_OWN, *_AGAINST, *_STAMP), lines)
     return out.getvalue()
 
 
-def _paper(rows: Sequence[RowResult]) -> str:
+def _paper(rows: Sequence[RowResult], commit: str) -> str:
     """Return one line per printed row and level that this run has; a cell without a value is empty."""
     lines = paper_lines(rows)
     letters = footnotes(lines)
     out = io.StringIO()
-    write_lines(out, _PAPER, (_beside(line, letters) for line in lines))
+    told = ({**_beside(line, letters), **_stamp(line.row, line.row.records, commit)} for line in lines)
+    write_lines(out, (*_PAPER, "our_data", *_STAMP), told)
     return out.getvalue()
+
+
+def _stamp(row: RowResult, records: Sequence[Record], commit: str) -> dict[str, str]:
+    return {"profile": row.profile, **origin(records, commit)}
 
 
 def _beside(line: PaperLine, letters: Mapping[str, str]) -> dict[str, Any]:
@@ -166,6 +174,7 @@ def _beside(line: PaperLine, letters: Mapping[str, str]) -> dict[str, Any]:
         "level": line.level,
         "row": line.row.name,
         "dataset": line.row.dataset,
+        "our_data": line.row.data,
         "verdict": " ".join(j.verdict for j in line.judgements),
         "exploratory": any(j.claim.exploratory for j in line.judgements),
         "paper_n": score.models,

@@ -1,4 +1,4 @@
-r"""LaTeX table of our rows and the paper's Tables 1 to 3, for ``\input``; it needs booktabs."""
+r"""LaTeX tables of our rows and the paper's Tables 1 to 3, for ``\input``; they need booktabs."""
 
 from __future__ import annotations
 
@@ -27,45 +27,63 @@ def escape(text: str) -> str:
 
 
 def paper_latex(rows: Sequence[RowResult]) -> str:
-    """Return the table with its notes, or a comment alone if no row corresponds to a printed one."""
+    """Return a table for each of the paper's, and notes; a comment alone if no row corresponds to a printed one.
+
+    Tables fit into 345 points, the width of text of LaTeX's article, and each onto a page; the notes are running text.
+    """
     lines = paper_lines(rows)
     first = f"% Beside {paper.SOURCE}; needs booktabs."
-    body = _table(lines, [*paper_notes(rows)]) if lines else ["% No row of this run answers to a printed one."]
+    body = _tables(lines, [*paper_notes(rows)]) if lines else ["% No row of this run answers to a printed one."]
     return "".join(f"{line}\n" for line in (first, *body))
 
 
-def _table(lines: Sequence[PaperLine], notes: Sequence[str]) -> Iterator[str]:
+def _tables(lines: Sequence[PaperLine], notes: Sequence[str]) -> Iterator[str]:
     letters = footnotes(lines)
+    for number, of_table in groupby(lines, lambda line: line.printed.table):
+        yield from _table(number, [*of_table], letters)
+    yield r"{\footnotesize\raggedright"
+    yield from (rf"\par\noindent {text}" for text in (*_agreements(lines), *map(escape, notes)))
+    yield r"\par}"
+
+
+def _table(number: int, lines: Sequence[PaperLine], letters: Mapping[str, str]) -> Iterator[str]:
     avg = any(line.averages for line in lines)
     ours, printed = ("rrrl", "rlr") if avg else ("rrl", "rl")
     columns, middle = 3 + len(ours) + len(printed), 2 + len(ours)
     mean = ["avg"] if avg else []
     heads = (["row", "evaluation"], ["$n$", r"$\tau$ [95\,\%]", *mean, "verdict"], ["$n$", r"$\tau$", *mean], ["sign"])
     yield r"\begin{table}"
-    yield r"\centering\small"
-    yield rf"\caption{{Ours beside {escape(paper.SOURCE)}.}}"
-    yield rf"\begin{{tabular}}{{ll{ours}{printed}l}}"
+    size, space = ("scriptsize", 2) if avg else ("footnotesize", 3)
+    yield rf"\centering\{size}\setlength{{\tabcolsep}}{{{space}pt}}"
+    yield rf"\caption{{Ours beside Table {number} of {escape(paper.CITED)}.}}"
+    yield rf"\begin{{tabular}}{{@{{}}ll{ours}{printed}l@{{}}}}"
     yield r"\toprule"
     yield rf" & & \multicolumn{{{len(ours)}}}{{c}}{{ours}} & \multicolumn{{{len(printed)}}}{{c}}{{paper}} & \\"
     yield rf"\cmidrule(lr){{3-{middle}}}\cmidrule(lr){{{middle + 1}-{columns - 1}}}"
     yield " & ".join(name for part in heads for name in part) + r" \\"
     for group, of_group in groupby(lines, lambda line: line.group):
         yield r"\midrule"
-        yield rf"\multicolumn{{{columns}}}{{l}}{{{escape(group)}}} \\"
+        setting = escape(group.partition(": ")[2])
+        yield rf"\multicolumn{{{columns}}}{{@{{}}p{{0.9\linewidth}}@{{}}}}{{\raggedright {setting}}} \\"
         yield from (_line(line, letters, avg=avg) for line in of_group)
     yield r"\bottomrule"
     yield r"\end{tabular}"
-    yield from (rf"\par {text}" for text in (*_footnotes(lines, letters), *map(escape, notes)))
+    used = {mark for line in lines for mark in line.marks(letters)}
+    own = [rf"\textsuperscript{{{mark}}} {escape(note)}." for note, mark in letters.items() if mark in used]
+    yield from (rf"\par\raggedright {text}" for text in own)
     yield r"\end{table}"
 
 
 def _line(line: PaperLine, letters: Mapping[str, str], *, avg: bool) -> str:
     score, marks = line.pair.printed, line.marks(letters)
     means = [f"{mean:.2f}" for mean in line.averages] if line.averages else ["", ""]
+    verdict = r"\\".join(rf"\textsc{{{j.verdict.lower()}}}" for j in line.judgements)
+    if len(line.judgements) > 1:
+        verdict = rf"\shortstack[l]{{{verdict}}}"
     cells = [
         *(escape(NAMES[line.printed.loss]), SHORT[line.level], str(line.correlation.n), _tau(line.correlation)),
         *means[:avg],
-        *(" ".join(j.verdict for j in line.judgements), str(score.models)),
+        *(verdict, str(score.models)),
         f"${score.tau:.2f}$" + (rf"\textsuperscript{{{marks}}}" if marks else ""),
         *means[1 : 1 + avg],
         line.sign.replace("-", "--"),
@@ -79,8 +97,7 @@ def _tau(found: Correlation) -> str:
     return f"${found.tau:.2f}$" + (f" [${found.low:.2f}$, ${found.high:.2f}$]" if found.n >= FEWEST else "")
 
 
-def _footnotes(lines: Sequence[PaperLine], letters: Mapping[str, str]) -> Iterator[str]:
-    yield from (rf"\textsuperscript{{{mark}}} {escape(note)}." for note, mark in letters.items())
+def _agreements(lines: Sequence[PaperLine]) -> Iterator[str]:
     for name, found in agreements(lines):
         certain = f"{found.certain_same} of {found.certain} without ?"
         yield escape(

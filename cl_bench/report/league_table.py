@@ -13,6 +13,7 @@ from rich.text import Text
 
 from cl_bench.claims.league import Standing, league, reference
 from cl_bench.report.cells import write_lines
+from cl_bench.report.environment import ORIGIN, origin
 from cl_bench.report.row import RowResult
 from cl_bench.spec.records import EVALUATIONS, LEVELS, Better
 
@@ -29,17 +30,26 @@ def standings(rows: Sequence[RowResult]) -> list[Standing]:
     return league({row.name: row.records for row in rows}, better)
 
 
-def league_csv(rows: Sequence[RowResult]) -> str:
-    """Return one line per predictor and performance, with its tau in each row; a cell without a value is empty."""
+def league_csv(rows: Sequence[RowResult], commit: str = "") -> str:
+    """Return one line per predictor and performance, with its tau in each row; a cell without a value is empty.
+
+    Args:
+        rows: Rows of the run.
+        commit: Commit of the code that writes the report.
+    """
     names = [f"tau.{row.name}" for row in rows]
     out = io.StringIO()
     lines = []
+    stamp = {
+        "profile": "; ".join(sorted({row.profile for row in rows})),
+        **origin((record for row in rows for record in row.records), commit),
+    }
     for one in standings(rows):
         values = {"tau": one.tau, "difference": one.difference, "p": one.p, "p_holm": one.p_holm}
         about = {"performance": EVALUATIONS[one.level], "predictor": one.predictor, "rows": len(one.taus)}
         told = {name: "" if math.isnan(value) else value for name, value in values.items()}
-        lines.append({**about, **told, **{f"tau.{row}": tau for row, tau in one.taus.items()}})
-    write_lines(out, (*_FIXED, *names), lines)
+        lines.append({**about, **told, **{f"tau.{row}": tau for row, tau in one.taus.items()}, **stamp})
+    write_lines(out, (*_FIXED, *names, "profile", *ORIGIN), lines)
     return out.getvalue()
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from cl_bench.report.cells import plain, write_lines
+from cl_bench.report.environment import ORIGIN, VERSIONS, origin
 from cl_bench.report.row import RowResult
 from cl_bench.spec.records import LEVELS, Record
 
@@ -18,13 +19,23 @@ _BY_LEVEL = ("alignment", "uniformity", "performance")
 _BY_NAME = ("extra", "probes", "predictors", "seconds")
 
 
-def records_csv(rows: Sequence[RowResult]) -> str:
-    """Return one line per record, also of randomly initialised encoders; a cell without a measurement is empty."""
-    lines = [{"row": row.name, **flat_record(record)} for row in rows for record in (*row.records, *row.random_init)]
+def records_csv(rows: Sequence[RowResult], commit: str = "") -> str:
+    """Return one line per record, also of randomly initialised encoders; a cell without a measurement is empty.
+
+    Args:
+        rows: Rows of the run.
+        commit: Commit of the code that writes the report.
+    """
+    lines = [
+        {"row": row.name, **flat_record(record), "profile": row.profile, **origin([record], commit)}
+        for row in rows
+        for record in (*row.records, *row.random_init)
+    ]
     fixed = ["row", *_PLAIN, *(f"{name}_{level}" for name in _BY_LEVEL for level in LEVELS), "decomposition_error"]
-    others = sorted({name for line in lines for name in line} - set(fixed))
+    last = ["profile", *ORIGIN]
+    others = sorted({name for line in lines for name in line} - {*fixed, *last})
     out = io.StringIO()
-    write_lines(out, [*fixed, *others], lines)
+    write_lines(out, [*fixed, *others, *last], lines)
     return out.getvalue()
 
 
@@ -47,7 +58,8 @@ def flat_record(record: Record) -> dict[str, Any]:
 def read_records(path: Path) -> dict[str, list[Record]]:
     """Read the records of each row, also of untrained encoders, that ``records_csv`` wrote.
 
-    Of the losses only the last one is known.
+    Of the losses only the last one is known, and of the provenance the columns that the file has: those of earlier
+    versions have none.
 
     Raises:
         OSError: If the file cannot be read.
@@ -85,4 +97,5 @@ def _record(line: Mapping[str, str]) -> Record:
         losses=((-1, float(line["final_loss"])),) if line.get("final_loss") else (),
         position_only_loss=float(line.get("position_only_loss") or math.nan),
         decomposition_error=float(line["decomposition_error"]),
+        provenance={name: line[name] for name in VERSIONS if line.get(name)},
     )

@@ -83,6 +83,15 @@ def test_a_line_of_the_csv_is_a_predictor_for_one_performance(rows: list[RowResu
     assert (own["difference"], own["p"], own["p_holm"]) == ("", "", ""), "the reference of that performance itself"
 
 
+def test_the_csv_has_the_profile_and_the_origin_of_its_records(rows: list[RowResult]) -> None:
+    rows = [
+        replace(r, profile=name, records=tuple(replace(x, provenance={"torch": version}) for x in r.records))
+        for r, name, version in zip(rows, ("tiny", "ci"), ("2.14", "2.11"), strict=True)
+    ]
+    for line in csv.DictReader(io.StringIO(league_csv(rows, "abc"))):
+        assert (line["profile"], line["torch"], line["commit"]) == ("ci; tiny", "2.11; 2.14", "abc")
+
+
 def test_where_nothing_was_measured_nothing_is_said(rows: list[RowResult]) -> None:
     bare = [replace(r, records=tuple(map(without, r.records))) for r in rows]
     assert list(league_table(bare)) == list(league_notes(bare)) == []

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import math
 import re
+import shutil
+import subprocess
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +17,7 @@ from scipy import stats
 
 from cl_bench.claims import paper
 from cl_bench.claims.judge import judge
+from cl_bench.claims.judgement import Verdict
 from cl_bench.report import RowResult, summary_table, write_report
 from cl_bench.report.latex import escape, paper_latex
 from cl_bench.report.paper_tables import footnotes, paper_lines
@@ -267,7 +270,9 @@ def test_means_stand_beside_the_papers_where_they_can_be_compared() -> None:
 
 def test_the_csv_is_read_back(tmp_path: Path) -> None:
     rows = [*every_row(metric="voc07_ap")[:2], sweep(3, 1, n=3, dataset="stl10")]
-    write_report(rows, tmp_path)
+    first = rows[0]
+    rows[0] = replace(first, records=tuple(replace(r, provenance={"torch": "2.14"}) for r in first.records))
+    write_report(rows, tmp_path, commit="abc")
     with (tmp_path / "paper.csv").open(newline="") as file:
         written = list(csv.DictReader(file))
     lines = paper_lines(rows)
@@ -277,7 +282,9 @@ def test_the_csv_is_read_back(tmp_path: Path) -> None:
         printed, ours, score = line.printed, line.correlation, line.printed.score(line.level)
         key = (str(printed.table), printed.data, printed.views, printed.scheme, printed.loss, line.level)
         assert tuple(got[k] for k in ("table", "data", "views", "scheme", "loss", "level")) == key
-        assert (got["row"], got["dataset"]) == (line.row.name, line.row.dataset)
+        assert (got["row"], got["our_data"], got["dataset"]) == (line.row.name, line.row.data, line.row.dataset)
+        assert (got["profile"], got["commit"]) == (line.row.profile, "abc")
+        assert got["torch"] == ("2.14" if line.row is rows[0] else "")
         assert (int(got["n"]), float(got["tau"])) == (ours.n, ours.tau)
         bounds = [math.nan if got[k] == "" else float(got[k]) for k in ("tau_low", "tau_high")]
         assert bounds == pytest.approx([ours.low, ours.high], nan_ok=True)
@@ -306,16 +313,48 @@ def test_the_latex_is_balanced_and_escaped(own: bool) -> None:
     for what, name in re.findall(r"\\(begin|end)\{(\w+)\}", code):
         assert what == "begin" or opened.pop() == name
         opened += [name] * (what == "begin")
-    assert not opened and code.count(r"\begin{") == 2
-    (columns,) = re.findall(r"\\begin\{tabular\}\{(\w+)\}", code)
+    assert not opened and code.count(r"\begin{") == 2 * 3
+    (columns,) = {*re.findall(r"\\begin\{tabular\}\{@\{\}(\w+)@\{\}\}", code)}
     table = [line for line in re.sub(r"\\&", "", code).splitlines() if line.endswith(r"\\")]
     lines = [line for line in table if r"\multicolumn" not in line]
-    assert len(lines) == 1 + 28 and {line.count("&") for line in lines} == {len(columns) - 1}
-    assert sum(r"\multicolumn" in line for line in table) == 1 + 6
-    assert [code.count(rf"\{rule}") for rule in ("toprule", "midrule", "bottomrule", "cmidrule")] == [1, 6, 1, 2]
+    assert len(lines) == 3 + 28 and {line.count("&") for line in lines} == {len(columns) - 1}
+    assert sum(r"\multicolumn" in line for line in table) == 3 + 6
+    assert [code.count(rf"\{rule}") for rule in ("toprule", "midrule", "bottomrule", "cmidrule")] == [3, 6, 3, 6]
     for mark in footnotes(paper_lines(rows)).values():
         assert len(re.findall(rf"\\textsuperscript\{{\w*{mark}\w*\}}", code)) >= 2
-    assert r"$-0.32$\textsuperscript{" in code and "SUPPORTED" in code and "Rows that share no model, both" in code
+    assert (
+        r"$-0.32$\textsuperscript{" in code
+        and r"\textsc{supported}" in code
+        and "Rows that share no model, both" in code
+    )
+
+
+DOCUMENT = r"""\documentclass{article}
+\usepackage{booktabs}
+\begin{document}
+\input{paper_tables.tex}
+\end{document}
+"""
+
+
+@pytest.mark.skipif(not any(map(shutil.which, ("pdflatex", "tectonic"))), reason="no TeX here: pdflatex or tectonic")
+@pytest.mark.parametrize("case", ["paper's setting", "another setting", "two claims a row"])
+def test_the_latex_compiles_and_no_box_is_overfull(case: str, tmp_path: Path) -> None:
+    rows = every_row(metric="coco_ap" if case == "another setting" else "voc07_ap")
+    rows = [replace(r, dataset="a_b & 5 % of {x}#^~\\" if "another" in case else DATASETS[r.data]) for r in rows]
+    times = 2 if case == "two claims a row" else 1
+    longest = [tuple(replace(j, verdict=Verdict.INCONCLUSIVE) for j in r.judgements) * times for r in rows]
+    rows = [replace(r, judgements=judgements) for r, judgements in zip(rows, longest, strict=True)]
+    (tmp_path / "paper_tables.tex").write_text(paper_latex(rows))
+    (tmp_path / "main.tex").write_text(DOCUMENT)
+    if shutil.which("pdflatex"):
+        command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "main.tex"]
+    else:
+        command = ["tectonic", "--keep-logs", "main.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and (tmp_path / "main.pdf").stat().st_size > 0, done.stdout[-2000:]
+    log = (tmp_path / "main.log").read_text(errors="replace")
+    assert [line for line in log.splitlines() if re.search(r"Overfull|Float too large|^!|undefined", line)] == []
 
 
 def test_latex_escapes() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +11,7 @@ from pathlib import Path
 import pytest
 from helpers import PROBES, record
 
-from cl_bench.report.environment import environment
+from cl_bench.report.environment import ORIGIN, environment, origin
 from cl_bench.report.records_csv import read_records, records_csv
 from cl_bench.report.row import RowResult
 from cl_bench.spec.records import LEVELS, RANDOM_INIT, Record
@@ -47,6 +49,41 @@ def test_what_is_written_is_read_back_and_judged_the_same(tmp_path: Path) -> Non
         same = {"losses": (), "position_only_loss": 0.0}
         assert replace(one, **same) == replace(wanted, **same)  # type: ignore[arg-type]
     assert correlate(found["one"], "dense") == correlate([*records, gone], "dense")
+
+
+VERSIONS = {"cl_bench": "0.1.0", "python": "3.11.7", "torch": "2.14.1+cu130", "torchvision": "0.29.1", "device": "cpu"}
+
+
+def test_a_record_has_its_profile_and_where_it_comes_from(tmp_path: Path) -> None:
+    records = [encoder(0, provenance={**VERSIONS, "begun": "2026-01-02", "threads": 1}), encoder(1)]
+    text = records_csv([row("one", records, [])], "0123456789ab-dirty")
+    first, second = csv.DictReader(io.StringIO(text))
+    assert {name: first[name] for name in VERSIONS} == VERSIONS
+    assert (first["profile"], first["commit"], first["gpu"]) == ("tiny", "0123456789ab-dirty", "")
+    assert (second["profile"], second["torch"], second["device"]) == ("tiny", "", "")
+    (tmp_path / "records.csv").write_text(text)
+    assert [r.provenance for r in read_records(tmp_path / "records.csv")["one"]] == [VERSIONS, {}]
+
+
+def test_tables_of_earlier_versions_are_read_too(tmp_path: Path) -> None:
+    new = [*csv.DictReader(io.StringIO(records_csv([row("one", [encoder(k) for k in range(3)], [])], "abc")))]
+    kept = [name for name in new[0] if name not in ("profile", *ORIGIN)]
+    assert len(new[0]) - len(kept) == 1 + len(ORIGIN)
+    with (tmp_path / "records.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, kept, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(new)
+    found = read_records(tmp_path / "records.csv")["one"]
+    assert [(r.case, r.performance, r.provenance) for r in found] == [
+        (r.case, r.performance, {}) for r in map(encoder, range(3))
+    ]
+
+
+def test_several_origins_stand_in_one_cell() -> None:
+    records = [encoder(0, provenance=VERSIONS), encoder(1, provenance={**VERSIONS, "torch": "2.11.0", "gpu": "H100"})]
+    told = origin([*records, encoder(2)], "")
+    assert tuple(told) == ORIGIN
+    assert told == {**dict.fromkeys(ORIGIN, ""), **VERSIONS, "torch": "2.11.0; 2.14.1+cu130", "gpu": "H100"}
 
 
 @pytest.mark.parametrize("text", ["row,case\na,b\n", "nothing\nat all\n"])

@@ -323,8 +323,12 @@ def test_a_comparison_without_pairs_or_with_few_says_so(row: RowResult) -> None:
 def test_the_comparison_is_written(row: RowResult, tmp_path: Path) -> None:
     other, alone = rival(row, "dense_emd", -5.0), rival(row, "dense_cosine", 1.0, judged=False)
     alone = replace(alone, records=alone.records[:3])
-    with write_report([row, other, alone], tmp_path)[4].open(newline="") as file:
+    other = replace(other, records=tuple(replace(r, provenance={"device": "cuda:0"}) for r in other.records))
+    row = replace(row, records=tuple(replace(r, provenance={"device": "cpu"}) for r in row.records))
+    with write_report([row, other, alone], tmp_path, commit="abc")[4].open(newline="") as file:
         lines = list(csv.DictReader(file))
+    assert {(x["profile"], x["commit"]) for x in lines} == {(row.profile, "abc")}
+    assert [x["device"] for x in lines[:3]] == ["cpu", "cpu; cuda:0", "cpu"]
     methods = ["dense_index", "dense_emd", "dense_cosine"]
     assert [(x["level"], x["method"]) for x in lines] == [(level, m) for level in LEVELS for m in methods]
     assert {x["reference"] for x in lines} == {"dense_index"}
