@@ -40,7 +40,7 @@ GRIDLESS = ("knob",)
 
 @dataclass(frozen=True)
 class Settings:
-    """What encoders are measured under.
+    """Setting that encoders are measured under.
 
     Attributes:
         spec: What is measured.

@@ -22,7 +22,7 @@ from cl_bench.spec import EncoderSpec, Padding
 from cl_bench.spec.encoder_names import BUILT_IN, OWN, PRETRAINED, Named
 
 TORCHVISION_HEADS = ("fc", "classifier", "head", "heads", "AuxLogits", "aux1", "aux2")
-"""What stands behind the features in torchvision's networks."""
+"""Names of the layers behind the features in torchvision's networks."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What an encoder makes of images: a feature map and a pooled feature; their cells, and vectors of unit length."""
+"""Output of an encoder: a feature map and a pooled feature; their cells, and vectors of unit length."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class Features(NamedTuple):
-    """What an encoder makes of B images.
+    """Output of an encoder for B images.
 
     Attributes:
         dense: (B, C, H, W) feature map.

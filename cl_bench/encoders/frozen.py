@@ -17,13 +17,13 @@ from cl_bench.errors import Diverged, EncoderError, first_line
 CELLS = 3
 """Cells a side that a view has at least, where images are enlarged to have them: one cell has no neighbours."""
 MOST = 32
-"""How many times larger images are made at most."""
+"""Largest factor by which images are enlarged."""
 Channels = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What is known of an encoder before anything is measured.
+    """Description of an encoder before anything is measured.
 
     Attributes:
         dense: Channels of the feature map.

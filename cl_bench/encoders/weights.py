@@ -17,7 +17,7 @@ from cl_bench.errors import EncoderError, first_line, nearest
 from cl_bench.spec.encoder_names import SUFFIXES
 
 WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "backbone", "encoder")
-"""What trainers keep the weights under, beside the optimiser's state and the like."""
+"""Keys that trainers keep the weights under, beside the optimiser's state and the like."""
 PREFIXES = (
     "module",
     "_orig_mod",

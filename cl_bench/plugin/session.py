@@ -308,6 +308,8 @@ class Session:
         """Store of the results."""
         given = self.options.store
         path = (self.config.rootpath if given == ".cl_bench" else self.here) / given
+        if self.options.from_store and not (path / "runs").is_dir():
+            raise pytest.UsageError(f"--store {path}: no store is there; --from-store computes nothing")
         return or_usage_error(lambda: Store(path), f"--store {path}")
 
     @cached_property

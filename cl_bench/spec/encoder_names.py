@@ -18,9 +18,9 @@ from cl_bench.spec.records import RANDOM_INIT
 BUILT_IN: tuple[str, ...] = get_args(EncoderName)
 PRETRAINED = "pretrained"
 SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
-"""Of files of weights."""
+"""Suffixes of files of weights."""
 OWN = "encoder.safetensors"
-"""What a store calls the encoder of a run."""
+"""Name that a store gives the encoder of a run."""
 KNOWN = (
     "timm:NAME, torchvision:NAME, FILE.py:FUNCTION, small_cnn or resnet18, each with @WEIGHTS if you like; "
     "a file of weights; a folder or pattern of them"

@@ -17,7 +17,7 @@ Channels = tuple[float, float, float]
 
 
 class OwnEncoderSpec(Frozen):
-    """What decides the features of an encoder.
+    """All that decides the features of an encoder.
 
     ``architecture``: what computes it, with the sha256 of the source where it is a file. ``weights``: the sha256 of all
     its tensors. ``enlarged``: how many times images are enlarged before it sees them. ``side``: the one size, in
@@ -40,7 +40,7 @@ class HeldOut(Frozen):
 
 
 class OwnRunSpec(Frozen):
-    """What is measured on an encoder: held-out images of each kind, and the two downstream tasks."""
+    """Measurements on an encoder: held-out images of each kind, and the two downstream tasks."""
 
     single_object: HeldOut
     multi_object: HeldOut
@@ -90,7 +90,7 @@ class OwnRunSpec(Frozen):
 
 @dataclass(frozen=True)
 class OwnResult:
-    """What is known of an encoder that somebody brought. Plain values.
+    """Record of an encoder that somebody brought. Plain values.
 
     Attributes:
         label: What it is called.

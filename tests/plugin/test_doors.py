@@ -102,3 +102,11 @@ def test_from_store_and_computing_options_contradict_each_other(tmp_path: Path, 
     result = Job(tmp_path, pytester).run("--from-store", "--rerun=all")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["*--from-store computes nothing: leave out --rerun"])
+
+
+def test_from_store_without_a_store_is_refused(tmp_path: Path, pytester: pytest.Pytester) -> None:
+    job = Job(tmp_path, pytester)
+    result = job.run("--from-store")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*the store: no store is there; --from-store computes nothing"])
+    assert not job.root.exists() and not job.report.exists()
