@@ -10,6 +10,8 @@ import pytest
 from helpers import ROOT, environment
 from jobs import Job
 
+pytest_plugins = ["pytester"]
+
 SUITE = str(ROOT / "suites" / "test_single_object.py")
 FOREIGN_CONFTEST = """
 import pytest
