@@ -27,6 +27,8 @@ from cl_bench.spec.records import Record
 if TYPE_CHECKING:
     from _pytest.terminal import TerminalReporter
 
+_REST = "All tables and notes are in summary.txt beside it; -vv shows them here."
+
 
 class Summary:
     """Collector of rows, judgements and findings, which are shown when the session ends."""
@@ -72,7 +74,7 @@ class Summary:
                 f"report: {error}; the records in {self.session.store.root} are whole", red=True
             )
         else:
-            terminalreporter.write_line(f"report: {written[0].parent} ({_files(written, verbosity)})")
+            terminalreporter.write_line(f"report: {_files(written, verbosity)}")
         changes = self._show_baseline(terminalreporter)
         page = os.environ.get("GITHUB_STEP_SUMMARY")
         if page:
@@ -179,9 +181,11 @@ class Summary:
 
 
 def _files(written: Sequence[Path], verbosity: int) -> str:
-    """Return the names of a report's files, or the two that people read."""
+    """Return the page of a report, and where all tables are; with ``-vv`` the folder and all its files."""
+    folder = written[0].parent
     if verbosity < 2:
-        return "report.html; summary.txt has all tables and notes"
+        rest = [] if verbosity < 0 else [_REST]
+        return "\n".join([str(folder / "report.html"), *rest])
     named = [path.name for path in written if path.suffix != ".png"]
     figures = len(written) - len(named)
-    return ", ".join([*named, f"{figures} figure{'s' if figures != 1 else ''}"])
+    return f"{folder} ({', '.join(named)}, {figures} figure{'s' if figures != 1 else ''})"

@@ -98,8 +98,7 @@ def _table(lines: Sequence[Line]) -> Table:
         views = "" if line.row.views == "overlapping" else f" {line.row.views}"
         name = line.row.method if line.row is last else f"{line.row.data}{views}"
         style = "dim" if line.row is last else ""
-        told = zip(_told(line), line.verdicts, strict=False)
-        verdict = Text("\n").join(Text(text, style=COLOURS[j.verdict]) for text, j in told)
+        verdict = Text("\n").join(Text(text, style=COLOURS.get(text.rstrip("*"), "")) for text in _told(line))
         table.add_row(Text(name, style=style), _SHORT[line.level], line.tau, line.interval, verdict, line.paper)
         last = line.row
     return table

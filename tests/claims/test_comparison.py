@@ -381,7 +381,7 @@ def test_one_case_can_be_typed(job: Job) -> None:
 def test_without_a_pair_nothing_is_judged_or_trained(job: Job, methods: Sequence[str]) -> None:
     result = job.run("-rs", methods=methods)
     assert outcomes(result) == {"skipped": 4} and result.ret == 0
-    assert "--method names no pair: dense_index and another dense one" in flat(result)
+    assert "--method names no pair of dense_index and another dense method." in flat(result)
     assert trained(job.root) == {} if job.root.exists() else True
 
 
