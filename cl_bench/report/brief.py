@@ -15,6 +15,7 @@ from rich.text import Text
 
 from cl_bench.claims.judgement import Judgement, Verdict
 from cl_bench.report.html.words import answers, headline
+from cl_bench.report.league_table import failures
 from cl_bench.report.quote import markdown_table
 from cl_bench.report.row import COLOURS, RowResult
 from cl_bench.spec.records import EVALUATIONS, LEVELS, Level
@@ -50,6 +51,7 @@ def _blocks(rows: Sequence[RowResult]) -> Iterator[RenderableType]:
     if lines:
         yield _table(lines)
     yield from (Text(f"{row.name}: {row.runs}", style="red") for row in rows if not row.whole)
+    yield from (Text(line, style="yellow") for line in failures(rows))
     if any(j.claim.exploratory for line in lines for j in line.verdicts):
         yield Text(_EXPLORATORY, style="dim")
     others = _others(rows)

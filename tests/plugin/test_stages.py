@@ -96,7 +96,7 @@ def test_later_seeds_do_not_undo_what_a_look_decided(
     assert result.ret == code
     assert outcomes(result) == ({"passed": 12 + 2} if code == 0 else {"passed": 12, "failed": 1})
     assert claims(six)[0] == (verdict, 0.107, LOOKS[0])
-    assert "12 of 12 runs complete" in job.summary
+    assert "12 of 12 runs complete" in six.summary
 
 
 @pytest.mark.parametrize(("options", "outcome", "code"), [([], "xfailed", 0), (["--strict-claims"], "failed", 1)])
