@@ -237,7 +237,7 @@ class Hooks:
 
     def pytest_report_teststatus(self, report: pytest.TestReport, config: pytest.Config) -> tuple[str, str, str] | None:
         """Print no dot for a model's test, and with ``-v`` the verdict and tau for a claim's."""
-        return status(report, config.option.verbose > 0)
+        return status(report, getattr(config.option, "verbose", 0) > 0)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Note the row of a test and its judgement."""

@@ -63,7 +63,14 @@ def brief_markdown(rows: Sequence[RowResult]) -> str:
     """Return the short summary of a run in Markdown, for the page of a build in CI."""
     lines = [line for row in rows for line in _lines(row)]
     cells = [
-        [_plain(line.row.name), EVALUATIONS[line.level], line.tau, line.interval, ", ".join(_told(line)), line.paper]
+        [
+            _plain(line.row.name),
+            EVALUATIONS[line.level],
+            line.tau,
+            line.interval,
+            _plain(", ".join(_told(line))),
+            line.paper,
+        ]
         for line in lines
     ]
     parts = [_plain(answer_sentence(rows))]
@@ -100,7 +107,9 @@ def _table(lines: Sequence[Line]) -> Table:
         views = "" if line.row.views == "overlapping" else f" {line.row.views}"
         name = line.row.method if line.row is last else f"{line.row.data}{views}"
         style = "dim" if line.row is last else ""
-        verdict = Text("\n").join(Text(text, style=COLOURS.get(text.rstrip("*"), "")) for text in _told(line))
+        colours = [COLOURS[j.verdict] for j in line.verdicts] or [""]
+        told = zip(_told(line), colours, strict=True)
+        verdict = Text("\n").join(Text(text, style=colour) for text, colour in told)
         table.add_row(Text(name, style=style), _SHORT[line.level], line.tau, line.interval, verdict, line.paper)
         last = line.row
     return table
