@@ -17,7 +17,7 @@ from cl_bench.commands.run import SUITE, suites
 yaml = pytest.importorskip("yaml")
 pytest_plugins = ["pytester"]
 
-FILE = ROOT / "examples" / "ci" / ".github" / "workflows" / "claims.yml"
+FILE = ROOT / "examples" / "ci" / "claims.yml"
 
 
 def steps() -> list[dict[str, Any]]:
