@@ -17,6 +17,9 @@ import cl_bench.report.figures
 from cl_bench.methods.method import REGISTERED
 from cl_bench.methods.registry import Registry
 
+OUTER = "FORCE_COLOR", "COLUMNS", "TTY_COMPATIBLE", "GITHUB_STEP_SUMMARY"
+"""Variables of the environment that pytest's output depends on."""
+
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
@@ -37,7 +40,7 @@ def forget_methods() -> Iterator[None]:
 @pytest.fixture
 def as_in_a_shell(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Set the environment of a user, not of the outer test run, and check that no worker is left behind."""
-    for name in (*(n for n in os.environ if n.startswith("PYTEST_")), "FORCE_COLOR", "COLUMNS", "TTY_COMPATIBLE"):
+    for name in (*(n for n in os.environ if n.startswith("PYTEST_")), *OUTER):
         if name != "PYTEST_CURRENT_TEST":
             monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")

@@ -48,6 +48,11 @@ class Job:
     def specs(self, data: str = "single_object", views: str = "overlapping") -> tuple[RunSpec, ...]:
         return (*self.profile.sweep(self.row(data, views)), *self.profile.random_init())
 
+    @property
+    def summary(self) -> str:
+        """The report's summary.txt, in one line."""
+        return re.sub(r"\s+", " ", (self.report / "summary.txt").read_text())
+
     def plant(self, performance: tuple[float, ...] = TAU_FALLS, untrained: float = 10.0, **row: str) -> None:
         """Store a sweep whose L_a and L_u rise together; each seed is a tenth of a point better than the one before."""
         specs = self.profile.sweep(self.row(**row))

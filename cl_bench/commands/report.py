@@ -12,4 +12,4 @@ add_arguments = suites.add_arguments
 
 def run(arguments: argparse.Namespace) -> int:
     """Judge the stored records and write the report; encoders that are not in the store are skipped."""
-    return suites.run(arguments, "--cl-from-store", "-q")
+    return suites.run(arguments, "--cl-from-store", "--no-header")

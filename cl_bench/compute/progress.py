@@ -6,12 +6,18 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 from cl_bench.spec import RunSpec
 from cl_bench.spec.records import Record
+
+WHERE, NAME = 16, 53
+"""Columns that data and views, and the whole name of an encoder, are padded to where there is room."""
+_BESIDE_BAR = 30  # columns for what is not the name: the indent, the count, the stage
 
 
 class Display:
@@ -24,7 +30,7 @@ class Display:
         self.total = 0
         self.done = 0
         self._begun: float | None = None
-        self._lines: list[tuple[str, str]] = []
+        self._lines: list[_Line] = []
         self._lock = threading.Lock()
         self._at_work: dict[int, tuple[RunSpec, str, int, int]] = {}
 
@@ -44,8 +50,9 @@ class Display:
         with self._lock:
             self.done += 1
             self._at_work.pop(worker, None)
-            line = f"[{self.done:>3}/{max(self.total, self.done)}] {_describe(spec, outcome)}"
-            self._lines.append((line, f"  about {_clock(self.seconds_left)} left" if self.done < self.total else ""))
+            count = f"[{self.done:>3}/{max(self.total, self.done)}]"
+            left = f"{_clock(self.seconds_left)} left" if self.done < self.total else ""
+            self._lines.append(_Line(count, spec, outcome, left))
 
     @property
     def pending(self) -> bool:
@@ -70,13 +77,13 @@ class Display:
             yield lambda: self._write(console)
             self._write(console)
             return
-        columns = TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn()
-        with Progress(*columns, TextColumn("{task.fields[note]}"), console=console, transient=True) as bars:
+        columns = _text("{task.description}"), BarColumn(bar_width=_bar(console.width)), MofNCompleteColumn()
+        with Progress(*columns, _text("{task.fields[note]}"), console=console, transient=True) as bars:
             tasks: dict[int | str, TaskID] = {"all": bars.add_task("encoders", note="")}
 
             def refresh() -> None:
                 self._write(console)
-                self._move(bars, tasks)
+                self._move(bars, tasks, console.width)
 
             yield refresh
             self._write(console)
@@ -105,10 +112,11 @@ class Display:
         """Print the records that finished since the last call."""
         with self._lock:
             lines, self._lines = self._lines, []
-        for line, left in lines:  # on a terminal the bars say what is left
-            console.print(line if console.is_terminal else line + left, highlight=False, markup=False, soft_wrap=True)
+        plain = not console.is_terminal
+        for line in lines:
+            console.print(line.text(console.width, left=plain), highlight=False, markup=False, soft_wrap=plain)
 
-    def _move(self, bars: Progress, tasks: dict[int | str, TaskID]) -> None:
+    def _move(self, bars: Progress, tasks: dict[int | str, TaskID], width: int) -> None:
         """Update the bar for the whole and one for each worker."""
         with self._lock:
             work = dict(self._at_work)
@@ -119,26 +127,66 @@ class Display:
         for worker, (spec, stage, done, total) in sorted(work.items()):
             if worker not in tasks:
                 tasks[worker] = bars.add_task("", note="")
-            bars.update(
-                tasks[worker], description=f"  {_where(spec)} {spec.case}", completed=done, total=total, note=stage
-            )
+            name = _name(spec, width - _bar(width) - _BESIDE_BAR)
+            bars.update(tasks[worker], description=f"  {name}", completed=done, total=total, note=stage)
+
+
+@dataclass(frozen=True)
+class _Line:
+    """A finished encoder: ``count`` of how many, its outcome, and the time ``left`` for the others."""
+
+    count: str
+    spec: RunSpec
+    outcome: Record | str
+    left: str
+
+    def text(self, width: int, *, left: bool) -> str:
+        """Return the line; on a terminal the bars say what is left.
+
+        If it would be wider than ``width``, it loses first the time left, then the time taken, and then the beginning
+        of the encoder's name. Figures are always whole. A line about a failure is never shortened.
+        """
+        outcome = self.outcome
+        ends = [self.left] if left and self.left else []
+        if isinstance(outcome, str):
+            return "  ".join([f"{self.count} {_where(self.spec)} FAILED {outcome}", *ends])
+        if outcome.status != "complete":
+            return "  ".join([f"{self.count} {_name(self.spec)} {outcome.status}: {outcome.detail}", *ends])
+        figures = f"linear {outcome.performance['instance']:5.1f} %  AP {outcome.performance['dense']:5.1f}"
+        times = [f"{sum(outcome.seconds.values()):5.1f} s", *ends]
+        room = width - len(self.count) - len(figures) - 2
+        name = f"{_name(self.spec):<{NAME}}"
+        while times and len(name) + sum(2 + len(time) for time in times) > room:
+            times.pop()
+        if len(name) > room:
+            name = f"{_name(self.spec, room):<{room}}"
+        return "  ".join([f"{self.count} {name} {figures}", *times])
+
+
+def _text(format: str) -> TextColumn:
+    return TextColumn(format, table_column=Column(no_wrap=True))
+
+
+def _bar(width: int) -> int:
+    return 24 if width >= 110 else 10
 
 
 def _where(spec: RunSpec) -> str:
     """Return data and views in short form."""
-    return spec.pretrain.data.label + ("" if spec.pretrain.views == "overlapping" else ", disjoint")
+    label = spec.pretrain.data.label.replace("_object", "")
+    return label + ("" if spec.pretrain.views == "overlapping" else ", disjoint")
 
 
-def _describe(spec: RunSpec, outcome: Record | str) -> str:
-    """Describe a finished spec in one line."""
-    if isinstance(outcome, str):
-        return f"{_where(spec)} FAILED {outcome}"
-    name = f"{_where(spec):<24} {spec.case:<36}"
-    if outcome.status != "complete":
-        return f"{name} {outcome.status}: {outcome.detail}"
-    seconds = sum(outcome.seconds.values())
-    accuracy, ap = outcome.performance["instance"], outcome.performance["dense"]
-    return f"{name} linear {accuracy:5.1f} %  AP {ap:5.1f}  {seconds:5.1f} s"
+def _name(spec: RunSpec, width: int | None = None) -> str:
+    """Return data, views and case of a spec; if that is wider than ``width``, the case without its beginning."""
+    where, case = _where(spec), spec.case
+    whole = f"{where:<{WHERE}} {case}"
+    if width is None or len(whole) <= width:
+        return whole
+    close = f"{where} {case}"
+    if len(close) <= width:
+        return close
+    return f"{where} \u2026{case[len(close) - width + 1 :]}"[: max(width, 0)]
 
 
 def _clock(seconds: float) -> str:

@@ -20,7 +20,7 @@ from cl_bench.claims.sequential import Look, first_decided
 from cl_bench.plugin.hooks import ClaimNotSupported, claim_of
 from cl_bench.plugin.kept import row_to_json
 from cl_bench.plugin.session import Session
-from cl_bench.plugin.summary import FINDING, JUDGEMENT, ROW
+from cl_bench.plugin.told import FINDING, ROW, tell, tell_judgement
 from cl_bench.spec import RunSpec
 from cl_bench.spec.claim import Claim
 from cl_bench.spec.profile import Row
@@ -73,7 +73,7 @@ class Case:
         tell(self.node, ROW, row_to_json(self.row))
         (record,), failures = self.session.pull([self.spec])
         if record is None and self.session.options.from_store:
-            pytest.skip(failures[0])
+            pytest.skip(f"{self.spec.case} is not in the store, and --from-store computes nothing.")
         if record is None:
             pytest.fail(failures[0], pytrace=False)
         if record.status != "complete":
@@ -112,11 +112,11 @@ class ClaimTest:
         try:
             judgement = first_decided(self.at(look) for look in self.session.looks_of(rows))
         except IncompleteSweep as error:
-            tell(self.node, JUDGEMENT, Judgement.incomplete(self.claim, error).to_json())
+            tell_judgement(self.node, Judgement.incomplete(self.claim, error))
             if self.session.options.from_store:
-                pytest.skip(str(error))
+                pytest.skip(f"This is not judged, because --from-store computes nothing. {error}.")
             pytest.fail("\n".join([str(error), *getattr(error, "__notes__", [])]), pytrace=False)
-        tell(self.node, JUDGEMENT, judgement.to_json())
+        tell_judgement(self.node, judgement)
         held = self._held_against_baseline(judgement)
         if judgement.verdict is Verdict.SUPPORTED:
             return
@@ -212,11 +212,6 @@ class ClaimTest:
         if failed and not self.claim.exploratory:
             pytest.fail("\n".join(failed), pytrace=False)
         return judgement in baseline
-
-
-def tell(node: pytest.Item, key: str, value: str) -> None:
-    """Pass a value on to the summary."""
-    node.user_properties.append((key, value))
 
 
 def _session(config: pytest.Config) -> Session:

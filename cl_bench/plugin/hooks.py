@@ -17,7 +17,8 @@ from cl_bench.folders import suites_folder
 from cl_bench.plugin.options import or_usage_error
 from cl_bench.plugin.planning import Planner
 from cl_bench.plugin.session import Session
-from cl_bench.plugin.summary import ROW, Summary
+from cl_bench.plugin.summary import Summary
+from cl_bench.plugin.told import attach, status
 from cl_bench.spec import RunSpec
 from cl_bench.spec.claim import Claim
 from cl_bench.spec.profile import Row
@@ -32,8 +33,8 @@ else:
     Failed = pytest.fail.Exception
 
 NO_PAIR = {
-    "no_worse_than": f"pair: {REFERENCE} and another dense one",
-    "keeps_up": "pair: a dense method and an instance one",
+    "no_worse_than": f"pair of {REFERENCE} and another dense method",
+    "keeps_up": "pair of a dense method and an instance one",
 }
 
 
@@ -124,7 +125,7 @@ class Hooks:
             metafunc.parametrize("method", self.session.methods, ids=str, indirect=True)
         if metafunc.definition.get_closest_marker("contract") is not None and "predictor" in metafunc.fixturenames:
             named = self.session.named_predictors
-            skip = pytest.mark.skip(reason="--predictor names none")
+            skip = pytest.mark.skip(reason="This is not tested, because --predictor names no predictor.")
             parameters: list[Any] = [*named] if named else [pytest.param(None, marks=skip)]
             ids = [predictor.name for predictor in named] or ["none"]
             metafunc.parametrize("predictor", parameters, ids=ids, indirect=True)
@@ -134,7 +135,7 @@ class Hooks:
         if "case" in metafunc.fixturenames:
             last = self.session.looks[-1]  # cases of later looks than the first are held back (stages.py)
             cases = [pytest.param((row, s), id=s.case) for row in rows for s in self.session.sweep(row, last)]
-            metafunc.parametrize("case", cases, indirect=True)
+            metafunc.parametrize("case", cases or [self._untested(metafunc.definition)], indirect=True)
         if "claim" in metafunc.fixturenames:
             metafunc.parametrize("claim", self._claims(metafunc.definition, rows), indirect=True)
 
@@ -151,11 +152,15 @@ class Hooks:
             claims.append(pytest.param(row, id=str(row.method), marks=marks))
         if claims:
             return claims
+        return [self._untested(definition, kind)]
+
+    def _untested(self, definition: Any, kind: str = "") -> Any:
+        """Return a skipped parameter, for a test of a row that there is none of, with the reason as a sentence."""
         asked = definition.get_closest_marker("sweep").kwargs
         reason = self.session.profile.lacks(asked.get("scenes", ""))
         lacks = NO_PAIR.get(kind, f"{' or '.join(asked.get('schemes', LEVELS))} method")
-        skip = pytest.mark.skip(reason=reason or f"--method names no {lacks}")
-        return [pytest.param(None, id="no row", marks=skip)]
+        skip = pytest.mark.skip(reason=f"This is not tested, because {reason or f'--method names no {lacks}'}.")
+        return pytest.param(None, id="no row", marks=skip)
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Queue all records that the selected tests need, so that every worker has work."""
@@ -223,11 +228,16 @@ class Hooks:
         """Run no test if ``--plan`` is given."""
         return True if self.session.options.plan else None
 
-    def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
-        """Print no dot for a model's test, whose line in the progress says more."""
-        if report.when == "call" and report.passed and [k for k, _ in report.user_properties] == [ROW]:
-            return ("passed", "", "PASSED") if not hasattr(report, "wasxfail") else None
-        return None
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """Put what the test told on its report."""
+        report = yield
+        attach(item, report)
+        return report
+
+    def pytest_report_teststatus(self, report: pytest.TestReport, config: pytest.Config) -> tuple[str, str, str] | None:
+        """Print no dot for a model's test, and with ``-v`` the verdict and tau for a claim's."""
+        return status(report, getattr(config.option, "verbose", 0) > 0)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Note the row of a test and its judgement."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +14,9 @@ from cl_bench.compute.runner import load_record
 from cl_bench.plugin.kept import KeptRow, kept_rows, merged, read_kept, row_from_json, write_kept
 from cl_bench.plugin.regression import kept_of
 from cl_bench.plugin.session import Session
+from cl_bench.plugin.told import FINDING, JUDGEMENT, ROW, told_by
 from cl_bench.report import RowResult, summary_table, write_report
+from cl_bench.report.brief import answer_sentence, brief_markdown, brief_summary
 from cl_bench.report.html import Picture
 from cl_bench.spec import RunSpec
 from cl_bench.spec.claim import Claim
@@ -24,8 +27,7 @@ from cl_bench.spec.records import Record
 if TYPE_CHECKING:
     from _pytest.terminal import TerminalReporter
 
-# Keys of the values that tests pass to the summary, also from pytest-xdist workers.
-ROW, JUDGEMENT, FINDING = "cl_bench.row", "cl_bench.judgement", "cl_bench.finding"
+_REST = "All tables and notes are in summary.txt beside it; -vv shows them here."
 
 
 class Summary:
@@ -39,14 +41,14 @@ class Summary:
 
     def take(self, report: pytest.TestReport) -> None:
         """Note the row of a test and its judgement."""
-        for key, told in report.user_properties:
+        for key, told in told_by(report):
             if key == ROW:
-                row = row_from_json(str(told))
+                row = row_from_json(told)
                 self._rows[row.name] = row
             elif key == JUDGEMENT:
-                self.note(Judgement.from_json(str(told)))
+                self.note(Judgement.from_json(told))
             elif key == FINDING:
-                self._findings[str(told)] = None
+                self._findings[told] = None
 
     def note(self, judgement: Judgement) -> None:
         """Show this judgement of the claim in the summary, unless another one follows."""
@@ -59,8 +61,12 @@ class Summary:
         named = [str(method) for method in self.session.methods]
         order = sorted(self._rows.values(), key=lambda row: (row.order, named.index(str(row.method))))
         results = {row.name: self._result(row, self.session.sweep(row)) for row in order}
-        terminalreporter.section("cl-bench")
-        self.session.console().print(summary_table([*results.values()]))
+        rows, verbosity, console = [*results.values()], self.session.config.option.verbose, self.session.console()
+        if verbosity < 0:
+            console.print(answer_sentence(rows), highlight=False, markup=False, soft_wrap=not console.is_terminal)
+        else:
+            terminalreporter.section("cl-bench")
+            console.print(summary_table(rows) if verbosity > 1 else brief_summary(rows), highlight=False)
         try:
             written = self._write(results)
         except (OSError, ValueError) as error:
@@ -68,11 +74,19 @@ class Summary:
                 f"report: {error}; the records in {self.session.store.root} are whole", red=True
             )
         else:
-            named = [path.name for path in written if path.suffix != ".png"]
-            figures = len(written) - len(named)
-            told = [*named, f"{figures} figure{'s' if figures != 1 else ''}"]
-            terminalreporter.write_line(f"report: {written[0].parent} ({', '.join(told)})")
-        self._show_baseline(terminalreporter)
+            terminalreporter.write_line(f"report: {_files(written, verbosity)}")
+        changes = self._show_baseline(terminalreporter)
+        page = os.environ.get("GITHUB_STEP_SUMMARY")
+        if page:
+            self._append(Path(page), "\n\n".join(["### cl-bench", brief_markdown(rows), *changes]), terminalreporter)
+
+    def _append(self, page: Path, text: str, terminalreporter: TerminalReporter) -> None:
+        """Append a text to the page of a build on GitHub."""
+        try:
+            with page.open("a", encoding="utf-8") as file:
+                file.write(f"{text}\n")
+        except OSError as error:
+            terminalreporter.write_line(f"GITHUB_STEP_SUMMARY: {error}", red=True)
 
     def _write(self, tested: Mapping[str, RowResult]) -> list[Path]:
         """Write the report of this session's rows and of those that its folder holds already.
@@ -117,14 +131,13 @@ class Summary:
             whole = sum(load_record(spec, self.session.store) is not None for spec in wanted)
             terminalreporter.write_line(f"{whole} of {len(wanted)} kept; the same command goes on")
 
-    def _show_baseline(self, terminalreporter: TerminalReporter) -> None:
-        """Print the changes since ``--baseline``, and save the baseline of ``--save-baseline``."""
+    def _show_baseline(self, terminalreporter: TerminalReporter) -> list[str]:
+        """Print and return the changes since ``--baseline``, and save the baseline of ``--save-baseline``."""
         judged = [j for of_row in self._judgements.values() for j in of_row.values() if not j.claim.about_predictor]
         old, new = self.session.baseline, self.session.to_save
-        if old is not None:
-            terminalreporter.write_line(str(old.compare(judged)))
-            for finding in self._findings:
-                terminalreporter.write_line(finding)
+        changes = [] if old is None else [str(old.compare(judged)), *self._findings]
+        for line in changes:
+            terminalreporter.write_line(line)
         if new is not None:
             whole = [j for j in judged if not j.missing]
             try:
@@ -134,6 +147,7 @@ class Summary:
                 terminalreporter.write_line(f"baseline: {error}; nothing is kept of this run", red=True)
             else:
                 terminalreporter.write_line(f"baseline: {new.path} ({len(renewed)} claims)")
+        return changes
 
     def _result(self, row: Row, sweep: Sequence[RunSpec]) -> RowResult:
         profile = self.session.profile
@@ -164,3 +178,14 @@ class Summary:
             margin=profile.claims.margin,
             better=profile.better,
         )
+
+
+def _files(written: Sequence[Path], verbosity: int) -> str:
+    """Return the page of a report, and where all tables are; with ``-vv`` the folder and all its files."""
+    folder = written[0].parent
+    if verbosity < 2:
+        rest = [] if verbosity < 0 else [_REST]
+        return "\n".join([str(folder / "report.html"), *rest])
+    named = [path.name for path in written if path.suffix != ".png"]
+    figures = len(written) - len(named)
+    return f"{folder} ({', '.join(named)}, {figures} figure{'s' if figures != 1 else ''})"

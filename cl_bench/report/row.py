@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,7 +18,7 @@ from cl_bench.claims.judgement import (
 )
 from cl_bench.claims.paper import Own, PaperRow
 from cl_bench.spec.claim import Claim
-from cl_bench.spec.records import FAMILIES, LEVELS, Better, Family, Level, Record
+from cl_bench.spec.records import FAMILIES, LEVELS, RANDOM_INIT, Better, Family, Level, Record
 from cl_bench.statistics.correlation import Correlation, correlate
 
 Metric = Literal["coco_ap", "voc07_ap"]
@@ -119,6 +120,20 @@ class RowResult:
     def measured(self) -> list[Level]:
         """Levels for which there is anything to show."""
         return [level for level in LEVELS if any(level in r.performance for r in self.records)]
+
+    @property
+    def runs(self) -> str:
+        """Number of complete runs, and of those that are not, as text."""
+        trained = [r for r in self.records if r.family != RANDOM_INIT]
+        counts = Counter[str](r.status for r in trained)
+        counts["missing"] = max(0, self.expected - len(trained))
+        others = [f"{counts[s]} {s}" for s in ("diverged", "failed", "missing") if counts[s]]
+        return ", ".join([f"{counts['complete']} of {self.expected} runs complete", *others])
+
+    @property
+    def whole(self) -> bool:
+        """True if all runs are there and complete."""
+        return sum(r.status == "complete" and r.family != RANDOM_INIT for r in self.records) >= self.expected
 
     @property
     def matching_precision(self) -> list[float]:

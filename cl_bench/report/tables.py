@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from rich.console import Group, RenderableType
@@ -22,7 +21,7 @@ from cl_bench.report.league_table import league_notes, league_table
 from cl_bench.report.paper_tables import paper_notes, paper_tables
 from cl_bench.report.probes_table import shortcut_notes, shortcut_table
 from cl_bench.report.row import COLOURS, Metric, RowResult, number, verdicts
-from cl_bench.spec.records import EVALUATIONS, FAMILIES, LEVELS, NAMES, RANDOM_INIT, Level, configurations
+from cl_bench.spec.records import EVALUATIONS, FAMILIES, LEVELS, NAMES, Level, configurations
 from cl_bench.statistics.controls import Controls
 from cl_bench.statistics.correlation import Correlation
 
@@ -45,7 +44,7 @@ def summary_table(rows: Sequence[RowResult]) -> Group:
 def _row(row: RowResult) -> Iterator[RenderableType]:
     yield Rule(Text(row.title, style="bold"), align="left", style="dim")
     facts = f"{row.method} · {row.scheme} scheme · {row.data} · {row.views} views · profile {row.profile}"
-    yield Text(f"{facts} · {_runs(row)}", style="dim")
+    yield Text(f"{facts} · {row.runs}", style="dim")
     if row.matching_precision:
         low, mean, high = (f(row.matching_precision) for f in (min, statistics.fmean, max))
         shares = f"{low:.2f} to {high:.2f} over {len(row.matching_precision)} encoders"
@@ -97,14 +96,6 @@ def _learnt(row: RowResult) -> Iterator[str]:
     ):
         if names:
             yield f"{what}: {len(names)} of {len(row.records)} encoders: {listed(names)}"
-
-
-def _runs(row: RowResult) -> str:
-    trained = [r for r in row.records if r.family != RANDOM_INIT]
-    counts = Counter[str](r.status for r in trained)
-    counts["missing"] = max(0, row.expected - len(trained))
-    others = [f"{counts[s]} {s}" for s in ("diverged", "failed", "missing") if counts[s]]
-    return ", ".join([f"{counts['complete']} of {row.expected} runs complete", *others])
 
 
 def _level(row: RowResult, level: Level, *, header: bool) -> Table:

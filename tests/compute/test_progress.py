@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import threading
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from rich.console import Console
 
 from cl_bench.compute.progress import Display
 from cl_bench.compute.runner import load_record
-from cl_bench.spec import RunSpec
+from cl_bench.spec import PretrainSpec, RunSpec
 from cl_bench.spec.profile import Profile
 from cl_bench.spec.records import Record
 from cl_bench.store import Store
@@ -37,8 +38,8 @@ def record(spec: RunSpec, folder: Path, **planted: object) -> Record:
     return found
 
 
-def console(terminal: bool = False) -> Console:
-    return Console(file=io.StringIO(), width=110, force_terminal=terminal, color_system=None if terminal else "auto")
+def console(terminal: bool = False, width: int = 110) -> Console:
+    return Console(file=io.StringIO(), width=width, force_terminal=terminal, color_system=None if terminal else "auto")
 
 
 def said(where: Console) -> str:
@@ -142,6 +143,50 @@ def test_a_line_is_not_folded_where_there_is_no_terminal(specs: tuple[RunSpec, .
     with display.waiting(where):
         pass
     assert len(said(where).splitlines()) == 1
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+@pytest.mark.parametrize("width", [60, 80, 100, 140])
+def test_a_finished_encoder_is_one_line_that_fits(
+    specs: tuple[RunSpec, ...], tmp_path: Path, terminal: bool, width: int
+) -> None:
+    """Figures stay whole at any width; what is cut is the name, which keeps its end: the configuration and the seed."""
+    display, where = Display(), console(terminal, width)
+    display.total = 200
+    long = [spec.model_copy(update={"pretrain": renamed(spec)}) for spec in specs[:3]]
+    for spec, planted in zip((*specs[:3], *long), specs[:3] * 2, strict=True):
+        display.finished(0, spec, record(planted, tmp_path))
+    with display.waiting(where):
+        pass
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", said(where))
+    lines = [line for line in plain.splitlines() if "linear" in line]
+    assert len(lines) == 6
+    for line, spec in zip(lines, (*specs[:3], *long), strict=True):
+        assert len(line) <= width
+        assert "linear  50.0 %  AP  50.0" in line
+        assert line.startswith("[") and spec.case[-8:] in line
+    for line, spec in zip(lines, specs[:3], strict=False):
+        assert (spec.case in line) == (width >= 80)
+        assert (" s" in line.partition("AP")[2]) == (width >= 100)
+    if width == 140 and not terminal:
+        assert all(line.endswith(" left") for line in lines[:3])
+
+
+def renamed(spec: RunSpec) -> PretrainSpec:
+    method = spec.pretrain.method.model_copy(update={"name": "a_method_of_quite_a_long_name_as_plugins_have_them"})
+    return spec.pretrain.model_copy(update={"method": method})
+
+
+def test_bars_fit_80_columns(specs: tuple[RunSpec, ...]) -> None:
+    display, where = Display(), console(terminal=True, width=80)
+    display.total = 2
+    with display.waiting(where) as refresh:
+        display.started(0, specs[0])
+        display.stepped(0, "pre-training", 1000, 1000)
+        refresh()
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", said(where))
+    (line, *_) = [line for line in re.split(r"[\r\n]+", plain) if "pre-training" in line]
+    assert len(line) <= 80 and "1000/1000 pre-training" in line and specs[0].case in line
 
 
 def test_a_quiet_console_says_nothing(specs: tuple[RunSpec, ...], capsys: pytest.CaptureFixture[str]) -> None:

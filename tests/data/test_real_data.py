@@ -37,7 +37,7 @@ def job(store: Path, *more: str, suites: str = "suites/", root: Path | None = No
 def done(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """Run both schemes on every suite, and return the store and the terminal's output."""
     store = tmp_path_factory.mktemp("whole") / "store"
-    result = job(store, "--method=dense_index", "--method=instance", root=data)
+    result = job(store, "-vv", "--method=dense_index", "--method=instance", root=data)
     assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-2000:]
     return store, result.stdout
 
@@ -124,7 +124,7 @@ def test_detectron2_is_a_backend_like_the_other(data: Path, tmp_path: Path) -> N
     pytest.importorskip("detectron2", reason="detectron2 is not installed (docs/reproducing-the-paper.md says how)")
     one = "-k", "info_nce-t1-"
     suite = "suites/test_single_object.py"
-    result = job(tmp_path / "store", *one, "--detector=detectron2", root=data, suites=suite)
+    result = job(tmp_path / "store", *one, "-vv", "--detector=detectron2", root=data, suites=suite)
     assert result.returncode == 0, result.stdout[-3000:]
     status = next((tmp_path / "store").glob("runs/*/evals/detection-*.json"))
     assert json.loads(status.read_text())["payload"].keys() >= {"voc07_ap", "voc07_ap50", "coco_ap", "coco_ap50"}

@@ -48,7 +48,7 @@ def test_a_part_leaves_the_rest_as_it_is(full: Job) -> None:
     before = {path.name: path.read_bytes() for path in full.report.iterdir()}
     result = full.run("-k", "tau_linear")
     assert outcomes(result) == {"passed": 1, "deselected": 5}
-    assert "multi-object" not in flat(result), "the terminal tells of what was tested"
+    assert "multi_object" not in flat(result), "the terminal tells of what was tested"
     after = {path.name: path.read_bytes() for path in full.report.iterdir()}
     told = ("environment.json", "report.html")  # the command and the time
     assert before.keys() == after.keys() and {n for n in after if after[n] != before[n]} == set(told)

@@ -214,7 +214,7 @@ def test_the_answer_is_a_sentence() -> None:
     assert f"95 % interval {low} to {high}; 20 configurations, 1 seed each" in linear.evidence and not linear.why
     assert headline([linear, detection]).endswith(
         "two claims about alignment, uniformity and performance that were tested here, this run supports two, speaks "
-        "against none and does not settle none."
+        "against none and leaves none open."
     )
     assert headline([linear]).endswith("tested here, this run supports it.")
 

@@ -47,7 +47,7 @@ def headline(found: Sequence[Answer]) -> str:
     told = [
         (counts[Verdict.SUPPORTED], "supports {}"),
         (counts[Verdict.REFUTED], "speaks against {}"),
-        (counts[Verdict.INCONCLUSIVE], "does not settle {}"),
+        (counts[Verdict.INCONCLUSIVE], "leaves {} open"),
     ]
     if len(found) == 1:
         verb = next(text for count, text in told if count).format("it")
