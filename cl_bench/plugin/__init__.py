@@ -13,35 +13,16 @@ from cl_bench.plugin.session import Session
 from cl_bench.plugin.stages import Stages
 
 __all__ = [
-    "FINDING",
-    "JUDGEMENT",
-    "ROW",
     "Case",
-    "Claim",
-    "ClaimNotSupported",
     "ClaimTest",
-    "Finding",
-    "IncompleteSweep",
-    "Judgement",
-    "Look",
-    "Method",
-    "Predictor",
-    "Row",
-    "RunSpec",
-    "Sweep",
-    "Verdict",
     "case",
     "claim",
-    "first_decided",
-    "holm",
-    "judge",
     "method",
     "predictor",
     "pytest_addoption",
     "pytest_cmdline_main",
     "pytest_configure",
     "pytest_load_initial_conftests",
-    "row_to_json",
 ]
 
 
