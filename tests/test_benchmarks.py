@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import subprocess
 import sys
 
 import pytest
 import torch
-from helpers import ROOT
+from helpers import ROOT, environment
 from torchvision.transforms.functional import pil_to_tensor
 
 
@@ -43,13 +44,17 @@ def test_a_peer_that_disagrees_is_noticed(benchmark_module, monkeypatch):
         losses.compare(98, ["streaming", "lightly"], 1)
 
 
-def test_extra_memory_sees_what_is_allocated(benchmark_module):
-    timing = benchmark_module("timing")
-    extra = timing.extra_memory(lambda: torch.ones(10), lambda: torch.ones(2**24).sum())
-    assert 60 * 2**20 < extra < 90 * 2**20
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is read from /proc")
+def test_extra_memory_sees_what_is_allocated():
+    """In a process of its own: what this one has freed could be used again without being counted."""
+    code = "import timing, torch; print(timing.extra_memory(lambda: torch.ones(10), lambda: torch.ones(2**24).sum()))"
+    surroundings = environment(PYTHONPATH=f"{ROOT}:{ROOT / 'benchmarks'}")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=surroundings)
+    assert 60 * 2**20 < int(done.stdout) < 90 * 2**20
 
 
 @pytest.mark.parametrize(("setting", "ways"), [("COCO", 5), ("STL-10", 4)])
+@pytest.mark.slow
 def test_the_feeder_against_a_data_loader(setting, ways, benchmark_module, monkeypatch, tmp_path, capsys):
     feeder = benchmark_module("feeder")
     rates = feeder.compare(setting, 5, (60, 80) if setting == "COCO" else (96, 96), 2, 1, tmp_path)

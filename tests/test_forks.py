@@ -129,6 +129,7 @@ def asked(bench: Bench, name: str) -> tuple[object, float]:
 
 
 @pytest.mark.parametrize("name", ["fork_sleeps", "fork_returns", "fork_raises", "fork_exits", "fork_lies"])
+@pytest.mark.slow
 def test_a_plugin_that_forks_gets_its_record_and_leaves_nobody(bench: Bench, name: str) -> None:
     found, seconds = asked(bench, name)
     assert isinstance(found, Record), found

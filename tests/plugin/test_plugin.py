@@ -527,6 +527,7 @@ def small_disk(tmp_path: Path) -> Iterator[tuple[Path, Callable[[str], None]]]:
         subprocess.run(["umount", "-l", str(place)], check=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk_loses_nothing(
     tmp_path: Path, pytester: pytest.Pytester, small_disk: tuple[Path, Callable[[str], None]]
 ) -> None:

@@ -62,6 +62,7 @@ def claims(job: Job) -> list[tuple[str, float, str]]:
     return [(c["verdict"], round(c["alpha"], 3), c["sentence"].rpartition("; ")[2]) for c in found]
 
 
+@pytest.mark.slow
 def test_seeds_are_added_until_every_claim_is_decided(six: Job) -> None:
     plant_seeds(six, NEARLY, NEARLY, FALLS, FALLS)
     before = trained(six.root)
@@ -248,6 +249,7 @@ def test_what_cannot_be_judged_fails_by_its_own_test(six: Job, monkeypatch: pyte
 # ---- killed
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_at_its_look(tmp_path: Path) -> None:
     job = Job(tmp_path, max_seeds=4, optimiser__epochs=6, claims__alpha=0.05)
     plant_seeds(job, *[(70.0, 90.0, 60.0, 80.0)] * 2)

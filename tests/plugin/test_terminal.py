@@ -95,6 +95,7 @@ def properties(file: Path) -> dict[str, dict[str, str]]:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.slow
 def test_junit_has_flat_properties_of_claims(job: Job, workers: int) -> None:
     """Under pytest-xdist too, where the summary has to reach the process that writes it."""
     job.plant(TAU_RISES)

@@ -65,6 +65,7 @@ def test_the_contract_of_a_predictor_of_ones_own(job: Job) -> None:
     assert "Traceback" not in result.stdout.str()
 
 
+@pytest.mark.slow
 def test_encoders_that_are_there_get_what_they_lack_and_a_bad_one_costs_only_itself(job: Job) -> None:
     """One that fails on real features alone, and one that takes its process along."""
     first = job.run(*CASE)

@@ -182,6 +182,7 @@ def test_what_cannot_be_quoted_is_said_with_the_file(
     assert re.search(said, error)
 
 
+@pytest.mark.slow
 def test_readme_and_docs_say_what_the_results_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     assert (

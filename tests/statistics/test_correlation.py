@@ -191,6 +191,7 @@ def test_two_curves_that_rise_and_fall_as_one_are_less_evidence_than_so_many_poi
     assert curves.effective_n < 0.7 * points.effective_n and curves.within_high > points.within_high
 
 
+@pytest.mark.slow
 def test_independent_curves_are_seldom_taken_for_correlated(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where shuffling finds every sixth pair of curves correlated."""
     monkeypatch.setattr("cl_bench.statistics.correlation.DRAWS", 399)

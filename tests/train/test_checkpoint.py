@@ -150,6 +150,7 @@ def test_so_does_one_in_chunks_and_of_images_of_different_sizes(plan, tmp_path, 
 
 
 @pytest.mark.parametrize("step", [1, 3])
+@pytest.mark.slow
 def test_a_killed_run_ends_in_the_bytes_of_an_uninterrupted_one(step, tmp_path):
     spec = spec_in(tmp_path)
     whole, broken = Store(tmp_path / "whole"), Store(tmp_path / "broken")
