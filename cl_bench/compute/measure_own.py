@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
+from cl_bench.compute.memory import room_for
 from cl_bench.compute.numerics import provenance, settled, unchanged
 from cl_bench.compute.runner import AVERAGE_PRECISIONS
 from cl_bench.compute.stored import PREDICTORS, evaluation_complaint
@@ -16,10 +17,9 @@ from cl_bench.data import DataPaths, load
 from cl_bench.encoders.build import build
 from cl_bench.encoders.frozen import FrozenEncoder, frozen
 from cl_bench.encoders.weights import content_hash
-from cl_bench.errors import Diverged, EncoderError, OutOfMemory
+from cl_bench.errors import Diverged, EncoderError
 from cl_bench.evaluate.alignment_uniformity import held_out_features, measured
 from cl_bench.evaluate.linear import evaluate_linear
-from cl_bench.methods.method import NO_MEMORY
 from cl_bench.predictors.measure import Found, found_by, seen_in
 from cl_bench.predictors.registry import Predictors
 from cl_bench.spec import DataKind, Padding
@@ -177,15 +177,13 @@ def compute(
             encoder.parts.to(device)
         for stage in missing:
             report = partial(on_step, stage) if on_step else None
-            try:
-                with settled(device):
-                    _STAGES[stage](subject, run, encoder, device, places, report)
-            except (RuntimeError, *NO_MEMORY) as error:
-                if isinstance(error, NO_MEMORY) or "DefaultCPUAllocator" in str(error):
-                    tried = f" --enlarge {subject.spec.enlarged // 2} or" if subject.spec.enlarged > 1 else ""
-                    label = subject.named.label
-                    raise OutOfMemory(f"{label}: {stage}: out of memory; try{tried} --device cpu") from None
-                raise
+            with room_for(partial(_advice, subject, stage)), settled(device):
+                _STAGES[stage](subject, run, encoder, device, places, report)
+
+
+def _advice(subject: Subject, stage: Stage, notes: Sequence[str]) -> str:
+    tried = f" --enlarge {subject.spec.enlarged // 2} or" if subject.spec.enlarged > 1 else ""
+    return f"{subject.named.label}: {stage}: out of memory; try{tried} --device cpu"
 
 
 Report = Callable[[int, int], None] | None

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 
 from cl_bench.errors import OutOfMemory
 from cl_bench.spec import RunSpec
@@ -25,18 +25,30 @@ def keep_freed_memory() -> None:
 
 
 @contextmanager
-def room_for(stage: str, spec: RunSpec) -> Iterator[None]:
-    """Turn lack of memory within the context into an error that says what to try."""
+def room_for(said: Callable[[Sequence[str]], str]) -> Iterator[None]:
+    """Turn lack of memory within the context into an error that says what to try.
+
+    Args:
+        said: Function that makes the message, given the notes that the error carries.
+    """
     from cl_bench.methods.method import NO_MEMORY
 
     try:
         yield
     except (RuntimeError, *NO_MEMORY) as error:
         if isinstance(error, NO_MEMORY) or "DefaultCPUAllocator" in str(error):
-            notes = getattr(error, "__notes__", [])
-            said = f"in {notes[0]} with {_fewer(spec)}" if notes else f"with {_smaller(stage, spec)}"
-            raise OutOfMemory(f"{stage}: out of memory {said}") from None
+            raise OutOfMemory(said(getattr(error, "__notes__", []))) from None
         raise
+
+
+def room_for_stage(stage: str, spec: RunSpec) -> AbstractContextManager[None]:
+    """Turn lack of memory in a stage of a run into an error that names the setting to try."""
+
+    def said(notes: Sequence[str]) -> str:
+        tried = f"in {notes[0]} with {_fewer(spec)}" if notes else f"with {_smaller(stage, spec)}"
+        return f"{stage}: out of memory {tried}"
+
+    return room_for(said)
 
 
 def _fewer(spec: RunSpec) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from cl_bench.compute.runner import kept_encoder, read_status
 from cl_bench.errors import PluginError, SpecError
 from cl_bench.spec import RunSpec
 from cl_bench.store import Store
@@ -27,8 +28,6 @@ TILE, VIEW, GAP = 72, 168, 28
 """Sides in pixels of an image in a sample and of a view with matched cells, and what lies between two views."""
 FAINTEST = 0.1
 """Share of a cell's weight from which its line is drawn."""
-TOUCHING = 1e-5
-"""In source-image coordinates: by so much rectangles that only touch may seem to overlap."""
 RIGHT, WRONG = (64, 220, 120), (255, 96, 96)
 
 
@@ -110,16 +109,12 @@ def _matched(spec: RunSpec, places: DataPaths | None, store: Store, registry: Re
 
 def _encoder(spec: RunSpec, store: Store) -> tuple[Encoder, bool]:
     """Return the stored encoder, or an untrained one, and whether it is the stored one."""
-    import safetensors.torch
-
     from cl_bench.train.pretrain import untrained
 
-    encoder, run = untrained(spec.pretrain), store.run(spec.pretrain.key)
-    status = run.read("status") or {}
-    content = run.read_bytes("encoder.safetensors", status["encoder_sha256"]) if "encoder_sha256" in status else None
-    if content is not None:
-        encoder.load_state_dict(safetensors.torch.load(content))
-    return encoder.eval(), content is not None
+    run = store.run(spec.pretrain.key)
+    status = read_status(run) or {}
+    kept = kept_encoder(spec.pretrain, run, status["encoder_sha256"]) if "encoder_sha256" in status else None
+    return (untrained(spec.pretrain).eval(), False) if kept is None else (kept, True)
 
 
 def _pair(spec: RunSpec, places: DataPaths | None, count: int) -> tuple[list[torch.Tensor], PairOfViews]:
@@ -158,6 +153,8 @@ def _fitted(image: torch.Tensor, side: int) -> Image.Image:
 def _one_pair(seen: Sequence[torch.Tensor], match: Match, views: DenseViews, b: int) -> Image.Image:
     from PIL import Image, ImageDraw
 
+    from cl_bench.losses.types import cells_overlap
+
     picture = Image.new("RGBA", (2 * VIEW + GAP, VIEW), "white")
     for k, view in enumerate(seen):
         picture.paste(_fitted(view, VIEW).resize((VIEW, VIEW)), (k * (VIEW + GAP), 0))
@@ -170,8 +167,7 @@ def _one_pair(seen: Sequence[torch.Tensor], match: Match, views: DenseViews, b: 
             draw.line([(x, 0), (x, VIEW)], fill=(255, 255, 255, 90 if k < W else 0))
             draw.line([(left, y), (left + VIEW, y)], fill=(255, 255, 255, 90 if k < H else 0))
     weights = match.dense(views.xy1.dtype)[b]
-    apart = (views.xy1[b, :, None] - views.xy2[b, None, :]).abs()
-    overlap = (apart < (views.size1[b] + views.size2[b]) / 2 - TOUCHING).all(-1)
+    overlap = cells_overlap(views)[b]
 
     def centre(cell: int, left: int) -> tuple[float, float]:
         row, column = divmod(cell, W)

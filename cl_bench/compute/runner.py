@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from cl_bench.compute.memory import room_for
+from cl_bench.compute.memory import room_for_stage
 from cl_bench.compute.output import output_to
 from cl_bench.compute.stored import (
     EVALUATIONS,
@@ -136,14 +136,14 @@ def compute(
         if not mine:
             return False
         with output_to(run):
-            with room_for("pre-training", spec), settled(device):
+            with room_for_stage("pre-training", spec), settled(device):
                 encoder, sha256 = _pretrained(spec, run, registry, device, on_step, places)
             if encoder is not None:
                 for stage in STAGES:
                     if _read_evaluation(spec, run, stage, sha256) is None:
-                        with room_for(stage, spec), settled(device):  # not as a plugin left them
+                        with room_for_stage(stage, spec), settled(device):  # not as a plugin left them
                             _evaluate(stage, spec, run, encoder, sha256, device, on_step, places)
-                with room_for(PREDICTORS, spec), settled(device):
+                with room_for_stage(PREDICTORS, spec), settled(device):
                     _predict(spec, run, encoder, sha256, device, places, predictors)
         note(spec, run)
         return True

@@ -220,7 +220,11 @@ def correct_positives(match: Match, views: DenseViews) -> tuple[float, float]:
         Number of correct positives and of all positives; (0, 0) where no cell has a positive.
     """
     weights = match.dense(torch.float64)
+    return float((weights * cells_overlap(views)).sum()), float(weights.sum())
+
+
+def cells_overlap(views: DenseViews) -> Tensor:
+    """Return (B, P, P) bool: whether cell p of view 1 and cell q of view 2 overlap in the source image."""
     apart = (views.xy1[:, :, None] - views.xy2[:, None, :]).abs()
     reach = ((views.size1 + views.size2) / 2)[:, None, None]
-    overlap = (apart < reach - TOUCHING).all(-1)
-    return float((weights * overlap).sum()), float(weights.sum())
+    return (apart < reach - TOUCHING).all(-1)

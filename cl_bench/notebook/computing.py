@@ -6,7 +6,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, overload
+from typing import overload
 
 from rich.console import Console
 
@@ -24,16 +24,12 @@ from cl_bench.compute.devices import default_jobs, usable_devices
 from cl_bench.compute.local import ComputationError, LocalEngine
 from cl_bench.compute.progress import Display
 from cl_bench.errors import SpecError, nearest
+from cl_bench.notebook.known import built_in_predictors, every_method
 from cl_bench.report.collection import Records
 from cl_bench.spec import DataKind, RunSpec, ViewPolicy
 from cl_bench.spec.profile import KINDS, Profile, Row
 from cl_bench.spec.records import RANDOM_INIT, Record
 from cl_bench.store import Store
-
-if TYPE_CHECKING:
-    pass
-
-from cl_bench.notebook.known import built_in_predictors, every_method
 
 VIEWS = ("overlapping", "disjoint")
 

@@ -16,9 +16,9 @@ from cl_bench.report.html.svg import (
     frame,
     line_path,
     mark,
-    minus,
     plain_mark,
     tag,
+    two,
 )
 from cl_bench.report.row import RowResult, number
 from cl_bench.spec.records import EVALUATIONS, FAMILIES, NAMES, Configuration, Level, configurations
@@ -38,8 +38,7 @@ def places_chart(row: RowResult, level: Level) -> Markup | None:
     y = Axis.over([p.alignment for p in points] + [a for *_, a in plain], 250, 8)
     low, high = (f(p.performance for p in points) for f in (min, max))
     marks = [
-        mark("", x(u), y(a), f"random initialisation, seed {seed}: L_a {_two(a)}, L_u {_two(u)}")
-        for seed, u, a in plain
+        mark("", x(u), y(a), f"random initialisation, seed {seed}: L_a {two(a)}, L_u {two(u)}") for seed, u, a in plain
     ]
     for p in sorted(points, key=lambda p: (x(p.uniformity), p.name)):
         marks.append(
@@ -116,7 +115,7 @@ def sum_chart(row: RowResult, level: Level) -> Markup | None:
             parts.append(tag("line", class_="floor", x1=x.start, x2=x.end, y1=at, y2=at))
         parts.append(tag("text", NAMES[family], class_="axis", x=(x.start + x.end) / 2, y=18, text_anchor="middle"))
         for s, p in sorted(of_family, key=lambda one: (one[0], one[1].name)):
-            name = f"{_named(row, level, p)}, normalised sum {_two(s)}"
+            name = f"{_named(row, level, p)}, normalised sum {two(s)}"
             parts.append(mark(family, x(s), y(p.performance), name, f"var(--{family.replace('_', '-')})"))
     across = "minmax(L_a) + minmax(L_u)   (left: better)"
     parts.append(tag("text", across, class_="axis", x=214, y=282, text_anchor="middle"))
@@ -126,7 +125,7 @@ def sum_chart(row: RowResult, level: Level) -> Markup | None:
 
 def _named(row: RowResult, level: Level, p: Configuration) -> str:
     seeds = f"{len(p.seeds)} seed{'s' if len(p.seeds) != 1 else ''}"
-    figures = f"L_a {_two(p.alignment)}, L_u {_two(p.uniformity)}"
+    figures = f"L_a {two(p.alignment)}, L_u {two(p.uniformity)}"
     return f"{p.name}: {EVALUATIONS[level]} {number(p.performance)} ({row.unit(level)}), {figures}, {seeds}"
 
 
@@ -136,7 +135,3 @@ def _untrained(row: RowResult, level: Level) -> list[tuple[int, float, float]]:
         (r.seed, r.uniformity.get(level, math.nan), r.alignment.get(level, math.nan)) for r in row.measured_untrained
     ]
     return [place for place in places if all(map(math.isfinite, place))]
-
-
-def _two(value: float) -> str:
-    return minus(f"{value:.2f}")

@@ -81,6 +81,11 @@ def minus(text: str) -> str:
     return text.replace("-", "\u2212")
 
 
+def two(value: float) -> str:
+    """Return a number with two decimals and a true minus sign."""
+    return minus(f"{value:.2f}")
+
+
 def frame(x: Axis, y: Axis, across: str, up: str, *, heights: bool = True) -> Markup:
     """Draw grid, ticks and names of two axes; without ``heights`` the y ticks have no text."""
     left, right, top, bottom = x.start, x.end, y.end, y.start

@@ -9,7 +9,7 @@ from itertools import groupby
 
 from markupsafe import Markup
 
-from cl_bench.report.html.svg import Axis, chart, colour, colour_bar, frame, line_path, minus, named, tag
+from cl_bench.report.html.svg import Axis, chart, colour, colour_bar, frame, line_path, named, tag, two
 from cl_bench.report.row import RowResult, number
 from cl_bench.spec.records import EVALUATIONS, NAMES, Family, Record
 
@@ -45,7 +45,7 @@ def training_chart(row: RowResult, family: Family) -> Markup | None:
     for config, (runs, curve) in sorted(curves.items()):
         told = f", {EVALUATIONS['dense']} {number(scores[config])}" if math.isfinite(scores[config]) else ""
         seeds = f"{len(runs)} seed{'s' if len(runs) != 1 else ''}"
-        name = f"{config}: from {_two(curve[0][1])} to {_two(curve[-1][1])}{told}, {seeds}"
+        name = f"{config}: from {two(curve[0][1])} to {two(curve[-1][1])}{told}, {seeds}"
         places, shade = [(x(step), y(height)) for step, height in curve], colour(scores[config], low, high)
         end = tag("circle", cx=places[-1][0], cy=places[-1][1], r=4, fill=shade)
         parts.append(named(name, tag("path", d=line_path(places), class_="curve", style=f"--shade:{shade}"), end))
@@ -74,7 +74,3 @@ def _curve(runs: Sequence[Record], *, known: bool) -> Curve:
 def _score(runs: Sequence[Record]) -> float:
     scores = [r.performance.get("dense", math.nan) for r in runs]
     return statistics.fmean(scores)
-
-
-def _two(value: float) -> str:
-    return minus(f"{value:.2f}")

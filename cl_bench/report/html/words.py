@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cl_bench.claims.judgement import Judgement, Verdict
-from cl_bench.report.html.svg import minus
+from cl_bench.report.html.svg import two
 from cl_bench.report.row import RowResult
 from cl_bench.spec.records import LEVELS, configurations
 
@@ -120,4 +120,4 @@ def _sentence(text: str) -> str:
 
 
 def _two(value: float) -> str:
-    return "undefined" if math.isnan(value) else minus(f"{value:.2f}")
+    return "undefined" if math.isnan(value) else two(value)
