@@ -1,7 +1,9 @@
-"""Tables in Markdown that say what a folder of results holds: ``python -m cl_bench.report.quote [--check] FILE...``.
+"""Tables and pictures that say what a folder of results holds: ``python -m cl_bench.report.quote [--check] FILE...``.
 
-A table is between ``<!-- results/smoke: claims -->`` and ``<!-- end -->``. It is written from the records, claims and
-environment in that folder (relative to the working directory), and ``--check`` fails where it differs from them.
+A file in Markdown has tables. One is between ``<!-- results/smoke: claims -->`` and ``<!-- end -->``. It is written
+from the records, claims and environment in that folder (relative to the working directory). ``NAME.svg`` is the
+overview of ``results/NAME``.
+``--check`` changes nothing and fails where a file differs from the results.
 """
 
 from __future__ import annotations
@@ -23,9 +25,10 @@ from cl_bench.claims.judgement import (
     Judgement,
     Sweep,
 )
+from cl_bench.report.overview import overview_svg
 from cl_bench.report.records_csv import read_records
 from cl_bench.spec.claim import Claim
-from cl_bench.spec.records import EVALUATIONS, FAMILIES, LEVELS, NAMES, RANDOM_INIT, Record, configurations
+from cl_bench.spec.records import EVALUATIONS, FAMILIES, LEVELS, NAMES, RANDOM_INIT, Level, Record, configurations
 from cl_bench.statistics.controls import controls
 from cl_bench.statistics.correlation import correlate, tau_of
 
@@ -90,15 +93,27 @@ def controls_table(folder: Path) -> str:
 def tau_table(folder: Path) -> str:
     """Write a table of the claims about tau alone: tau over averaged seeds, by seed, and in the paper."""
     records = read_records(folder / "records.csv")
-    lines = []
+    lines: dict[tuple[str, Level], list[str]] = {}
     for claim in _claims(folder):
         if claim["correlation"] is not None:
             found = judged(claim, records)
+            verdict = f"{found.claim.symbols}: **{found.verdict}**"
+            if line := lines.get((found.row, found.claim.level)):
+                line[-2] += f"; {verdict}"
+                continue
             total, within, *_, by_seed = _evidence(found, records[found.row])
             evaluation = EVALUATIONS[found.claim.level]
-            lines.append([found.row, evaluation, total, within, by_seed, f"**{found.verdict}**", _paper(claim)])
+            lines[found.row, found.claim.level] = [
+                found.row,
+                evaluation,
+                total,
+                within,
+                by_seed,
+                verdict,
+                _paper(claim),
+            ]
     columns = ["row", "evaluation", "tau", "within families", "tau seed by seed", "verdict", "paper"]
-    return markdown_table(columns, lines)
+    return markdown_table(columns, [*lines.values()])
 
 
 OTHER_KERNEL = "-other-kernel"
@@ -277,16 +292,16 @@ def markdown_table(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> st
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the tables of some files, or name the files that differ from their results."""
+    """Write the tables and pictures of some files, or name the files that differ from their results."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("files", nargs="+", type=Path)
-    parser.add_argument("--check", action="store_true", help="change nothing; fail where a table differs")
+    parser.add_argument("--check", action="store_true", help="change nothing; fail where a file differs")
     given = parser.parse_args(arguments)
     differ = []
     for file in given.files:
-        text = file.read_text(encoding="utf-8")
         try:
-            now = quoted(text, Path.cwd())
+            text = file.read_text(encoding="utf-8")
+            now = overview_svg(Path("results", file.stem)) if file.suffix == ".svg" else quoted(text, Path.cwd())
         except (OSError, ValueError) as error:
             parser.error(f"{file}: {error}")
         if now != text:

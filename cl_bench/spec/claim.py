@@ -21,16 +21,22 @@ Kind = Literal[
 ]
 NEGLIGIBLE = 0.3
 """Distance from 0 below which a tau counts as no correlation (our choice)."""
+_SYMBOLS: Mapping[Kind, str] = {
+    "tau_negative": "tau < 0",
+    "tau_not_negative": "tau > 0",
+    "no_correlation": f"|tau| < {NEGLIGIBLE:g}",
+    "predictor_against": "tau > 0",
+}
 _TEXTS: Mapping[Kind, str] = {
-    "tau_negative": "better aligned and more uniform features go with better {} (tau < 0)",
-    "tau_not_negative": "better aligned and more uniform features no longer go with better {} (tau > 0)",
-    "no_correlation": f"alignment and uniformity tell next to nothing of {{}} (|tau| < {NEGLIGIBLE:g})",
+    "tau_negative": "better aligned and more uniform features go with better {}",
+    "tau_not_negative": "better aligned and more uniform features no longer go with better {}",
+    "no_correlation": "alignment and uniformity tell next to nothing of {}",
     "at_random_level": "on average {} falls to the level of random initialisation or below",
     "above_random_level": "on average {} is better than with random initialisation",
     "no_worse_than": "on average the reference does no worse at {}",
     "keeps_up": "on average it does no worse at {} than the other scheme",
     "falls_behind": "on average it does worse at {} than the same method on single-object data",
-    "predictor_against": "what the predictor counts as better is worse at {} (tau > 0)",
+    "predictor_against": "what the predictor counts as better is worse at {}",
 }
 PAIRED = ("no_worse_than", "keeps_up", "falls_behind")
 TWIN = "its twin of overlapping views"
@@ -63,12 +69,18 @@ class Claim:
     @property
     def text(self) -> str:
         """Claim in words."""
-        told = _TEXTS[self.kind].format(EVALUATIONS[self.level]).replace("the predictor", self.predictor)
+        symbols = f" ({self.symbols})" if self.symbols else ""
+        told = _TEXTS[self.kind].format(EVALUATIONS[self.level]).replace("the predictor", self.predictor) + symbols
         return (
             told.replace("single-object data", f"scenes with {self.against.replace('_', ' ')}")
             if self.against
             else told
         )
+
+    @property
+    def symbols(self) -> str:
+        """Claim about a tau in symbols, such as ``tau < 0``; empty for another claim."""
+        return _SYMBOLS.get(self.kind, "")
 
     @property
     def about_tau(self) -> bool:

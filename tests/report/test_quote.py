@@ -6,6 +6,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from helpers import PROBES, ROOT, asked, record
@@ -99,8 +100,29 @@ def test_the_table_of_tau_has_the_claims_about_it_alone(root: Path) -> None:
     assert line == (
         "| single_object-overlapping-dense_index | linear evaluation | tau -1.00 [-1.00, -0.88], n 10 | "
         "-1.00 [-1.00, -0.88], worth 8.0 | -1.00 -1.00 "
-        "| **SUPPORTED** | tau -0.32, n 100 |"
+        "| tau < 0: **SUPPORTED** | tau -0.32, n 100 |"
     )
+
+
+def test_claims_about_one_tau_share_a_line(root: Path) -> None:
+    write(root / "results" / "tiny", [encoder(k, 3) for k in range(10)], Claim("no_correlation", "instance"))
+    text = quoted("<!-- results/tiny: tau -->\n<!-- end -->\n", root)
+    (line,) = (line for line in text.splitlines() if line.startswith("| single_object"))
+    assert r"| tau < 0: **SUPPORTED**; \|tau\| < 0.3: **REFUTED** |" in line
+
+
+def test_the_picture_of_a_folder_is_written_from_its_results(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(root)
+    (root / "tiny.svg").write_text("")
+    assert main(["--check", "tiny.svg"]) == 1 and main(["tiny.svg"]) == 0 and main(["--check", "tiny.svg"]) == 0
+    drawing = ElementTree.parse(root / "tiny.svg")
+    names = "{http://www.w3.org/2000/svg}"
+    assert len(drawing.findall(f".//{names}circle")) == 2 * 5 + 1, "L_a & L_u at both levels, and the legend's"
+    texts = [text.text for text in drawing.iter(f"{names}text")]
+    assert texts.count("tau \u22121.00 [\u22121.00, \u22120.88]") == 2 and "single-object, overlapping views" in texts
+    (root / "none.svg").write_text("")
+    with pytest.raises(SystemExit):
+        main(["none.svg"])
 
 
 def test_verdicts_of_all_seeds_of_each_alone_and_of_other_kernels(root: Path) -> None:
@@ -185,9 +207,8 @@ def test_what_cannot_be_quoted_is_said_with_the_file(
 @pytest.mark.slow
 def test_readme_and_docs_say_what_the_results_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    assert (
-        main(["--check", "README.md", *(str(p.relative_to(ROOT)) for p in sorted((ROOT / "docs").glob("*.md")))]) == 0
-    )
+    files = [Path("README.md"), *Path("docs").glob("*.md"), *Path("docs/pictures").glob("*.svg")]
+    assert main(["--check", *map(str, sorted(files))]) == 0
 
 
 def test_results_name_no_machine_s_paths() -> None:

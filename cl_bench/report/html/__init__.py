@@ -10,7 +10,6 @@ import base64
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -19,6 +18,7 @@ from markupsafe import Markup
 from cl_bench.claims.validity import AT_OPTIMUM, COLLAPSED, at_shortcut, collapsed, listed, place_sentence
 from cl_bench.report.html import grids, places, similarities, training
 from cl_bench.report.html.forest import forest_lines, forest_scale
+from cl_bench.report.html.sheets import TEMPLATES, style
 from cl_bench.report.html.svg import minus
 from cl_bench.report.html.words import answers, headline
 from cl_bench.report.league_table import failures, league_notes
@@ -29,7 +29,6 @@ from cl_bench.spec.records import EVALUATIONS, FAMILIES, NAMES, RANDOM_INIT
 
 LARGEST = 2_000_000
 """Largest size of the file, in bytes."""
-_TEMPLATES = Path(__file__).parent.parent / "templates"
 _PARTS = (("figures", "tables", "pictures"), ("figures", "tables"), ("tables",), ())
 """Parts of the page, in the order in which they are tried until the file is small enough."""
 
@@ -80,13 +79,13 @@ def _page(
     rows: Sequence[RowResult], stamp: Mapping[str, Any], pictures: Sequence[Picture], parts: Sequence[str]
 ) -> str:
     environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
+        loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    script = (_TEMPLATES / "script.js").read_text(encoding="utf-8")
+    script = (TEMPLATES / "script.js").read_text(encoding="utf-8")
     policy = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     found = answers(rows)
     beside, letters = grids.paper_grid(rows)
@@ -99,7 +98,7 @@ def _page(
         stamp=stamp,
         stamp_grid=grids.stamp_grid(stamp),
         script=Markup(script),
-        style=Markup((_TEMPLATES / "style.css").read_text(encoding="utf-8")),
+        style=style("palette", "style", "charts"),
         policy=f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{policy}'",
         headline=headline(found),
         answers=found,
