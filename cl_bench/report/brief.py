@@ -23,6 +23,7 @@ from cl_bench.spec.records import EVALUATIONS, LEVELS, Level
 _SHORT: Mapping[Level, str] = {"instance": "linear", "dense": "detection"}
 _HEADS = ("tau", "95 % interval", "verdict", "paper")
 _EXPLORATORY = "*: exploratory, the paper does not claim it"
+_RESTS = "A verdict rests on tau within families, and on encoders that learnt."
 
 
 class Line(NamedTuple):
@@ -54,6 +55,8 @@ def _blocks(rows: Sequence[RowResult]) -> Iterator[RenderableType]:
     yield from (Text(line, style="yellow") for line in failures(rows))
     if any(j.claim.exploratory for line in lines for j in line.verdicts):
         yield Text(_EXPLORATORY, style="dim")
+    if any(_stricter(j) for line in lines for j in line.verdicts):
+        yield Text(_RESTS, style="dim")
     others = _others(rows)
     if others:
         yield Text(others, style="dim")
@@ -68,7 +71,7 @@ def brief_markdown(rows: Sequence[RowResult]) -> str:
             EVALUATIONS[line.level],
             line.tau,
             line.interval,
-            _plain(", ".join(_told(line))),
+            _plain(_all_told(line)),
             line.paper,
         ]
         for line in lines
@@ -107,16 +110,34 @@ def _table(lines: Sequence[Line]) -> Table:
         views = "" if line.row.views == "overlapping" else f" {line.row.views}"
         name = line.row.method if line.row is last else f"{line.row.data}{views}"
         style = "dim" if line.row is last else ""
-        colours = [COLOURS[j.verdict] for j in line.verdicts] or [""]
-        told = zip(_told(line), colours, strict=True)
-        verdict = Text("\n").join(Text(text, style=colour) for text, colour in told)
+        only = line.verdicts[0] if len(line.verdicts) == 1 else None
+        verdict = _verdict(only) if only else Text("" if line.verdicts else "-")
         table.add_row(Text(name, style=style), _SHORT[line.level], line.tau, line.interval, verdict, line.paper)
+        for judgement in () if only else line.verdicts:
+            table.add_row("", "", "", judgement.claim.symbols, _verdict(judgement), "")
         last = line.row
     return table
 
 
-def _told(line: Line) -> list[str]:
-    return [f"{j.verdict}{'*' if j.claim.exploratory else ''}" for j in line.verdicts] or ["-"]
+def _verdict(judgement: Judgement) -> Text:
+    return Text(_told(judgement), style=COLOURS[judgement.verdict])
+
+
+def _stricter(judgement: Judgement) -> bool:
+    """Return whether a claim is open although the interval over all pairs leaves out 0."""
+    found = judgement.correlation
+    return judgement.verdict is Verdict.INCONCLUSIVE and found is not None and found.low * found.high > 0
+
+
+def _told(judgement: Judgement) -> str:
+    return f"{judgement.verdict}{'*' if judgement.claim.exploratory else ''}"
+
+
+def _all_told(line: Line) -> str:
+    """Return the verdicts of a line; where there are several, each with its claim."""
+    if len(line.verdicts) < 2:
+        return "".join(map(_told, line.verdicts)) or "-"
+    return ", ".join(f"{j.claim.symbols}: {_told(j)}" for j in line.verdicts)
 
 
 def _others(rows: Sequence[RowResult]) -> str:

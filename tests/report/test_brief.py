@@ -88,6 +88,26 @@ def test_four_rows_are_one_screen_and_no_figure_is_cut(width: int) -> None:
     assert "other claims: 4 SUPPORTED" in said
 
 
+def test_two_claims_about_one_tau_are_told_apart() -> None:
+    records = asked([encoder(k, -5.0) for k in range(10)], "own")
+    judgements = [judge(Claim(kind, "instance"), records, UNTRAINED) for kind in ("tau_not_negative", "no_correlation")]
+    one = replace(row("single_object", "disjoint"), judgements=tuple(judgements))
+    lines = [" ".join(line.split()) for line in text([one]).splitlines()]
+    at = next(k for k, line in enumerate(lines) if "linear" in line and "-1.00" in line)
+    assert lines[at + 1 : at + 3] == ["tau > 0 REFUTED", "|tau| < 0.3 REFUTED"]
+    assert r"tau &gt; 0: REFUTED, \|tau\| &lt; 0.3: REFUTED" in brief_markdown([one])
+
+
+def test_a_verdict_that_an_interval_does_not_explain_is_explained() -> None:
+    """Where no encoder is better than untrained ones, a tau of -1 does not support the claim."""
+    sweep = asked([encoder(k, -5.0) for k in range(10)], "own")
+    better = [replace(one, performance=dict.fromkeys(LEVELS, 90.0 + one.seed)) for one in UNTRAINED]
+    for untrained, told in ((UNTRAINED, False), (better, True)):
+        judgement = judge(Claim("tau_negative", "instance"), sweep, untrained)
+        said = text([replace(row("single_object", "overlapping"), judgements=(judgement,))])
+        assert ("rests on tau within families" in said) == told
+
+
 def test_it_begins_as_the_page_does() -> None:
     rows = four()
     assert answer_sentence(rows) in report_html(
