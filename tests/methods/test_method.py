@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from method_files import dense_views, optioned
 from torch import nn
 from torch.nn.functional import normalize
 
-from cl_bench import DenseViews, LossTerms, Match, Method, matching
+from cl_bench import LossTerms, Match, Method, matching
 from cl_bench.encoders import ProjectionHead, build_encoder
 from cl_bench.errors import Diverged, MethodError
 from cl_bench.losses.terms import alignment, info_nce, uniformity
@@ -30,32 +31,8 @@ def place_of(text):
     return f"{HERE}:{next(i for i, line in enumerate(lines, 1) if line.strip() == text)}"
 
 
-def dense_views(B=3, P=4, D=5, C=6, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-
-    def draw(*shape):
-        return torch.rand(*shape, generator=generator, dtype=torch.float64)
-
-    z1, z2, h1, h2 = (normalize(draw(B, P, k) - 0.5, dim=-1) for k in (D, D, C, C))
-    shapes = ((B, P), (B, P), (B, P, 2), (B, P, 2), (B, 2), (B, 2))
-    return DenseViews(z1, z2, h1, h2, *(draw(*shape) for shape in shapes), grid=(2, P // 2))
-
-
 def attention(views, temperature):
     return Match(weights=(views.h1 @ views.h2.mT / temperature).softmax(-1))
-
-
-def optioned(name="optioned"):
-    @matching(name)
-    def strategy(
-        views: DenseViews, *, epsilon: float = 0.5, steps: int = 3, hard: bool = False, rule: str = "a"
-    ) -> Match:
-        """Do nothing with the options."""
-        seen.append((epsilon, steps, hard, rule))
-        return Match.identity(views)
-
-    seen = []
-    return REGISTERED[name], seen
 
 
 # Registration
@@ -110,71 +87,6 @@ def test_a_name_that_cannot_be_typed_is_refused(name):
 
 
 # Options
-
-
-def test_options_have_their_defaults():
-    method, seen = optioned()
-    assert method.defaults() == {"epsilon": 0.5, "steps": 3, "hard": False, "rule": "a"} == method().options
-    method().match(dense_views())
-    assert seen == [(0.5, 3, False, "a")]
-
-
-@pytest.mark.parametrize(
-    ("given", "parsed"),
-    [
-        ({"epsilon": "0.1"}, {"epsilon": 0.1}),
-        ({"epsilon": "2"}, {"epsilon": 2.0}),
-        ({"epsilon": 2}, {"epsilon": 2.0}),
-        ({"steps": "7", "rule": "7"}, {"steps": 7, "rule": "7"}),
-        ({"hard": "true"}, {"hard": True}),
-        ({"hard": "True"}, {"hard": True}),
-        ({"hard": "1"}, {"hard": True}),
-        ({"hard": "0"}, {"hard": False}),
-        ({"hard": False}, {"hard": False}),
-        ({"hard": "FALSE"}, {"hard": False}),
-    ],
-)
-def test_options_take_the_type_of_their_default(given, parsed):
-    options = optioned()[0](**given).options
-    assert {k: options[k] for k in parsed} == parsed
-    assert {k: type(options[k]) for k in parsed} == {k: type(v) for k, v in parsed.items()}
-    assert {k: v for k, v in options.items() if k not in parsed}.items() <= optioned()[0].defaults().items()
-
-
-def test_the_strategy_is_given_its_options():
-    method, seen = optioned()
-    chosen = method(steps="9", hard="1")
-    chosen.match(dense_views())
-    method().match(dense_views())
-    assert seen == [(0.5, 9, True, "a"), (0.5, 3, False, "a")]
-
-
-@pytest.mark.parametrize(
-    ("option", "value", "kind"),
-    [
-        ("epsilon", "small", "float"),
-        ("epsilon", "", "float"),
-        ("epsilon", "nan", "float"),
-        ("steps", "2.5", "int"),
-        ("steps", 2.5, "int"),
-        ("steps", "", "int"),
-        ("hard", "yes", "bool"),
-        ("hard", "2", "bool"),
-    ],
-)
-def test_a_value_of_another_type_is_refused(option, value, kind):
-    with pytest.raises(MethodError, match=f"'optioned'.*option {option!r} takes.*{kind}.*{value!r}"):
-        optioned()[0](**{option: value})
-
-
-def test_an_unknown_option_is_refused_by_name_with_the_nearest():
-    with pytest.raises(
-        MethodError, match=r"'optioned' has no option 'epsilom'; did you mean 'epsilon'\?; options: eps"
-    ):
-        optioned()[0](epsilom="1")
-    matching("bare")(lambda views: None)
-    with pytest.raises(MethodError, match="'bare' has no option 'x'; options: none"):
-        REGISTERED["bare"](x=1)
 
 
 @pytest.mark.parametrize("default", [None, (1, 2), "nothing"])

@@ -3,121 +3,33 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 
 import matching_oracles as oracles
 import pytest
 import torch
-from helpers import rng, some
-from hypothesis import assume, given
+from helpers import some
+from hypothesis import given
 from hypothesis import strategies as st
-from torch.nn.functional import normalize
+from matching_batches import (
+    agree,
+    draw,
+    every_precision,
+    every_strategy,
+    grids,
+    images,
+    match,
+    oracle,
+    same,
+    seeds,
+    weights,
+)
 
-from cl_bench.data.views import Geometry, crop_boxes, two_views
-from cl_bench.encoders import build_encoder, cells
 from cl_bench.errors import MethodError
 from cl_bench.losses.types import DenseViews
 from cl_bench.methods.registry import Registry
-from cl_bench.spec import AlignUniform, AugmentSpec, EncoderSpec, InfoNCE
-from cl_bench.train.forward import forward
 
-STRATEGIES = (
-    "dense_cosine",
-    "dense_emd",
-    "dense_emd:plan=hard",
-    "dense_setsim",
-    "dense_setsim:geometry=0.5",
-    "dense_geometric",
-    "dense_geometric:nearest=true",
-    "dense_vicregl",
-    "dense_vicregl:features=projection,all_features=true",
-)
-IMAGE = (48, 80)
 """Height and width of the source images, in pixels."""
-
-every_strategy = pytest.mark.parametrize("text", STRATEGIES)
-every_precision = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-grids = st.tuples(st.integers(1, 4), st.integers(1, 4))
-images = st.integers(1, 3)
-seeds = st.integers(0, 9999)
-
-
-def match(text, views):
-    return Registry().resolve(text).match(views)
-
-
-def weights(text, views):
-    """(B, P, P) float64 weights of a strategy."""
-    return match(text, views).dense(torch.float64)
-
-
-@dataclass
-class Batch:
-    """Features and places of both views, float64, before a strategy sees them."""
-
-    f1: torch.Tensor
-    f2: torch.Tensor
-    boxes1: torch.Tensor
-    boxes2: torch.Tensor
-    flips1: torch.Tensor
-    flips2: torch.Tensor
-    grid: tuple[int, int]
-    image: tuple[int, int] = IMAGE
-
-    def views(self, dtype=torch.float64):
-        f1, f2 = self.f1.to(dtype), self.f2.to(dtype)
-        place1, place2 = (
-            [t.to(dtype) for t in Geometry(boxes.to(dtype), flips, *self.image).cells(self.grid)]
-            for boxes, flips in ((self.boxes1, self.flips1), (self.boxes2, self.flips2))
-        )
-        h1, h2, norm1, norm2 = normalize(f1, dim=-1), normalize(f2, dim=-1), f1.norm(dim=-1), f2.norm(dim=-1)
-        return DenseViews(h1, h2, h1, h2, norm1, norm2, place1[0], place2[0], place1[1], place2[1], self.grid)
-
-    @property
-    def features(self):
-        return self.f1.tolist(), self.f2.tolist()
-
-    @property
-    def places(self):
-        """What the oracles take: places of view 1 and of view 2, the image, the grid."""
-        pairs = ((self.boxes1, self.flips1), (self.boxes2, self.flips2))
-        return *(list(zip(b.tolist(), f.tolist(), strict=True)) for b, f in pairs), self.image, self.grid
-
-
-def any_boxes(B, generator):
-    """Boxes of all sizes and shapes whose corners lie between pixels, so that no two distances are equal."""
-    corner, extent = (torch.rand(B, 2, generator=generator, dtype=torch.float64) for _ in range(2))
-    side = torch.tensor(IMAGE[::-1])
-    extent = 0.1 + 0.9 * extent
-    return torch.cat([corner * (1 - extent) * side, (corner * (1 - extent) + extent) * side], 1)
-
-
-def draw(B=2, grid=(3, 4), C=8, seed=0):
-    """View 2's features are view 1's, moved about and disturbed; lengths differ from cell to cell."""
-    generator = rng(seed)
-    P = math.prod(grid)
-
-    def normal(*shape):
-        return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-    f1, noise = normal(B, P, C), normal(B, P, C)
-    f2 = 0.8 * f1[:, torch.randperm(P, generator=generator)] + 0.6 * noise
-    f1, f2 = (f * normal(B, P, 1).abs().add(0.1) for f in (f1, f2))
-    flips = [torch.rand(B, generator=generator) < 0.5 for _ in range(2)]
-    return Batch(f1, f2, any_boxes(B, generator), any_boxes(B, generator), *flips, grid)
-
-
-def agree(actual, expected, tolerance=1e-6):
-    expected = torch.tensor(expected, dtype=torch.float64)
-    torch.testing.assert_close(actual, expected, rtol=0, atol=tolerance)
-
-
-def oracle(rule, *arguments):
-    """Return the result of the loops; examples in which rounding decides are replaced."""
-    try:
-        return rule(*arguments)
-    except oracles.TieError:
-        assume(False)
 
 
 # Against the loops
@@ -238,160 +150,6 @@ def test_the_options_have_the_values_in_print(name):
 
 
 # Views whose match is known
-
-
-def same(batch):
-    """View 2 is view 1."""
-    return replace(batch, f2=batch.f1, boxes2=batch.boxes1, flips2=batch.flips1)
-
-
-@every_precision
-@pytest.mark.parametrize("grid", [(7, 7), (3, 3), (2, 5), (1, 1)])
-@pytest.mark.parametrize(
-    "text", ["dense_cosine", "dense_emd:plan=hard", "dense_geometric:nearest=true", "dense_vicregl:gamma=1"]
-)
-def test_a_cell_of_identical_views_matches_itself(text, grid, dtype):
-    views = same(draw(4, grid, C=24)).views(dtype)
-    assert torch.equal(weights(text, views), torch.eye(math.prod(grid), dtype=torch.float64).expand(4, -1, -1))
-
-
-@every_precision
-def test_the_sets_and_the_soft_plan_of_identical_views_hold_the_cell_itself(dtype):
-    views = same(draw(4, (4, 4), C=24)).views(dtype)
-    assert torch.equal(weights("dense_emd", views).argmax(-1), torch.arange(16).expand(4, 16))
-    for text in ("dense_setsim", "dense_geometric", "dense_vicregl"):
-        own = weights(text, views).diagonal(dim1=1, dim2=2)
-        assert torch.equal(own > 0, match(text, views).anchors) and (own > 0).any(1).all()
-
-
-SHIFTS = [(0, 0), (1, 0), (0, 1), (-1, 0), (2, -1), (-3, -3), (4, 0), (0, -5)]
-
-
-def shifted(columns, rows, flips=(False, False), grid=(4, 4)):
-    """View 2 is view 1 moved by whole square cells, either mirrored; and which cell of it each sees, -1 for none."""
-    H, W = grid
-    batch = draw(3, grid, C=24)
-    first = torch.tensor([[8.0, 8.0, 8.0 + 8 * W, 8.0 + 8 * H]]).double().expand(3, 4)
-    move = torch.tensor([columns, rows, columns, rows]) * 8
-    mirrored = [torch.full((3,), flip) for flip in flips]
-    batch = replace(batch, boxes1=first, boxes2=first + move, flips1=mirrored[0], flips2=mirrored[1], image=(96, 96))
-    seen = []
-    for r in range(H):
-        for c in range(W):
-            c_image = W - 1 - c if flips[0] else c
-            r2, c2 = r - rows, c_image - columns
-            inside = 0 <= r2 < H and 0 <= c2 < W
-            seen.append(r2 * W + (W - 1 - c2 if flips[1] else c2) if inside else -1)
-    shown = torch.tensor(seen)
-    f2 = batch.f2.clone()
-    f2[:, shown[shown >= 0]] = batch.f1[:, shown >= 0]
-    return replace(batch, f2=f2), shown
-
-
-def one_hot(shown):
-    """(P, P) of a known match."""
-    return torch.stack([torch.arange(len(shown)) == q for q in shown]).double()
-
-
-@every_precision
-@pytest.mark.parametrize("flips", [(False, False), (True, False), (False, True), (True, True)])
-@pytest.mark.parametrize(("columns", "rows"), SHIFTS)
-def test_cells_that_see_the_same_place_match_and_others_match_nothing(columns, rows, flips, dtype):
-    batch, shown = shifted(columns, rows, flips)
-    views, expected = batch.views(dtype), one_hot(shown).expand(3, -1, -1)
-    for text in ("dense_geometric", "dense_geometric:nearest=true"):
-        assert torch.equal(weights(text, views), expected)
-        assert torch.equal(weights(text, views.swapped()), expected.mT)
-    overlap = int((shown >= 0).sum())
-    if overlap:
-        text = f"dense_vicregl:gamma={overlap / len(shown)}"
-        assert torch.equal(weights(text, views), expected)
-        assert torch.equal(weights(text, views.swapped()), expected.mT)
-
-
-def test_a_wider_threshold_takes_the_neighbours_in():
-    batch, shown = shifted(0, 0, grid=(3, 3))
-    expected = one_hot(shown)
-    for p in range(9):
-        around = [q for q in range(9) if abs(p // 3 - q // 3) + abs(p % 3 - q % 3) <= 1]
-        expected[p, around] = 1 / len(around)
-    agree(weights("dense_geometric:threshold=0.72", batch.views())[0], expected.tolist())
-
-
-@pytest.mark.parametrize("text", ["dense_geometric", "dense_geometric:nearest=true"])
-def test_the_larger_of_the_two_cells_measures_nearness_image_by_image(text):
-    # One cell each, centres 8 pixels apart: near for cells of 16 pixels in either view, not for cells of 8 in both.
-    boxes1 = torch.tensor([[0.0, 0, 8, 8], [0, 0, 8, 8], [4, 4, 20, 20]])
-    boxes2 = torch.tensor([[8.0, 0, 16, 8], [4, -4, 20, 12], [16, 8, 24, 16]])
-    flips = torch.zeros(3, dtype=torch.bool)
-    features = torch.ones(3, 1, 2)
-    batch = Batch(features, features, boxes1, boxes2, flips, flips, (1, 1), (64, 64))
-    assert match(text, batch.views()).anchors.tolist() == [[False], [True], [True]]
-    assert match(text, batch.views().swapped()).anchors.tolist() == [[False], [True], [True]]
-
-
-def disjoint(B, grid, seed=0):
-    """Make views as training draws them for disjoint views."""
-    batch = draw(B, grid, seed=seed)
-    boxes = crop_boxes(B, *IMAGE, AugmentSpec(size=16, scale=(0.1, 1.0)), "disjoint", rng(seed))
-    return replace(batch, boxes1=boxes[0].double(), boxes2=boxes[1].double())
-
-
-def gaps(batch):
-    """How far apart the two boxes lie and the larger of their cells' diagonals, both (B,) in source coordinates."""
-    sides = torch.tensor([*batch.image[::-1]] * 2)
-    one, two = batch.boxes1 / sides, batch.boxes2 / sides
-    gap = torch.maximum(one[:, :2] - two[:, 2:], two[:, :2] - one[:, 2:]).clamp_min(0).norm(dim=-1)
-    columns_and_rows = torch.tensor(batch.grid[::-1])
-    return gap, torch.maximum(*(((box[:, 2:] - box[:, :2]) / columns_and_rows).norm(dim=-1) for box in (one, two)))
-
-
-@pytest.mark.parametrize("text", ["dense_geometric", "dense_geometric:nearest=true"])
-@pytest.mark.parametrize("grid", [(7, 7), (3, 3), (2, 4)])
-def test_disjoint_views_have_positives_only_across_a_near_border(text, grid):
-    batch = disjoint(600, grid)
-    matched = match(text, batch.views()).anchors.any(1)
-    gap, diagonal = gaps(batch)
-    far = gap >= 0.7 * diagonal
-    assert not matched[far].any() and far.sum() > 100
-    assert 10 < matched.sum() < 300  # the border is crossed, but seldom
-
-
-@pytest.mark.parametrize(
-    ("box1", "box2", "pairs"),
-    [
-        ((0, 0, 32, 32), (32, 0, 64, 32), {}),  # 8 x 8 pixels a cell: 8 / 11.31 = 0.707
-        ((0, 0, 16, 32), (16, 0, 32, 32), {3: [0], 7: [4], 11: [8], 15: [12]}),  # 4 x 8: 4 / 8.94 = 0.447
-        ((0, 0, 32, 16), (32, 0, 64, 16), {}),  # 8 x 4: 8 / 8.94 = 0.894
-        ((0, 0, 32, 32), (32, 0, 48, 16), {3: [0, 4], 7: [8, 12]}),  # a small beside a large: 6.32 / 11.31 = 0.559
-        ((0, 0, 32, 32), (34, 0, 50, 16), {}),  # 2 pixels further: 8.25 / 11.31 = 0.729
-    ],
-)
-def test_positives_across_the_border_of_views_that_touch(box1, box2, pairs):
-    boxes = [torch.tensor([box], dtype=torch.float64) for box in (box1, box2)]
-    unflipped = torch.zeros(1, dtype=torch.bool)
-    batch = Batch(torch.ones(1, 16, 2), torch.ones(1, 16, 2), *boxes, unflipped, unflipped, (4, 4), (64, 64))
-    expected = torch.zeros(1, 16, 16, dtype=torch.float64)
-    for p, found in pairs.items():
-        expected[0, p, found] = 1 / len(found)
-    agree(weights("dense_geometric", batch.views()), expected.tolist())
-
-
-@some(30)
-@given(permutation=st.permutations(range(12)), seed=seeds, noise=st.floats(0, 0.3))
-def test_planted_features_are_found_wherever_they_went(permutation, seed, noise):
-    batch = draw(2, (3, 4), C=64, seed=seed)
-    disturbed = batch.f1 + noise * torch.randn(batch.f1.shape, generator=rng(seed)) * batch.f1.std(-1, keepdim=True)
-    batch = replace(batch, f2=disturbed[:, permutation])
-    expected = torch.tensor(permutation).argsort().expand(2, 12)
-    for text in ("dense_cosine", "dense_emd", "dense_emd:plan=hard", "dense_vicregl:gamma=1"):
-        found = weights(text, batch.views())
-        if text == "dense_vicregl:gamma=1":  # beside the nearest in place
-            assert (found.gather(-1, expected.unsqueeze(-1)) > 0).all()
-        else:
-            assert torch.equal(found.argmax(-1), expected)
-    for a, b, index in zip(*batch.features, expected.tolist(), strict=True):
-        assert oracles.assignment(a, b)[0] == index
 
 
 def test_transport_shares_out_what_everybody_is_most_similar_to():
@@ -603,50 +361,3 @@ def test_an_option_that_makes_no_sense_is_refused_in_one_line(text, message):
 
 
 # On a network
-
-
-OBJECTIVES = (
-    InfoNCE(temperature=0.2),
-    InfoNCE(temperature=0.1, positive_in_denominator=False),
-    AlignUniform(w_a=1, w_u=1),
-)
-
-
-@pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda o: o.config)
-@pytest.mark.parametrize("policy", ["overlapping", "disjoint"])
-@every_strategy
-def test_a_network_gets_a_finite_loss_and_gradient(text, policy, objective):
-    method = Registry().resolve(text)
-    torch.manual_seed(0)
-    encoder = build_encoder("small_cnn")
-    head = method.head(encoder, EncoderSpec(name="small_cnn", hidden=16, projection=8))
-    pictures = torch.randint(256, (6, 3, 40, 40), generator=rng(), dtype=torch.uint8)
-    augmented = two_views(pictures, AugmentSpec(size=32, flip=0.5), policy, rng())
-    views = forward(encoder, head, method, augmented)
-    assert views.grid == (4, 4)
-    anchors = torch.cat([m.anchors for m in method.matches(views)])
-    if text in ("dense_setsim", "dense_geometric", "dense_vicregl"):
-        assert not anchors.all()
-    loss = method.checked_loss(views, objective).total
-    loss.backward()
-    gradients = [p.grad for p in (*encoder.parameters(), *head.parameters())]
-    assert torch.isfinite(loss) and all(torch.isfinite(g).all() for g in gradients)
-    moved = any(g.abs().max() > 0 for g in gradients)
-    if policy == "disjoint" and text.startswith("dense_geometric"):  # these six happen to lie too far apart
-        assert not anchors.any() and moved == isinstance(objective, AlignUniform)
-    else:
-        assert anchors.any() and moved
-
-
-def test_the_norms_a_strategy_sees_are_the_features_lengths_before_they_were_normalised():
-    method = Registry().resolve("dense_setsim")
-    encoder = build_encoder("small_cnn").eval()  # so that the features below can be had again
-    head = method.head(encoder, EncoderSpec(name="small_cnn", hidden=16, projection=8))
-    pictures = torch.randint(256, (3, 3, 40, 40), generator=rng(), dtype=torch.uint8)
-    augmented = two_views(pictures, AugmentSpec(size=32), "overlapping", rng())
-    views = forward(encoder, head, method, augmented)
-    assert not views.norm1.requires_grad and not views.norm2.requires_grad
-    for (x, _), h, norm in zip(augmented, (views.h1, views.h2), (views.norm1, views.norm2), strict=True):
-        features = cells(encoder(x)).detach()
-        torch.testing.assert_close(norm, features.norm(dim=-1), rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(h * norm.unsqueeze(-1), features, rtol=1e-4, atol=1e-4)

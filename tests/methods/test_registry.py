@@ -2,44 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib
 import os
 from textwrap import dedent
 
 import pytest
 import torch
+from method_files import OPTIONS, strategy
 
 from cl_bench import DenseViews
 from cl_bench.errors import MethodError
-from cl_bench.methods.registry import BUILT_IN, Registry, spec_of
-from cl_bench.spec import MethodSpec
-
-HEADER = "from cl_bench import DenseViews, LossTerms, Match, Method, matching\n"
-
+from cl_bench.methods.registry import BUILT_IN, Registry
 
 pytestmark = pytest.mark.usefixtures("forget_methods")
-
-
-@pytest.fixture
-def plugin(tmp_path):
-    """Write a plugin; returns its path."""
-
-    def write(file, text, folder="."):
-        path = tmp_path / folder / file
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(HEADER + dedent(text), encoding="utf-8")
-        return path
-
-    return write
-
-
-def strategy(name, options="", body="return Match.identity(views)"):
-    return f"""
-        @matching({name!r})
-        def {name}(views: DenseViews{options}) -> Match:
-            {body}
-        """
 
 
 def views(B=2, P=3):
@@ -81,9 +55,6 @@ def test_a_folder_under_another_name_is_the_same_folder(tmp_path, plugin):
     plugin("linked.py", strategy("r_linked"), folder="real")
     (tmp_path / "link").symlink_to(tmp_path / "real")
     assert Registry([tmp_path / "link"]).names == Registry([tmp_path / "real"]).names == ("r_linked",)
-
-
-OPTIONS = ", *, epsilon: float = 0.5, steps: int = 3, hard: bool = False, rule: str = 'a'"
 
 
 @pytest.mark.parametrize(
@@ -299,100 +270,7 @@ def test_all_holds_what_may_not_be_left_out(tmp_path, plugin, text, message):
 # Entry points
 
 
-@pytest.fixture
-def installed(tmp_path, monkeypatch, request):
-    """Pretend to install the package ``{p}``: its modules, by name, and its entry points."""
-    package = f"r_package_{hashlib.sha256(request.node.nodeid.encode()).hexdigest()[:8]}"
-
-    def install(modules, *points):
-        site = tmp_path / "site"
-        (site / package).mkdir(parents=True)
-        for name, text in modules.items():
-            (site / package / f"{name}.py").write_text(HEADER + dedent(text), encoding="utf-8")
-        info = site / f"{package}-1.0.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
-        lines = [point.format(p=package) for point in points]
-        (info / "entry_points.txt").write_text("\n".join(["[cl_bench.methods]", *lines]))
-        monkeypatch.syspath_prepend(site)
-        return site / package
-
-    return install
-
-
-@pytest.mark.parametrize(
-    ("points", "names"),
-    [
-        (["m = {p}.one"], {"r_one"}),
-        (["m = {p}.one:r_one"], {"r_one"}),
-        (["m = {p}.both"], {"r_one", "r_two"}),
-        (["a = {p}.one", "b = {p}.two:r_two"], {"r_one", "r_two"}),
-        (["a = {p}.one", "b = {p}.both"], {"r_one", "r_two"}),
-    ],
-)
-def test_an_installed_package_brings_its_methods(installed, points, names):
-    modules = {"__init__": "", "one": strategy("r_one"), "two": strategy("r_two"), "both": "from . import one, two"}
-    folder = installed(modules, *points)
-    for _ in range(2):  # the modules are imported once
-        registry = Registry([])
-        assert set(registry.names) == names and registry.broken == []
-    assert registry.resolve("r_one").file == folder / "one.py"
-    assert spec_of(registry.resolve("r_one")).source == hashlib.sha256((folder / "one.py").read_bytes()).hexdigest()
-
-
-def test_a_package_imported_by_somebody_before_brings_its_methods_too(installed):
-    folder = installed({"__init__": strategy("r_early")}, "m = {p}")
-    importlib.import_module(folder.name)
-    assert Registry([]).names == ("r_early",)
-
-
-@pytest.mark.parametrize(
-    ("point", "complaint"),
-    [
-        ("{p}.bad", r"{p}\.bad: ZeroDivisionError: division by zero"),
-        ("{p}.gone", r"{p}\.gone: ModuleNotFoundError: No module named '{p}\.gone'"),
-        ("{p}.good:nothing", r"{p}\.good:nothing: AttributeError: "),
-    ],
-)
-def test_a_broken_entry_point_is_a_complaint_of_what_it_might_have_held(installed, point, complaint):
-    modules = {"__init__": "", "good": strategy("r_good"), "bad": strategy("r_bad").rstrip() + "\n        1 / 0"}
-    folder = installed(modules, "a = {p}.good", f"b = {point}")
-    registry = Registry()
-    assert registry.resolve("r_good") and registry.resolve("dense_index")
-    complaint = complaint.format(p=folder.name)
-    with pytest.raises(MethodError, match=rf"no method 'r_bad'.*failed to load entry point b = {complaint}"):
-        registry.resolve("r_bad")
-
-
-def test_an_installed_method_may_not_take_a_name(installed):
-    file = installed({"__init__": strategy("dense_index")}, "m = {p}") / "__init__.py"
-    registry = Registry()
-    with pytest.raises(MethodError, match=f"two methods are named 'dense_index': .*{file}:3") as error:
-        registry.resolve("dense_index")
-    assert f"{BUILT_IN / 'dense_index.py'}:6" in str(error.value)
-    assert registry.resolve("instance")
-
-
 # One plugin alone, as a worker process has it
-
-
-def test_every_method_s_plugin_is_known(plugin, installed, tmp_path):
-    package = installed({"__init__": "", "one": strategy("r_one")}, "m = {p}.one").name
-    file = plugin("file.py", strategy("r_two") + strategy("r_three"), folder="own")
-    assert Registry([tmp_path / "own"]).plugins == {"r_one": package, "r_two": str(file), "r_three": str(file)}
-
-
-def test_only_the_plugin_that_is_asked_for_is_imported(plugin, installed, tmp_path):
-    mark = f"open({str(tmp_path / 'imported')!r}, 'a').write(__name__ + '\\n')\n"
-    package = installed({"__init__": mark, "one": strategy("r_one")}, "m = {p}.one").name
-    file = plugin("file.py", mark + dedent(strategy("r_two")), folder="own")
-    plugin("other.py", mark + dedent(strategy("r_three")), folder="own")
-    alone = Registry.only(str(file))
-    assert alone.names == ("r_two",) and alone.broken == []
-    assert len((tmp_path / "imported").read_text().splitlines()) == 1
-    alone = Registry.only(package)
-    assert alone.names == ("r_one",) and alone.broken == []
-    assert (tmp_path / "imported").read_text().splitlines()[1:] == [package]
 
 
 def test_what_a_plugin_puts_into_the_environment_does_not_stay_there(plugin, monkeypatch):
@@ -432,66 +310,7 @@ def test_a_subclass_in_a_plugin_knows_where_it_is(tmp_path, plugin):
 # What identifies a method
 
 
-def test_spec_of_has_the_source_and_the_options_that_were_changed(tmp_path, plugin):
-    file = plugin("opts.py", strategy("r_opts", OPTIONS))
-    registry = Registry([tmp_path])
-    source = hashlib.sha256(file.read_bytes()).hexdigest()
-    assert spec_of(registry.resolve("r_opts")) == MethodSpec(name="r_opts", level="dense", source=source)
-    assert spec_of(registry.resolve("r_opts:epsilon=0.50,hard=0")) == spec_of(registry.resolve("r_opts"))
-    spec = spec_of(registry.resolve("r_opts:steps=4,hard=1,epsilon=0.25"))
-    assert spec.options == (("epsilon", 0.25), ("hard", True), ("steps", 4))
-    assert spec == spec_of(registry.resolve("r_opts:epsilon=0.25,hard=1,steps=4"))
-    assert str(spec) == "r_opts:epsilon=0.25,hard=True,steps=4"
-    assert spec_of(registry.resolve(str(spec))) == spec  # a name that is printed can be typed
-    assert spec_of(Registry().resolve("instance")).level == "instance"
-
-
-def test_spec_of_changes_with_the_file(tmp_path, plugin):
-    file = plugin("changing.py", strategy("r_changing"))
-    method = Registry([tmp_path]).resolve("r_changing")
-    before = spec_of(method)
-    assert spec_of(method) == before
-    file.write_text(file.read_text() + "# another word\n")
-    after = spec_of(method)
-    assert after.source != before.source and after.key != before.key
-
-
 # Strategies that are not plain functions of their own file
-
-
-def test_a_decorated_strategy_belongs_to_the_plugin_not_to_the_decorator(tmp_path, plugin):
-    file = plugin(
-        "under.py",
-        """
-        import torch
-        from functools import partial
-
-        @matching("r_under")
-        @torch.no_grad()
-        def under(views: DenseViews) -> Match:
-            return Match.identity(views)
-
-        @matching("r_beside")
-        @torch.no_grad()
-        def beside(views: DenseViews) -> Match:
-            return Match.identity(views)
-
-        matching("r_partial")(partial(lambda kind, views, *, reach=1.0: Match.identity(views), "kind"))
-        """,
-    )
-    registry = Registry([tmp_path])
-    assert registry.names == ("r_beside", "r_partial", "r_under") and not registry.broken
-    for name in registry.names:
-        method = registry.resolve(name)
-        assert method.file == file
-        assert spec_of(method).source == hashlib.sha256(file.read_bytes()).hexdigest()
-    assert registry.resolve("r_partial:reach=2").options == {"reach": 2.0}
-    assert registry.resolve("r_under").origin == f"{file}:6"
-
-
-def test_methods_made_in_a_loop_are_all_there(tmp_path, plugin):
-    plugin("loop.py", 'for k in (1, 2):\n    matching(f"r_loop{k}")(lambda views: Match.identity(views))\n')
-    assert Registry([tmp_path]).names == ("r_loop1", "r_loop2")
 
 
 def test_a_link_is_the_file_it_leads_to(tmp_path, plugin):

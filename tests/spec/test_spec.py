@@ -1,36 +1,16 @@
-"""Profiles, settings and keys: what is accepted, what is refused and in which words, what tells two runs apart."""
+"""Profiles and settings: what is accepted, and what is refused in which words; the cases of a sweep."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from itertools import pairwise
 
 import pytest
+from specs import DENSE, smoke
 
 from cl_bench.errors import SpecError, nearest
-from cl_bench.spec import COCOSpec, InfoNCE, MethodSpec, PretrainSpec, RandomInit, RunSpec, STL10Spec, VOCSpec
-from cl_bench.spec.claim import Claim
-from cl_bench.spec.profile import Profile, Row
+from cl_bench.spec import COCOSpec, STL10Spec, VOCSpec
+from cl_bench.spec.profile import Row
 from cl_bench.spec.profile_files import PROFILES, load_profile
-from cl_bench.statistics.power import power
-
-DENSE = Row(MethodSpec(name="dense_index", source="a"), "single_object", "overlapping")
-STAGES = ("pretrain", "measure", "linear", "detection")
-
-
-def smoke(*settings):
-    return load_profile("smoke", settings)
-
-
-def first(*settings, row=DENSE):
-    return smoke(*settings).sweep(row)[0]
-
-
-def keys(spec):
-    return {stage: getattr(spec, stage).key for stage in STAGES}
 
 
 def complaint(*settings, profile="smoke"):
@@ -45,14 +25,6 @@ def toml(tree, path=()):
     lines = [f"[{'.'.join(path)}]"] if path else []
     lines += [f"{k} = {json.dumps(v)}" for k, v in tree.items() if not isinstance(v, dict)]
     return "\n".join([*lines, *(toml(v, (*path, k)) for k, v in tree.items() if isinstance(v, dict))])
-
-
-@pytest.fixture
-def raw():
-    """Return the smoke profile as a table that a file may hold."""
-    tree = smoke().model_dump(mode="json", exclude_none=True)
-    del tree["name"], tree["known"]
-    return tree
 
 
 @pytest.fixture
@@ -370,212 +342,5 @@ def test_nearest():
 
 # Keys
 
-SETTINGS = [
-    (("optimiser.lr=0.517",), {"pretrain"}),
-    (("encoder.hidden=67",), {"pretrain"}),
-    (("grid.negatives=ntxent",), {"pretrain"}),
-    (("single_object.augment.flip=0.53",), {"pretrain"}),
-    (("single_object.data.images=517",), {"pretrain"}),
-    (("single_object.heldout.seed=57",), {"measure"}),
-    (("measure_t=2.7",), {"measure"}),
-    (("measure_scope=all_pairs",), {"measure"}),
-    (("linear.epochs=37",), {"linear"}),
-    (("linear.standardise=false",), {"linear"}),
-    (("detection.anchors=[8, 17]",), {"detection"}),
-    (("about=other words",), set()),
-    (("claims.alpha=0.017",), set()),
-    (("seeds=4", "random_inits=9"), set()),
-    (("multi_object.data.images=512", "multi_object.heldout.images=64"), set()),
-    (("grid.scope=all_pairs", "grid.t=3"), set()),  # of the other family
-]
-
-
-@pytest.mark.parametrize(("settings", "changed"), SETTINGS, ids=lambda x: ",".join(sorted(x)) or "nothing")
-def test_a_stage_s_key_changes_when_a_setting_of_its_own_does(settings, changed):
-    before, after = keys(first()), keys(first(*settings))
-    assert {stage for stage in STAGES if before[stage] != after[stage]} == changed
-
-
-def test_a_number_is_the_same_however_it_is_written():
-    assert (
-        first("optimiser.lr=0.5", "grid.temperatures=[1]").key
-        == first("optimiser.lr=5e-1", "grid.temperatures=[1.0]").key
-    )
-
-
-def test_the_method_and_the_row_are_part_of_the_key():
-    rows = [
-        DENSE,
-        DENSE._replace(data="multi_object"),
-        DENSE._replace(views="disjoint"),
-        *(DENSE._replace(method=DENSE.method.model_copy(update=u)) for u in ({"name": "b"}, {"source": "b"})),
-        DENSE._replace(method=DENSE.method.model_copy(update={"options": (("k", 1),)})),
-        DENSE._replace(method=DENSE.method.model_copy(update={"level": "instance"})),
-    ]
-    assert len({first(row=row).pretrain.key for row in rows}) == len(rows)
-
-
-OTHER = dict(
-    pair
-    for a, b in [
-        ("single_object", "multi_object"),
-        ("train", "test"),
-        ("overlapping", "disjoint"),
-        ("small_cnn", "resnet18"),
-        ("cosine", "steps"),
-        ("both_views", "ntxent"),
-        ("dense", "instance"),
-        ("dense_index", "another"),
-        ("float32", "bfloat16"),
-        ("a", "b"),
-        ("zeros", "reflect"),
-        ("sgd", "adam"),
-        ("any", "same"),
-    ]
-    for pair in ((a, b), (b, a))
-)
-
-
-def leaves(tree, path=()):
-    if isinstance(tree, dict | list):
-        for k, v in tree.items() if isinstance(tree, dict) else enumerate(tree):
-            yield from leaves(v, (*path, k))
-    else:
-        yield path, tree
-
-
-def another(value):
-    if value is None:
-        return 32
-    if isinstance(value, bool):
-        return not value
-    if isinstance(value, str):
-        return OTHER[value]
-    return value + 8 if isinstance(value, int) else value * 0.9 + 0.013
-
-
-def test_every_field_of_a_pre_training_is_part_of_its_key():
-    spec = first("single_object.data.height=[0.3, 0.4]").pretrain
-    assert {path[0] for path, _ in leaves(spec.model_dump(mode="json"))} == PretrainSpec.model_fields.keys()
-    seen = {spec.key}
-    for path, value in leaves(spec.model_dump(mode="json")):
-        if path in (("data", "name"), ("objective", "family")):  # one choice, or what says which fields there are
-            continue
-        raw = spec.model_dump(mode="json")
-        place = raw
-        for step in path[:-1]:
-            place = place[step]
-        place[path[-1]] = another(value)
-        seen.add(PretrainSpec.model_validate(raw).key)
-    assert len(seen) == 1 + sum(1 for _ in leaves(spec.model_dump(mode="json"))) - 2 > 35
-
-
-def test_the_objectives_of_a_grid_and_the_seeds_have_keys_of_their_own():
-    profile = smoke("seeds=3")
-    specs = [*profile.sweep(DENSE), *profile.random_init()]
-    assert len({s.pretrain.key for s in specs}) == len({s.case for s in specs}) == len(specs)
-    assert len({s.key for s in specs}) == len(specs)
-
-
-@pytest.mark.parametrize("hash_seed", ["0", "1"])
-def test_keys_are_the_same_in_every_process(hash_seed):
-    code = "from cl_bench.spec import *; from test_spec import *; print(first().key, first().pretrain.key)"
-    env = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    fresh = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
-    assert fresh.stdout.split() == [first().key, first().pretrain.key]
-
-
-@pytest.mark.parametrize("options", [(), (("flag", True), ("n", 1), ("x", 1.0), ("text", "1"), ("none", "True"))])
-def test_a_run_survives_json(options):
-    row = DENSE._replace(method=MethodSpec(name="m", options=options, source="a"))
-    profile = smoke("seeds=2")
-    for spec in (*profile.sweep(row), *profile.random_init()):
-        again = RunSpec.model_validate(json.loads(json.dumps(spec.model_dump(mode="json"))))
-        assert again == spec and again.key == spec.key
-        assert repr(again) == repr(spec)  # True is not 1, and 1 is not 1.0
-
-
-def test_specs_are_frozen_and_hashable():
-    spec = first()
-    assert len({spec, first()}) == 1
-    with pytest.raises(ValueError, match="frozen"):
-        spec.pretrain.optimiser.lr = 1.0
-
 
 # The sweep
-
-
-def test_cases_are_what_a_person_types():
-    profile = smoke("seeds=2", "grid.temperatures=[0.1]", "grid.weightings=[[1,0.5]]", "random_inits=2")
-    assert [s.case for s in profile.sweep(DENSE)] == [
-        "dense_index-info_nce-t0.1-s0",
-        "dense_index-align_uniform-a1-u0.5-s0",
-        "dense_index-info_nce-t0.1-s1",
-        "dense_index-align_uniform-a1-u0.5-s1",
-    ]
-    assert [s.case for s in profile.random_init()] == ["random_init-s0", "random_init-s1"]
-    optioned = MethodSpec(name="emd", options=(("epsilon", 0.1), ("hard", True)))
-    assert profile.sweep(DENSE._replace(method=optioned))[0].case == "emd:epsilon=0.1,hard=True-info_nce-t0.1-s0"
-    assert DENSE._replace(method=optioned).name == "single_object-overlapping-emd:epsilon=0.1,hard=True"
-
-
-def test_a_sweep_is_the_grid_times_the_seeds():
-    profile = smoke("seeds=3", "grid.negatives=cross_view", "grid.t=3", "grid.scope=all_pairs")
-    row = DENSE._replace(data="multi_object", views="disjoint")
-    specs = profile.sweep(row)
-    points = [(o, s) for s in range(3) for o in profile.grid.objectives()]
-    assert [(x.pretrain.objective, x.pretrain.seed) for x in specs] == points
-    n, m = len(profile.grid.temperatures), len(profile.grid.weightings)
-    assert [o.family for o in profile.grid.objectives()] == ["info_nce"] * n + ["align_uniform"] * m
-    for spec in specs:
-        pretrain = spec.pretrain
-        assert (pretrain.method, pretrain.data, pretrain.views) == (row.method, profile.multi_object.data, "disjoint")
-        assert pretrain.augment == profile.multi_object.augment and spec.measure.data == profile.multi_object.heldout
-        assert (spec.linear, spec.detection) == (profile.linear, profile.detection)
-        if isinstance(pretrain.objective, InfoNCE):
-            assert pretrain.objective.negatives == "cross_view"
-        else:
-            assert (pretrain.objective.t, pretrain.objective.scope) == (3, "all_pairs")
-    for a, b in pairwise(specs):
-        assert a.pretrain.model_copy(update={"objective": None, "seed": 0}) == b.pretrain.model_copy(
-            update={"objective": None, "seed": 0}
-        )
-
-
-def test_untrained_encoders_belong_to_no_method():
-    specs = smoke("random_inits=4").random_init()
-    assert [s.pretrain.seed for s in specs] == [0, 1, 2, 3]
-    for spec in specs:
-        assert isinstance(spec.pretrain.objective, RandomInit)
-        assert (spec.pretrain.method.name, spec.pretrain.method.source) == ("random_init", "")
-    assert specs == smoke("random_inits=4", "grid.temperatures=[7]", "seeds=5").random_init()
-
-
-def test_a_known_failure_is_found_by_everything_that_names_it():
-    asked = {"method": "m:k=1", "data": "multi_object", "views": "disjoint", "claim": "tau_negative", "level": "dense"}
-    reason = "too few images to tell"
-    profile = Profile.model_validate({**smoke().model_dump(), "known": [{**asked, "reason": reason}]})
-
-    def find(method=MethodSpec(name="m", options=(("k", 1),)), **changes):  # noqa: B008
-        a = {**asked, **changes}
-        return profile.known_failures(Row(method, a["data"], a["views"])).get(Claim(a["claim"], a["level"]))
-
-    assert find() == reason
-    assert find(method=MethodSpec(name="m")) is None
-    for change in (
-        {"data": "single_object"},
-        {"views": "overlapping"},
-        {"claim": "tau_not_negative"},
-        {"level": "instance"},
-    ):
-        assert find(**change) is None
-    assert smoke().known_failures(DENSE) == {}
-
-
-@pytest.mark.parametrize("data", ["single_object", "multi_object"])
-@pytest.mark.parametrize("views", ["overlapping", "disjoint"])
-def test_the_profile_desk_has_power_at_the_papers_own_tau(data, views):
-    profile = load_profile("desk")
-    n = len(profile.sweep(Row(DENSE.method, data, views)))
-    assert n >= 40 and power(n, -0.28) >= 0.8
-    assert profile.optimiser_of(data).epochs == 2 * load_profile("smoke").optimiser_of(data).epochs
