@@ -31,8 +31,8 @@ class Geometry:
     Attributes:
         boxes: (B, 4) crop (x1, y1, x2, y2) in source pixels, whole numbers; x2 and y2 exclusive.
         flips: (B,) bool, mirrored left to right.
-        height: Height of the source images in pixels; (B,) where they differ.
-        width: Width of the source images in pixels; (B,) where they differ.
+        height: Height of the source images in pixels; (B,) where they differ, on the device of the boxes.
+        width: Width of the source images in pixels; (B,) where they differ, likewise.
     """
 
     boxes: Tensor
@@ -47,8 +47,8 @@ class Geometry:
     def cells(self, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Compute cell centres (B, P, 2) and cell sizes (B, 2) in source coordinates [0, 1] for an (H, W) grid."""
         H, W = grid
-        sides = (self.width, self.height)
-        unit = torch.stack([torch.as_tensor(s, dtype=torch.float32, device=self.boxes.device) for s in sides], -1)
+        device = self.boxes.device
+        unit = torch.stack([_filled(side, torch.float32, device) for side in (self.width, self.height)], -1)
         corner, extent = self.boxes[:, :2] / unit, (self.boxes[:, 2:] - self.boxes[:, :2]) / unit
         v, u = torch.meshgrid(
             (torch.arange(H, device=unit.device) + 0.5) / H,
@@ -58,7 +58,13 @@ class Geometry:
         u, v = u.flatten(), v.flatten()
         u = torch.where(self.flips[:, None], 1 - u, u)
         inside = torch.stack([u, v.expand_as(u)], dim=-1)
-        return corner[:, None] + inside * extent[:, None], extent / torch.tensor([W, H], device=unit.device)
+        counts = torch.stack([_filled(side, torch.int64, device) for side in (W, H)])
+        return corner[:, None] + inside * extent[:, None], extent / counts
+
+
+def _filled(value: int | Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return a number as a tensor that the device itself fills, so that nothing waits for a copy."""
+    return value.to(dtype) if isinstance(value, Tensor) else torch.full((), value, dtype=dtype, device=device)
 
 
 @dataclass(frozen=True)
@@ -103,7 +109,8 @@ def two_views(
     images, height, width = _placed(images, device)
     views = []
     for draws in draw(len(images), height, width, augment, policy, generator):
-        place = Geometry(to_device(draws.boxes.float(), device), to_device(draws.flips, device), height, width)
+        sides = (to_device(s, device) if isinstance(s, Tensor) else s for s in (height, width))
+        place = Geometry(to_device(draws.boxes.float(), device), to_device(draws.flips, device), *sides)
         views.append((render_views(images, draws, augment, device), place))
     return views[0], views[1]
 

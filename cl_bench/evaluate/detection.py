@@ -11,6 +11,7 @@ from typing import Protocol, cast
 import torch
 from torch import Tensor, nn
 
+from cl_bench.data.colour import to_device
 from cl_bench.data.dataset import Dataset, Images
 from cl_bench.data.views import resized
 from cl_bench.encoders import Encoder
@@ -208,7 +209,7 @@ def _fit(
     def losses_of(batch: Tensor) -> dict[str, Tensor]:
         if cached is not None:
             sizes = [(cast(Tensor, images).shape[-2], cast(Tensor, images).shape[-1])] * len(batch)
-            maps, objects = cached[batch.to(device)], [truths[i] for i in batch.tolist()]
+            maps, objects = cached[to_device(batch, device)], [truths[i] for i in batch.tolist()]
             return cast(TorchvisionDetector, detector).losses_of(maps, sizes, objects)
         seen = [_as_seen(images[i], truths[i], spec, draws) for i in batch.tolist()]
         return cast(BoxDetector, detector).losses([image for image, _ in seen], [truth for _, truth in seen])
@@ -238,7 +239,7 @@ def _fit(
         if on_step is not None:
             on_step(step + 1, spec.iterations)
     # No loss is computed after the last step; unchecked, its weights would pass for a detector that finds nothing.
-    if not all(bool(torch.isfinite(p).all()) for p in trained):
+    if not bool(torch.stack([torch.isfinite(p).all() for p in trained]).all()):
         raise Diverged(f"detection: a weight is not finite after step {spec.iterations} of {spec.iterations}")
     if spec.precise_norm:
         with _statistics_anew(detector), torch.no_grad():

@@ -16,16 +16,16 @@ from torch import Tensor, nn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 from torchvision.models.detection.image_list import ImageList
-from torchvision.models.detection.roi_heads import RoIHeads
-from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
+from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import roi_align
 
+from cl_bench.data.colour import to_device
 from cl_bench.encoders import Encoder, widened
 from cl_bench.evaluate.average_precision import Detections, Truth
+from cl_bench.evaluate.batched_sampling import BatchedHeads, BatchedMatcher, BatchedProposals, BatchedSampler, Size
 from cl_bench.spec import DetectionSpec
 
 Channels = tuple[float, float, float]
-Size = tuple[int, int]
 
 MAP = "c4"
 """Name of the single feature map in torchvision's parts."""
@@ -91,7 +91,7 @@ class TorchvisionDetector(nn.Module):
         h, w = (max(side) for side in zip(*sizes, strict=True))
         batch = torch.zeros(len(images), 3, h + -h % self.stride, w + -w % self.stride, device=self.mean.device)
         for place, image, (high, wide) in zip(batch, images, sizes, strict=True):
-            place[:, :high, :wide] = (image.to(batch.device).float() / 255 - self.mean) / self.std
+            place[:, :high, :wide] = (to_device(image, batch.device).float() / 255 - self.mean) / self.std
         with torch.set_grad_enabled(not self.frozen and torch.is_grad_enabled()):
             out: Tensor = self.trunk(batch)
         return out
@@ -104,7 +104,7 @@ class TorchvisionDetector(nn.Module):
         """Compute the losses from the (B, C, h, w) trunk map; ``sizes`` are (height, width) before padding."""
         # torchvision's class 0 is background.
         device = feature_map.device
-        targets = [{"boxes": t.boxes.to(device), "labels": t.labels.to(device) + 1} for t in truths]
+        targets = [{"boxes": to_device(t.boxes, device), "labels": to_device(t.labels, device) + 1} for t in truths]
         return self._heads(feature_map, sizes, targets)[1]
 
     def detect(self, images: Sequence[Tensor]) -> list[Detections]:
@@ -150,21 +150,24 @@ def _extra_norm(channels: int) -> nn.BatchNorm2d:
     return nn.BatchNorm2d(channels, eps=1e-10, momentum=None)
 
 
-def _region_proposals(channels: int, spec: DetectionSpec) -> RegionProposalNetwork:
+def _region_proposals(channels: int, spec: DetectionSpec) -> BatchedProposals:
     """Build the region proposal network with the thresholds of torchvision's Faster R-CNN."""
     anchors = AnchorGenerator((spec.anchors,), (spec.aspect_ratios,))
     kept = {"training": spec.proposals_train, "testing": spec.proposals_test}
-    return RegionProposalNetwork(
+    overlaps = {"fg_iou_thresh": 0.7, "bg_iou_thresh": 0.3}
+    proposals = BatchedProposals(
         anchors,
         RPNHead(channels, anchors.num_anchors_per_location()[0]),
-        fg_iou_thresh=0.7,
-        bg_iou_thresh=0.3,
+        **overlaps,
         batch_size_per_image=spec.rpn_samples,
         positive_fraction=0.5,
         pre_nms_top_n={phase: CANDIDATES * n for phase, n in kept.items()},
         post_nms_top_n=kept,
         nms_thresh=0.7,
     )
+    proposals.proposal_matcher = BatchedMatcher(*overlaps.values(), allow_low_quality_matches=True)
+    proposals.fg_bg_sampler = BatchedSampler(spec.rpn_samples, 0.5)
+    return proposals
 
 
 class _Pool(nn.Module):
@@ -187,9 +190,9 @@ def _size(image: Tensor) -> Size:
     return image.shape[-2], image.shape[-1]
 
 
-def _roi_heads(box_head: nn.Module, predictor: nn.Module, stride: int, spec: DetectionSpec) -> RoIHeads:
+def _roi_heads(box_head: nn.Module, predictor: nn.Module, stride: int, spec: DetectionSpec) -> BatchedHeads:
     """Build the RoI heads with the thresholds of torchvision's Faster R-CNN."""
-    return RoIHeads(
+    heads = BatchedHeads(
         _Pool(stride, spec),
         box_head,
         predictor,
@@ -202,3 +205,5 @@ def _roi_heads(box_head: nn.Module, predictor: nn.Module, stride: int, spec: Det
         nms_thresh=0.5,
         detections_per_img=100,
     )
+    heads.fg_bg_sampler = BatchedSampler(spec.roi_samples, 0.25)
+    return heads

@@ -7,7 +7,8 @@ blocks, forward and backward together cost two products of n x n x d, and n^2 ex
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ MIN_ROWS = 128  # with fewer rows a block, the matrix product dominates the time
 SAFE_EXPONENT = 30.0  # exp(-2 * 30) is a normal float32, and exp(2 * 30) times a gradient, even a scaled one, finite
 
 
-def logsumexp(x: Tensor, scale: float, group: int = 0) -> Tensor:
+def logsumexp(x: Tensor, scale: float, group: int = 0, longest: float | None = None) -> Tensor:
     """Compute ``out[r] = log sum_c exp(scale * <x_r, x_c>)`` over the vectors c that are not excluded for r.
 
     Args:
@@ -27,6 +28,8 @@ def logsumexp(x: Tensor, scale: float, group: int = 0) -> Tensor:
         scale: Factor on the similarity (1 / temperature).
         group: Length of runs of consecutive vectors that exclude each other: r skips c where
             ``r // group == c // group``. 1 skips the vector itself, 0 skips nothing.
+        longest: Length that no vector exceeds, where it is known; otherwise it is measured, which makes the CPU wait
+            for a GPU.
 
     Returns:
         (..., n), in at least float32; ``-inf`` for a vector for which all others are excluded.
@@ -34,11 +37,14 @@ def logsumexp(x: Tensor, scale: float, group: int = 0) -> Tensor:
     Raises:
         RuntimeError: If a second derivative is requested.
     """
-    out: Tensor = _LogSumExp.apply(_flat(x), None, float(scale), int(group))
+    longest = _longest(x) if longest is None else longest
+    out: Tensor = _LogSumExp.apply(_flat(x), None, float(scale), int(group), abs(scale) * longest * longest)
     return out.reshape(x.shape[:-1])
 
 
-def logsumexp_between(x: Tensor, y: Tensor, scale: float, group: int = 0) -> tuple[Tensor, Tensor]:
+def logsumexp_between(
+    x: Tensor, y: Tensor, scale: float, group: int = 0, longest: tuple[float, float] | None = None
+) -> tuple[Tensor, Tensor]:
     """Compute ``log sum exp(scale * <x_r, y_c>)`` both ways: over c for each r, and over r for each c.
 
     Args:
@@ -47,6 +53,7 @@ def logsumexp_between(x: Tensor, y: Tensor, scale: float, group: int = 0) -> tup
         scale: Factor on the similarity, as in ``logsumexp``.
         group: Length of runs, as in ``logsumexp``: row r and column c exclude each other where
             ``r // group == c // group``.
+        longest: Lengths that no vector of x and of y exceeds, as in ``logsumexp``.
 
     Returns:
         (..., n) for x and (..., m) for y.
@@ -57,36 +64,41 @@ def logsumexp_between(x: Tensor, y: Tensor, scale: float, group: int = 0) -> tup
     """
     if x.shape[:-2] != y.shape[:-2]:
         raise ValueError(f"x and y must be of the same batches, got {tuple(x.shape)} and {tuple(y.shape)}")
-    rows, columns = _LogSumExp.apply(_flat(x), _flat(y), float(scale), int(group))
+    longest_x, longest_y = longest or (_longest(x), _longest(y))
+    bound = abs(scale) * longest_x * longest_y
+    rows, columns = _LogSumExp.apply(_flat(x), _flat(y), float(scale), int(group), bound)
     return rows.reshape(x.shape[:-1]), columns.reshape(y.shape[:-1])
 
 
 class _LogSumExp(torch.autograd.Function):
     """Streaming log-sum-exp over (G, n, D) and, where given, (G, m, D); the gradient recomputes the similarities.
 
-    One set is the case y = x, in which a block of rows holds only the columns from its own first row on. Its
-    similarities with the columns past its last row are also added to these vectors as rows.
+    No exponent exceeds ``bound``. One set is the case y = x, in which a block of rows holds only the columns from its
+    own first row on. Its similarities with the columns past its last row are also added to these vectors as rows.
     """
 
     @staticmethod
-    def forward(ctx: Any, a: Tensor, b: Tensor | None, scale: float, group: int) -> Tensor | tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, a: Tensor, b: Tensor | None, scale: float, group: int, bound: float
+    ) -> Tensor | tuple[Tensor, Tensor]:
         x, y = _accumulating(a), None if b is None else _accumulating(b)
         # Where every exponent is known to be small, one common shift works as well as each row's own maximum.
-        bound = abs(scale) * _longest(x) * _longest(x if y is None else y)
         shift = bound if bound <= SAFE_EXPONENT else None
         start = -torch.inf if shift is None else 0.0
         out_x = x.new_full(x.shape[:2], start)
         out_y = out_x if y is None else y.new_full(y.shape[:2], start)
         with torch.autocast(x.device.type, enabled=False):
-            for g, rows, columns, other, s in _blocks(x, y, scale, shift, group):
+            for g, rows, _, other, s in _blocks(x, y, scale, shift, group):
+                later = s[..., s.shape[-1] - (other.stop - other.start) :]
                 if shift is None:
-                    out_x[g, rows] = torch.logaddexp(out_x[g, rows], torch.logsumexp(s, 1))
-                    mirrored = torch.logsumexp(s[:, other.start - columns.start :], 0)
-                    out_y[g, other] = torch.logaddexp(out_y[g, other], mirrored)
+                    out_x[g, rows] = torch.logaddexp(out_x[g, rows], torch.logsumexp(s, -1))
+                    if later.numel():
+                        out_y[g, other] = torch.logaddexp(out_y[g, other], torch.logsumexp(later, -2))
                 else:
                     s.exp_()
-                    out_x[g, rows] += s.sum(1)
-                    out_y[g, other] += s[:, other.start - columns.start :].sum(0)
+                    out_x[g, rows] += s.sum(-1)
+                    if later.numel():
+                        out_y[g, other] += later.sum(-2)
         outs = (out_x,) if y is None else (out_x, out_y)
         if shift is not None:
             for out in outs:
@@ -96,7 +108,7 @@ class _LogSumExp(torch.autograd.Function):
         return out_x if y is None else (out_x, out_y)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         if torch.is_grad_enabled():  # create_graph=True
             raise RuntimeError("pairwise.logsumexp has no second derivative: differentiate it without create_graph")
         a, b, *outs = ctx.saved_tensors
@@ -117,16 +129,18 @@ class _LogSumExp(torch.autograd.Function):
             for g, rows, columns, other, s in _blocks(x, y, ctx.scale, shift, ctx.group):
                 if shift is None:
                     w = torch.exp(s - norm_x[g, rows, None]).mul_(f_x[g, rows, None])
-                    w += torch.exp(s - norm_y[g, columns]).mul_(f_y[g, columns])
+                    w += torch.exp(s - norm_y[g, None, columns]).mul_(f_y[g, None, columns])
                 else:
-                    w = s.exp_().mul_(f_x[g, rows, None] + f_y[g, columns])
+                    w = s.exp_().mul_(f_x[g, rows, None] + f_y[g, None, columns])
+                later = w[..., w.shape[-1] - (other.stop - other.start) :]
                 if ctx.needs_input_grad[0]:
-                    grad_x[g, rows].addmm_(w, against[g, columns])
-                if y is None or ctx.needs_input_grad[1]:
-                    grad_y[g, other].addmm_(w[:, other.start - columns.start :].mT, x[g, rows])
+                    _add_product(grad_x[g, rows], w, against[g, columns])
+                if later.numel() and (y is None or ctx.needs_input_grad[1]):
+                    _add_product(grad_y[g, other], later.mT, x[g, rows])
         return (
             grad_x.mul_(ctx.scale).to(a.dtype) if ctx.needs_input_grad[0] else None,
             grad_y.mul_(ctx.scale).to(b.dtype) if b is not None and ctx.needs_input_grad[1] else None,
+            None,
             None,
             None,
         )
@@ -142,35 +156,61 @@ def _accumulating(x: Tensor) -> Tensor:
 
 
 def _longest(x: Tensor) -> float:
-    return float(torch.linalg.vector_norm(x, dim=-1).max()) if x.numel() else 0.0
+    return float(torch.linalg.vector_norm(_accumulating(x.detach()), dim=-1).max()) if x.numel() else 0.0
+
+
+def _add_product(out: Tensor, a: Tensor, b: Tensor) -> None:
+    """Add ``a @ b`` to ``out`` in place, of one pair of matrices or of several."""
+    if out.ndim == 2:
+        out.addmm_(a, b)
+    else:
+        out.baddbmm_(a, b)
+
+
+Part = int | slice
+"""One of the G sets of vectors, or several at once."""
 
 
 def _blocks(
     x: Tensor, y: Tensor | None, scale: float, shift: float | None, group: int
-) -> Iterator[tuple[int, slice, slice, slice, Tensor]]:
+) -> Iterator[tuple[Part, slice, slice, slice, Tensor]]:
     """Yield blocks of ``scale * x y^T - shift``, ``-inf`` for excluded pairs.
 
     Each is (g, rows, columns, other, block), with ``other`` the columns at the block's end to whose own sums the block
-    must still be added. All blocks share one buffer, which the caller may overwrite.
+    must still be added. All blocks share one buffer, which the caller may overwrite. On a GPU, sets that fit in a block
+    together are one: g is then a slice, and the block (sets, rows, columns).
     """
     against = x if y is None else y
-    n, m = x.shape[1], against.shape[1]
+    G, n, m = len(x), x.shape[1], against.shape[1]
     elements = GPU_BLOCK_ELEMENTS if x.is_cuda else BLOCK_ELEMENTS
-    buffer = x.new_empty(min(n * m, max(MIN_ROWS * m, elements)))
+    # A CPU multiplies them one by one in the same time, and its cache holds no more.
+    together = min(G, elements // max(1, n * m)) if x.is_cuda else 1
+    parts: Iterable[Part] = range(G)
+    if together > 1:
+        parts = [slice(start, min(G, start + together)) for start in range(0, G, together)]
+        buffer = x.new_empty(together * n * m)
+    else:
+        buffer = x.new_empty(min(n * m, max(MIN_ROWS * m, elements)))
     offset = x.new_full((), -(shift or 0.0))
-    for g in range(len(x)):
+    run = torch.arange(max(n, m), device=x.device) // group if group > 1 else None
+    for g in parts:
         start = 0
         while start < n:
             first = start if y is None else 0
-            stop = min(n, start + max(MIN_ROWS, elements // max(1, m - first)))
+            stop = n if isinstance(g, slice) else min(n, start + max(MIN_ROWS, elements // max(1, m - first)))
             rows, columns = slice(start, stop), slice(first, m)
-            s = buffer[: (stop - start) * (m - first)].view(stop - start, m - first)
-            torch.addmm(offset, x[g, rows], against[g, columns].mT, alpha=scale, out=s)
+            a, b = x[g, rows], against[g, columns].mT
+            shape = (*a.shape[:-1], m - first)
+            s = buffer[: math.prod(shape)].view(shape)
+            if isinstance(g, slice):
+                torch.baddbmm(offset, a, b, alpha=scale, out=s)
+            else:
+                torch.addmm(offset, a, b, alpha=scale, out=s)
             if group == 1:
-                torch.diagonal(s, offset=start - first).fill_(-torch.inf)
-            elif group:
-                for r in range(start // group, (stop - 1) // group + 1):
-                    lo, hi = max(start, r * group), min(stop, (r + 1) * group)
-                    s[lo - start : hi - start, max(0, r * group - first) : (r + 1) * group - first] = -torch.inf
+                torch.diagonal(s, start - first, -2, -1).fill_(-torch.inf)
+            elif run is not None:
+                # Only the columns of the runs that these rows are in.
+                lo, hi = max(first, start // group * group), min(m, ((stop - 1) // group + 1) * group)
+                s[..., lo - first : hi - first].masked_fill_(run[start:stop, None] == run[lo:hi], -torch.inf)
             yield g, rows, columns, slice(stop if y is None else 0, m), s
             start = stop

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from cl_bench.losses import pairwise
+from cl_bench.losses.checks import are_gathered, require
 from cl_bench.losses.types import LossTerms, Match
 from cl_bench.spec import Negatives, Scope
 
@@ -36,7 +37,7 @@ def alignment(z1: Tensor, z2: Tensor, match: Match | None = None) -> Tensor:
 
     Source: the paper, section 3 (L_a). Wang & Isola's ``align(alpha=2)`` is ``2 + 2 L_a``.
     """
-    z1, z2 = _check_pair(z1, z2)
+    z1, z2, _ = _check_pair(z1, z2)
     _check_match(match, z1)
     with torch.autocast(z1.device.type, enabled=False):
         return -_mean_over_anchors(_positive_similarity(z1, z2, match), match)
@@ -60,7 +61,7 @@ def uniformity(z: Tensor, t: float = 1.0, scope: Scope = "same_index") -> Tensor
 
     Source: the paper, section 3 (L_u).
     """
-    z = _check_features(z, "z")
+    z, longest = _check_features(z, "z")
     if not (t > 0 and math.isfinite(t)):
         raise ValueError(f"uniformity: t must be positive and finite, got {t}")
     _check_choice("scope", scope, get_args(Scope))
@@ -69,11 +70,11 @@ def uniformity(z: Tensor, t: float = 1.0, scope: Scope = "same_index") -> Tensor
         raise ValueError(f"uniformity: scope {scope!r} needs two images to pair, got z of shape {tuple(z.shape)}")
     # On unit vectors exp(-t |x - y|^2) = exp(2 t cos - 2 t): a log-sum-exp at temperature 1 / (2 t).
     if scope == "same_index":
-        rows, pairs = pairwise.logsumexp(z.transpose(0, 1), 2 * t, group=1), P * B * (B - 1)
+        rows, pairs = pairwise.logsumexp(z.transpose(0, 1), 2 * t, 1, longest), P * B * (B - 1)
     elif scope == "other_images":
-        rows, pairs = pairwise.logsumexp(z.flatten(0, 1), 2 * t, group=P), B * P * (B - 1) * P
+        rows, pairs = pairwise.logsumexp(z.flatten(0, 1), 2 * t, P, longest), B * P * (B - 1) * P
     else:
-        rows, pairs = pairwise.logsumexp(z.flatten(0, 1), 2 * t, group=1), B * P * (B * P - 1)
+        rows, pairs = pairwise.logsumexp(z.flatten(0, 1), 2 * t, 1, longest), B * P * (B * P - 1)
     return torch.logsumexp(rows.flatten(), 0) - 2 * t - math.log(pairs)
 
 
@@ -110,7 +111,7 @@ def info_nce(
 
     Source: the paper, Eqs. 1-3.
     """
-    z1, z2 = _check_pair(z1, z2)
+    z1, z2, longest = _check_pair(z1, z2)
     if not (temperature > 0 and math.isfinite(temperature)):
         raise ValueError(f"info_nce: temperature must be positive and finite, got {temperature}")
     _check_choice("negatives", negatives, get_args(Negatives))
@@ -123,13 +124,13 @@ def info_nce(
 
     scale = 1 / temperature
     with torch.autocast(z1.device.type, enabled=False):
-        denominators = _denominators(z1, z2, (forth, back), scale, negatives, positive_in_denominator)
+        denominators = _denominators(z1, z2, (forth, back), scale, negatives, positive_in_denominator, longest)
         positives = _positive_similarity(z1, z2, forth), _positive_similarity(z2, z1, back)
     anchors = torch.cat([_anchors(forth, z1), _anchors(back, z1)])
     count = anchors.sum().clamp_min(1)
     distribution = torch.where(anchors, denominators, 0.0)
-    if not bool(torch.isfinite(distribution).all()):
-        raise ValueError(f"info_nce: negatives {negatives!r} leave an anchor none, z1 of shape {tuple(z1.shape)}")
+    none_left = f"info_nce: negatives {negatives!r} leave an anchor none, z1 of shape {tuple(z1.shape)}"
+    require(torch.isfinite(distribution).all(), ValueError, none_left)
     return LossTerms(
         alignment=-scale * torch.where(anchors, torch.cat(positives), 0.0).sum() / count,
         distribution=distribution.sum() / count,
@@ -143,25 +144,27 @@ def _denominators(
     scale: float,
     negatives: Negatives,
     positive_in_denominator: bool,
+    longest: tuple[float, float],
 ) -> Tensor:
     """Compute the (2 B, P) log of the denominators of both views' anchors."""
     B, P, _ = z1.shape
     if positive_in_denominator:
         if negatives == "cross_view":
-            ways = pairwise.logsumexp_between(z1.flatten(0, 1), z2.flatten(0, 1), scale)
+            ways = pairwise.logsumexp_between(z1.flatten(0, 1), z2.flatten(0, 1), scale, 0, longest)
             return torch.cat(ways).view(2 * B, P)
         # Rows run over (view, image, cell): a run of P cells is one view of one image.
         both = torch.cat([z1, z2]).flatten(0, 1)
         group = P if negatives == "both_views" else 1
-        return pairwise.logsumexp(both, scale, group).view(2 * B, P)
+        return pairwise.logsumexp(both, scale, group, max(longest)).view(2 * B, P)
 
     # Without the positives: other images by streaming, and the anchor's own image as one small (P, P) block per view.
     if negatives == "cross_view":
-        ways = pairwise.logsumexp_between(z1.flatten(0, 1), z2.flatten(0, 1), scale, P)
+        ways = pairwise.logsumexp_between(z1.flatten(0, 1), z2.flatten(0, 1), scale, P, longest)
         others = torch.cat(ways).view(2 * B, P)
     else:
         images = torch.stack([z1, z2], dim=1).flatten(0, 2)  # (image, view, cell): a run of 2 P cells is one image
-        others = pairwise.logsumexp(images, scale, 2 * P).view(B, 2, P).transpose(0, 1).reshape(2 * B, P)
+        others = pairwise.logsumexp(images, scale, 2 * P, max(longest))
+        others = others.view(B, 2, P).transpose(0, 1).reshape(2 * B, P)
     eye = torch.eye(P, dtype=torch.bool, device=z1.device)
     own = []
     for anchor, other, match in ((z1, z2, matches[0]), (z2, z1, matches[1])):
@@ -200,8 +203,11 @@ def _mean_over_anchors(values: Tensor, match: Match | None) -> Tensor:
     return torch.where(match.anchors, values, 0.0).sum() / match.anchors.sum().clamp_min(1)
 
 
-def _check_features(z: Tensor, name: str) -> Tensor:
-    """Return (B, P, D) or (B, D) features as (B, P, D), after checking that they are finite and unit-norm."""
+def _check_features(z: Tensor, name: str) -> tuple[Tensor, float]:
+    """Return (B, P, D) or (B, D) features as (B, P, D), and the length that none exceeds.
+
+    It is checked first that they are finite and unit-norm.
+    """
     if z.ndim not in (2, 3) or 0 in z.shape:
         raise ValueError(f"{name} must be (B, P, D) or (B, D) and not empty, got {tuple(z.shape)}")
     if not z.is_floating_point():
@@ -209,26 +215,30 @@ def _check_features(z: Tensor, name: str) -> Tensor:
     norms = torch.linalg.vector_norm(
         z.detach(), dim=-1, dtype=torch.float64 if z.dtype == torch.float64 else torch.float32
     )
-    off = float((norms - 1).abs().max())
-    if not math.isfinite(off):
-        raise ValueError(f"{name} of shape {tuple(z.shape)} holds values that are not finite")
-    if off > (2e-2 if z.dtype in (torch.float16, torch.bfloat16) else 1e-3):
-        raise ValueError(
-            f"{name} must be unit-norm along its last dim, got norms from {float(norms.min()):.4g} to "
-            f"{float(norms.max()):.4g}; normalise with torch.nn.functional.normalize({name}, dim=-1)"
-        )
+    off, tolerance = (norms - 1).abs().max(), 2e-2 if z.dtype in (torch.float16, torch.bfloat16) else 1e-3
+    require(off.isfinite(), ValueError, f"{name} of shape {tuple(z.shape)} holds values that are not finite")
+    require(
+        off <= tolerance,
+        ValueError,
+        f"{name} must be unit-norm along its last dim",
+        lambda: (
+            f", got norms from {float(norms.min()):.4g} to {float(norms.max()):.4g}; "
+            f"normalise with torch.nn.functional.normalize({name}, dim=-1)"
+        ),
+    )
+    longest = 1 + tolerance if are_gathered() else float(norms.max())
     if z.dtype in (torch.float16, torch.bfloat16):
         z = z.float()  # half-precision terms are summed in float32; the gradient is in half precision again
-    return z if z.ndim == 3 else z.unsqueeze(1)
+    return z if z.ndim == 3 else z.unsqueeze(1), longest
 
 
-def _check_pair(z1: Tensor, z2: Tensor) -> tuple[Tensor, Tensor]:
+def _check_pair(z1: Tensor, z2: Tensor) -> tuple[Tensor, Tensor, tuple[float, float]]:
     if z1.shape != z2.shape:
         raise ValueError(f"z1 and z2 must have the same shape, got {tuple(z1.shape)} and {tuple(z2.shape)}")
-    checked = _check_features(z1, "z1"), _check_features(z2, "z2")
+    (checked1, longest1), (checked2, longest2) = _check_features(z1, "z1"), _check_features(z2, "z2")
     if z1.dtype != z2.dtype:
         raise ValueError(f"z1 and z2 must have the same dtype, got {z1.dtype} and {z2.dtype}")
-    return checked
+    return checked1, checked2, (longest1, longest2)
 
 
 def _check_match(match: Match | None, z: Tensor) -> None:

@@ -12,6 +12,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from cl_bench.losses.checks import are_gathered, require
+
 TOUCHING = 1e-6
 """Overlap, as a share of the image's side, up to which two cells only touch.
 
@@ -148,21 +150,30 @@ class Match:
             raise ValueError(
                 f"Match: weights {tuple(w.shape)} carry a gradient; matching is detached (use views.h1 and views.h2)"
             )
-        if not bool(torch.isfinite(w).all()) or bool((w < 0).any()):
-            raise ValueError(f"Match: weights {tuple(w.shape)} must be finite and non-negative")
+        finite = torch.isfinite(w).all() & (w >= 0).all()
+        require(finite, ValueError, f"Match: weights {tuple(w.shape)} must be finite and non-negative")
         rows = w.sum(-1, dtype=torch.float32 if w.dtype != torch.float64 else None)
         tolerance = 1e-2 if w.dtype in (torch.float16, torch.bfloat16) else 1e-4
         bad = ((rows - 1).abs() > tolerance) & (rows != 0)
-        if bool(bad.any()):
+
+        def first_bad() -> str:
             b, p = bad.nonzero()[0].tolist()
-            raise ValueError(f"Match: each row of weights must sum to 1 or 0; row [{b}, {p}] sums to {rows[b, p]:.4g}")
+            return f"; row [{b}, {p}] sums to {rows[b, p]:.4g}"
+
+        require(~bad.any(), ValueError, "Match: each row of weights must sum to 1 or 0", first_bad)
 
     def _check_index(self, index: Tensor) -> None:
         if index.ndim != 2 or index.dtype != torch.int64:
             raise ValueError(f"Match: index must be (B, P) int64, got {tuple(index.shape)} {index.dtype}")
         P = index.shape[1]
-        if index.numel() and not (int(index.min()) >= 0 and int(index.max()) < P):
-            raise ValueError(f"Match: index must lie in [0, {P - 1}], got {int(index.min())} to {int(index.max())}")
+        require(
+            ((index >= 0) & (index < P)).all(),
+            ValueError,
+            f"Match: index must lie in [0, {P - 1}]",
+            lambda: f", got {int(index.min())} to {int(index.max())}",
+        )
+        if are_gathered():  # an index out of range would end the GPU's context before the check is read
+            object.__setattr__(self, "index", index.clamp(0, P - 1))
         if self.valid is not None and (self.valid.shape != index.shape or self.valid.dtype != torch.bool):
             raise ValueError(
                 f"Match: valid must be {tuple(index.shape)} bool, got {tuple(self.valid.shape)} {self.valid.dtype}"
@@ -205,7 +216,7 @@ class Match:
 
 
 @torch.no_grad()
-def correct_positives(match: Match, views: DenseViews) -> tuple[float, float]:
+def correct_positives(match: Match, views: DenseViews) -> Tensor:
     """Count the positives of view 1's cells that overlap their cell in the source image, and all positives.
 
     Their ratio is the matching precision. A cell is a rectangle of the source image (its receptive field is larger),
@@ -217,10 +228,10 @@ def correct_positives(match: Match, views: DenseViews) -> tuple[float, float]:
         views: Views with (B, P) cells; only their geometry is used.
 
     Returns:
-        Number of correct positives and of all positives; (0, 0) where no cell has a positive.
+        (2,) float64, the number of correct positives and of all positives; 0 both where no cell has a positive.
     """
     weights = match.dense(torch.float64)
-    return float((weights * cells_overlap(views)).sum()), float(weights.sum())
+    return torch.stack([(weights * cells_overlap(views)).sum(), weights.sum()])
 
 
 def cells_overlap(views: DenseViews) -> Tensor:

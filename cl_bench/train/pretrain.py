@@ -13,7 +13,8 @@ import torch
 from cl_bench.data import Dataset
 from cl_bench.encoders import Encoder
 from cl_bench.encoders.trainable import trainable
-from cl_bench.errors import Diverged
+from cl_bench.errors import Diverged, MethodError
+from cl_bench.losses.checks import gathering, require
 from cl_bench.losses.optima import position_only_loss
 from cl_bench.losses.reference import whole_loss
 from cl_bench.losses.types import DenseViews, LossTerms, correct_positives
@@ -69,7 +70,8 @@ def pretrain(
             must keep them in its head's state.
 
     Raises:
-        Diverged: If a feature, a loss or a weight is not finite; a feature and a loss with the step.
+        Diverged: If a feature, a loss or a weight is not finite; a feature and a loss with the step. On a GPU features
+            and matches are checked at logged steps, for all steps since the last one.
         MethodError: If the plugin fails.
         ValueError: If there are fewer images than a batch.
     """
@@ -110,13 +112,18 @@ def _trained(
     network: Network = torch.compile(encoder) if plan.compile else encoder
     through = partial(forward, network, head, method, precision=plan.precision)
     chunks = InChunks(through, (encoder, head), plan.chunk) if plan.chunk else None
-    with closing(pairs_of_views(spec, data, device, state["place"] if state else None)) as batches:
+
+    def told_as(error: Exception) -> Exception:
+        return error if isinstance(error, Diverged) else MethodError(f"{method}: {error}")
+
+    views_of_batches = pairs_of_views(spec, data, device, state["place"] if state else None)
+    with closing(views_of_batches) as batches, gathering(device, told_as) as checks:
         for step, pair, place in batches:
             for group in optimiser.param_groups:
                 group["lr"] = peak * _rate(plan, step, steps)
             views = chunks.forward(pair) if chunks else through(pair)
-            if not bool(torch.isfinite(views.z1).all() & torch.isfinite(views.z2).all()):
-                raise Diverged(f"features not finite at step {step} of {steps}")
+            finite = torch.isfinite(views.z1).all() & torch.isfinite(views.z2).all()
+            require(finite, Diverged, "features not finite", f" at step {step} of {steps}")
             terms = method.checked_loss(views, objective)
             loss = terms.total
             optimiser.zero_grad(set_to_none=True)
@@ -125,6 +132,7 @@ def _trained(
                 chunks.backward(views)
             optimiser.step()
             if step % plan.log_every == 0 or step == steps - 1:
+                checks.read(f" by step {step} of {steps}")
                 log.add(step, steps, optimiser.param_groups[0]["lr"], views, terms)
             if checkpoint and checkpoint.due:
                 checkpoint.save(
@@ -140,7 +148,8 @@ def _trained(
                 )
             if on_step:
                 on_step(step + 1, steps)
-    if not all(bool(torch.isfinite(p).all()) for p in encoder.state_dict().values()):
+        checks.read(f" by step {steps} of {steps}")
+    if not bool(torch.stack([torch.isfinite(p).all() for p in encoder.state_dict().values()]).all()):
         raise Diverged(f"weights not finite after {steps} steps")
     precision = log.correct / log.positives if log.positives else math.nan
     encoder.eval()
@@ -171,14 +180,15 @@ class _Log:
             Diverged: If the loss is not finite.
         """
         parts = {"loss": terms.total, "alignment": terms.alignment, "distribution": terms.distribution}
-        entry = {"step": step, **{name: part.item() for name, part in parts.items()}, "lr": lr}
+        values = torch.stack([part.detach().double() for part in parts.values()]).tolist()
+        entry = {"step": step, **dict(zip(parts, values, strict=True)), "lr": lr}
         if not math.isfinite(entry["loss"]):
             raise Diverged(f"loss {entry['loss']} at step {step} of {steps}")
         if type(self.method).match is not Method.match:  # a plugin with its own loss may have no match
             detached = replace(views, z1=views.z1.detach(), z2=views.z2.detach())
             matches = self.method.matches(detached)
             forth, back = map(correct_positives, matches, (detached, detached.swapped()))
-            right, every = forth[0] + back[0], forth[1] + back[1]
+            right, every = (forth + back).tolist()
             self.correct, self.positives = self.correct + right, self.positives + every
             if every:
                 entry["matching_precision"] = right / every

@@ -19,12 +19,17 @@ from cl_bench.evaluate import alignment_uniformity as metrics
 from cl_bench.evaluate.alignment_uniformity import measure
 from cl_bench.evaluate.probes import probes
 from cl_bench.evaluate.similarities import BINS
-from cl_bench.losses.types import DenseViews, Match, correct_positives
+from cl_bench.losses import types
+from cl_bench.losses.types import DenseViews, Match
 from cl_bench.spec import AugmentSpec, MeasureSpec, ScenesSpec
 
 CPU = torch.device("cpu")
 AUGMENT = AugmentSpec(size=8, flip=0.5)
 POLICIES = ("overlapping", "disjoint")
+
+
+def correct_positives(match, views):
+    return tuple(types.correct_positives(match, views).tolist())
 
 
 def spec(**changes):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pretended_gpu import CPU, GPU, pretended_gpu
 
 from cl_bench.losses import pairwise
 
@@ -261,3 +262,22 @@ def test_a_negative_scale_is_a_similarity_turned_round():
 def test_sets_of_other_batches_are_refused():
     with pytest.raises(ValueError, match=r"same batches, got \(2, 3, 4\) and \(3, 5, 4\)"):
         pairwise.logsumexp_between(vectors(2, 3, 4), vectors(3, 5, 4), 1.0)
+
+
+@pytest.mark.parametrize("elements", [100, 3 * 12 * 12, 5 * 12 * 12])
+@pytest.mark.parametrize("scale", [2.0, 100.0])
+@pytest.mark.parametrize("group", [0, 1, 3, 5])
+def test_sets_that_are_multiplied_together_on_a_gpu_give_what_each_gives(group, scale, elements, monkeypatch):
+    monkeypatch.setattr(pairwise, "GPU_BLOCK_ELEMENTS", elements)
+    a, b = vectors(5, 12, 4), vectors(5, 12, 4, seed=1)
+
+    def results(device):
+        x, y = a.detach().to(device).requires_grad_(), b.detach().to(device).requires_grad_()
+        out = torch.cat([pairwise.logsumexp(x, scale, group), *pairwise.logsumexp_between(x, y, scale, group)])
+        out.square().sum().backward()
+        return out.detach().cpu(), x.grad.cpu(), y.grad.cpu()
+
+    with pretended_gpu():
+        found = results(GPU)
+    for one, other in zip(found, results(CPU), strict=True):
+        torch.testing.assert_close(one, other)
