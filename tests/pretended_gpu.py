@@ -248,8 +248,11 @@ def _place() -> str:
 
 
 @contextmanager
-def pretended_gpu() -> Iterator[Counts]:
-    """Pretend within the context, in this thread and those that start in it, that there is a GPU, ``cuda:0``."""
+def pretended_gpu(memory: int = 2**30) -> Iterator[Counts]:
+    """Pretend within the context, in this thread and those that start in it, that there is a GPU, ``cuda:0``.
+
+    ``memory``: bytes that it has, all free.
+    """
     counts = Counts()
     run = threading.Thread.run
     if torch.cuda.is_available():
@@ -265,6 +268,7 @@ def pretended_gpu() -> Iterator[Counts]:
         torch.cuda,
         _lazy_init=lambda: None,
         device_count=lambda: 1,
+        mem_get_info=lambda device=None: (memory, memory),
         get_rng_state=lambda device=None: torch.get_rng_state(),
         set_rng_state=lambda state, device=None: None,
         synchronize=lambda device=None: None,

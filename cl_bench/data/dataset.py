@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from cl_bench.data.colour import to_device
+
 
 def starts_of(sizes: Tensor) -> Tensor:
     """Return the first byte of each image of those sizes in a buffer, (N,) int64, one after the other."""
@@ -39,14 +41,26 @@ class Ragged(Sequence[Tensor]):
         start = self._starts[index % len(self)]
         return self._pixels[start : start + 3 * height * width].view(height, width, 3).permute(2, 0, 1)
 
+    def of_one_size(self) -> Tensor | None:
+        """Return all images as (N, 3, h, w), a view of the buffer; None where sizes differ or there are gaps."""
+        height, width = self.sizes[0].tolist()
+        each = 3 * height * width
+        alike = bool((self.sizes == self.sizes[0]).all())
+        if not alike or self._starts != list(range(self._starts[0], self._starts[0] + len(self) * each, each)):
+            return None
+        pixels = self._pixels[self._starts[0] :][: len(self) * each]
+        return pixels.view(-1, height, width, 3).permute(0, 3, 1, 2)
+
 
 Images = Tensor | Ragged
-"""Images of one size, (N, 3, H, W) uint8 in memory; or ``Ragged``, which may be in a memory map."""
+"""Images of one size, (N, 3, H, W) uint8 in memory, of a GPU too; or ``Ragged``, which may be in a memory map."""
 
 
 def take(images: Images, index: Tensor) -> Tensor | list[Tensor]:
     """Return the images at those indices: (B, 3, H, W), or B of (3, h_i, w_i)."""
-    return images[index] if isinstance(images, Tensor) else [images[i] for i in index.tolist()]
+    if isinstance(images, Tensor):
+        return images.index_select(0, to_device(index, images.device))
+    return [images[i] for i in index.tolist()]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from cl_bench.data import Dataset, Images
+from cl_bench.data.colour import to_device
 from cl_bench.data.dataset import take
+from cl_bench.data.on_device import on_device
 from cl_bench.data.views import random_view, resized
 from cl_bench.encoders import Backbone
 from cl_bench.errors import Diverged
@@ -76,6 +78,7 @@ def evaluate_linear(
             spread, centre = torch.std_mean(x, dim=0)
             spread = spread.where(spread > 0, 1.0)
             x = (x - centre) / spread
+    images = train.images if x is not None else on_device(train.images, device)
     draws = torch.Generator().manual_seed(spec.seed)
     # torch's own initialisation is skipped, because it would draw from the global generator.
     classifier: nn.Linear = nn.utils.skip_init(  # type: ignore[no-untyped-call]  # torch's own
@@ -89,8 +92,8 @@ def evaluate_linear(
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimiser, list(spec.milestones), spec.gamma)
     for epoch in range(spec.epochs):
         for index in torch.split(torch.randperm(len(train), generator=draws), spec.batch):
-            where = index.to(device)
-            features = _features(encoder, [seen.augmented(train.images, index, draws)]) if x is None else x[where]
+            where = to_device(index, device)
+            features = _features(encoder, [seen.augmented(images, index, draws)]) if x is None else x[where]
             loss = nn.functional.cross_entropy(classifier(features), y[where])
             optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]  # torch's own

@@ -192,7 +192,11 @@ def _blocks(
     else:
         buffer = x.new_empty(min(n * m, max(MIN_ROWS * m, elements)))
     offset = x.new_full((), -(shift or 0.0))
-    run = torch.arange(max(n, m), device=x.device) // group if group > 1 else None
+    paired = 0
+    if group > 1:
+        paired = -(-m // group) * group  # rows past these have no column in their run
+        runs = torch.arange(min(n, paired), device=x.device) // group * group  # first column of each row's run
+        within = torch.arange(group, device=x.device)
     for g in parts:
         start = 0
         while start < n:
@@ -208,9 +212,9 @@ def _blocks(
                 torch.addmm(offset, a, b, alpha=scale, out=s)
             if group == 1:
                 torch.diagonal(s, start - first, -2, -1).fill_(-torch.inf)
-            elif run is not None:
-                # Only the columns of the runs that these rows are in.
-                lo, hi = max(first, start // group * group), min(m, ((stop - 1) // group + 1) * group)
-                s[..., lo - first : hi - first].masked_fill_(run[start:stop, None] == run[lo:hi], -torch.inf)
+            elif start < paired:
+                # A run that begins before the block, or ends past it, has its first or last column there instead.
+                hidden = (runs[start:stop, None] + (within - first)).clamp_(0, m - first - 1)
+                s[..., : len(hidden), :].scatter_(-1, hidden.expand(*s.shape[:-2], -1, -1), -torch.inf)
             yield g, rows, columns, slice(stop if y is None else 0, m), s
             start = stop

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from cl_bench.data import Dataset
 from cl_bench.data.dataset import take
+from cl_bench.data.on_device import on_device
 from cl_bench.data.views import Geometry, two_views
 from cl_bench.spec import PretrainSpec
 
@@ -27,7 +28,8 @@ _kept: list[tuple[Dataset, tuple[object, ...], list[tuple[int, PairOfViews, Plac
 def pairs_of_views(spec: PretrainSpec, data: Dataset, device: torch.device, place: Place | None) -> Batches:
     """Yield each step with the two views of its batch and the position to continue from after it.
 
-    Views are made one batch ahead where that helps: on a GPU, and for images of different sizes that are read from a
+    Images of one size are copied to a GPU once, if they fit there, and their views are made from that copy. Views are
+    made one batch ahead where that helps: on a GPU, and for images of different sizes that are read from a
     file. Close the generator to end the thread that makes them.
 
     The views depend on neither method nor objective, so the encoders of a sweep share them: if all of them fit in
@@ -68,9 +70,10 @@ def _drawn(spec: PretrainSpec, data: Dataset, device: torch.device, place: Place
         draws.set_state(place["draws"].cpu())
     batches = len(data) // plan.batch
     order = place["order"].cpu() if place else None
+    images = on_device(data.images, device)
     for step in range(place["step"] if place else 0, plan.epochs * batches):
         if order is None or step % batches == 0:
             order = torch.randperm(len(data), generator=draws)
         index = order[step % batches * plan.batch :][: plan.batch]
-        pair = two_views(take(data.images, index), spec.augment, spec.views, draws, device)
+        pair = two_views(take(images, index), spec.augment, spec.views, draws, device)
         yield step, pair, {"step": step + 1, "order": order, "draws": draws.get_state()}
