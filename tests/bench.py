@@ -84,9 +84,9 @@ class Bench:
         digest = hashlib.sha256(Path(self.plugins[name]).read_bytes()).hexdigest()
         return tiny(self.folder, **changes).sweep(dense_row(name=name, source=digest))
 
-    def engine(self, jobs: int) -> LocalEngine:
+    def engine(self, jobs: int, per_model: int = 1) -> LocalEngine:
         self.notes = Notes()
-        return LocalEngine(self.store, self.plugins, ["cpu"], jobs, self.notes)
+        return LocalEngine(self.store, self.plugins, ["cpu"], jobs, self.notes, per_model=per_model)
 
 
 def within(seconds: float, call: Callable[[], object]) -> object:
