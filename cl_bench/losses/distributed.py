@@ -92,11 +92,10 @@ class Together(Alone):
 
     def each(self, x: Tensor) -> list[Tensor]:
         """Return a tensor of every process, without gradient."""
-        mine = x.contiguous()
-        sent = mine.to(torch.uint8) if mine.dtype == torch.bool else mine
+        sent = x.contiguous()
         parts = [torch.empty_like(sent) for _ in range(self.size)]
         dist.all_gather(parts, sent)
-        return [part.to(mine.dtype) for part in parts]
+        return parts
 
     def own(self, x: Tensor, dim: int = 0) -> Tensor:
         """Return this process's part of what ``whole`` concatenated."""

@@ -130,9 +130,8 @@ class _SynchronisedBatchNorm(TorchFunctionMode):
         if input.is_cuda:  # what nn.SyncBatchNorm calls, which takes no CPU tensor
             from torch.nn.modules._functions import SyncBatchNorm
 
-            x = input if input.is_contiguous(memory_format=torch.channels_last) else input.contiguous()
-            group = dist.group.WORLD
-            out = SyncBatchNorm.apply(x, weight, bias, running_mean, running_var, eps, momentum, group, self._over.size)
+            to = weight, bias, running_mean, running_var, eps, momentum, dist.group.WORLD, self._over.size
+            out = SyncBatchNorm.apply(input, *to)
         else:
             out = _BatchNorm.apply(input, weight, bias, running_mean, running_var, momentum, eps, self._over)
         return out

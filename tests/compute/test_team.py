@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from bench import Bench, within
+from bench import Bench, start, within
 from helpers import alive, children, dense_row, tiny, until, workers
 
 from cl_bench.compute.devices import check_division, check_per_model, default_jobs
@@ -23,7 +23,7 @@ from cl_bench.spec.records import Record
 from cl_bench.store import Store
 
 PLUGINS = """
-import os
+import os, time
 from pathlib import Path
 import torch.distributed as dist
 from cl_bench import Match, matching
@@ -58,6 +58,12 @@ def quits(views):
     note("quits")
     if rank() == 0:
         os._exit(3)
+    return Match.identity(views)
+
+@matching("team_slow")
+def slow(views):
+    note("slow")
+    time.sleep(0.5)
     return Match.identity(views)
 """
 NAMES = "team_dies_once", "team_raises", "dense_index", "team_quits"
@@ -160,6 +166,18 @@ def test_a_training_goes_on_from_the_checkpoint_in_both_processes(worked: Worked
     first, second = (list(worked.calls[f"dies_once-{rank}"].values()) for rank in (0, 1))
     assert second == [5, 4]  # a step and a part of the next, then that one alone
     assert first[1:] == [4]
+
+
+@pytest.mark.slow
+def test_a_team_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, plugins=PLUGINS)
+    process = start(bench, bench.specs("team_slow")[:1], jobs=1, per_model=2)
+    both = [bench.methods / f"slow-{rank}" for rank in (0, 1)]
+    until(lambda: all(file.exists() for file in both), 120, "both train")
+    pids = [int(file.read_text().split()[0]) for file in both]
+    process.kill()
+    process.communicate()
+    until(lambda: not any(alive(pid) for pid in pids), 10, "both have ended")
 
 
 # ---- what is refused

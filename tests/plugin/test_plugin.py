@@ -243,8 +243,9 @@ def test_a_plan_trains_nothing(job: Job) -> None:
     gone = job.specs()[1]
     shutil.rmtree(job.store.run(gone.pretrain.key).path)
     before = trained(job.root)
-    result = job.run("--plan", "--jobs=1")
+    result = job.run("--plan", "--jobs=1", "--gpus-per-model=2")
     assert result.ret == 0
+    assert "Times are those of one device a model: 2 pre-train it in less." in flat(result)
     assert f"would compute single_object-overlapping-dense_index: {gone.case}" in flat(result)
     assert "1 encoders to compute, 1 at a time" in flat(result)
     assert trained(job.root) == before

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -46,35 +46,33 @@ TRAININGS: dict[str, dict[str, Any]] = {
 EXACT = [name for name in TRAININGS if name != "bfloat16"]
 
 
-def methods() -> dict[str, Method]:
-    """Return methods of this file, which are then forgotten."""
+class Whole(Method, name="d_whole"):
+    """Compare images with others, which no process has alone."""
 
-    class Whole(Method, name="d_whole"):
-        """Compare images with others, which no process has alone."""
+    def loss(self, views: Any, objective: Any) -> LossTerms:
+        assert len(views.z1) == 16
+        similar = views.z1.flatten(1) @ views.z2.flatten(1).mT
+        order = torch.linspace(0, 1, len(similar), dtype=similar.dtype)
+        return LossTerms(-similar.diagonal().mean(), (similar.exp() * order).mean() + views.h1.mean())
 
-        def loss(self, views: Any, objective: Any) -> LossTerms:
-            assert len(views.z1) == 16
-            similar = views.z1.flatten(1) @ views.z2.flatten(1).mT
-            order = torch.linspace(0, 1, len(similar), dtype=similar.dtype)
-            return LossTerms(-similar.diagonal().mean(), (similar.exp() * order).mean() + views.h1.mean())
 
-    class Normed(Method, name="d_normed"):
-        def head(self, encoder: Any, spec: Any) -> nn.Module:
-            return _NormedHead(encoder.channels)
+class Normed(Method, name="d_normed"):
+    def head(self, encoder: Any, spec: Any) -> nn.Module:
+        return _NormedHead(encoder.channels)
 
-        def match(self, views: Any) -> Match:
-            return Match.identity(views)
+    def match(self, views: Any) -> Match:
+        return Match.identity(views)
 
-    class Endless(Method, name="d_endless"):
-        def head(self, encoder: Any, spec: Any) -> nn.Module:
-            return _EndlessHead()
 
-        def match(self, views: Any) -> Match:
-            return Match.identity(views)
+class Endless(Method, name="d_endless"):
+    def head(self, encoder: Any, spec: Any) -> nn.Module:
+        return _EndlessHead()
 
-    for kind in (Whole, Normed, Endless):
-        del REGISTERED[kind.name]
-    return {kind.name: kind() for kind in (Whole, Normed, Endless)}
+    def match(self, views: Any) -> Match:
+        return Match.identity(views)
+
+
+OWN = {kind.name: REGISTERED.pop(kind.name) for kind in (Whole, Normed, Endless)}  # of these tests alone
 
 
 class _NormedHead(nn.Module):
@@ -101,9 +99,9 @@ class _EndlessHead(nn.Module):
         return unit(features) * (torch.inf if there and self.calls == 2 else 1)
 
 
+@cache
 def method_for(name: str) -> Method:
-    own = methods()
-    return own[name] if name in own else Registry().resolve(name)
+    return OWN[name]() if name in OWN else Registry().resolve(name)
 
 
 def spec_for(method: str = "dense_index", objective: Any = None, **plan: Any) -> PretrainSpec:
