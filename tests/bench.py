@@ -29,7 +29,8 @@ from cl_bench.spec import RunSpec
 from cl_bench.store import Store
 
 task = json.loads(sys.stdin.readline())
-engine = LocalEngine(Store(Path(task["store"])), task["plugins"], ["cpu"], task["jobs"], Display())
+store, many = Store(Path(task["store"])), task["per_model"]
+engine = LocalEngine(store, task["plugins"], ["cpu"], task["jobs"], Display(), per_model=many)
 specs = [RunSpec.model_validate(s) for s in task["specs"]]
 engine.submit(specs)
 print("ready", flush=True)
@@ -84,9 +85,9 @@ class Bench:
         digest = hashlib.sha256(Path(self.plugins[name]).read_bytes()).hexdigest()
         return tiny(self.folder, **changes).sweep(dense_row(name=name, source=digest))
 
-    def engine(self, jobs: int) -> LocalEngine:
+    def engine(self, jobs: int, per_model: int = 1) -> LocalEngine:
         self.notes = Notes()
-        return LocalEngine(self.store, self.plugins, ["cpu"], jobs, self.notes)
+        return LocalEngine(self.store, self.plugins, ["cpu"], jobs, self.notes, per_model=per_model)
 
 
 def within(seconds: float, call: Callable[[], object]) -> object:
@@ -105,13 +106,13 @@ def within(seconds: float, call: Callable[[], object]) -> object:
     return outcome[0] if outcome else AssertionError(f"hangs: no answer within {seconds} s")
 
 
-def start(bench: Bench, specs: tuple[RunSpec, ...], jobs: int) -> subprocess.Popen[str]:
+def start(bench: Bench, specs: tuple[RunSpec, ...], jobs: int, per_model: int = 1) -> subprocess.Popen[str]:
     pipe = subprocess.PIPE
     process = subprocess.Popen(
         [sys.executable, "-c", SCRIPT], stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=environment()
     )
     assert process.stdin is not None
-    task = {"store": str(bench.store.root), "plugins": bench.plugins, "jobs": jobs}
+    task = {"store": str(bench.store.root), "plugins": bench.plugins, "jobs": jobs, "per_model": per_model}
     process.stdin.write(json.dumps({**task, "specs": [s.model_dump(mode="json") for s in specs]}) + "\n")
     process.stdin.flush()
     return process

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from cl_bench.errors import SpecError
+from cl_bench.spec import RunSpec
 
 if TYPE_CHECKING:
     import torch
@@ -14,15 +15,46 @@ if TYPE_CHECKING:
 WORKER_MEMORY = 3 * 2**29  # bytes that a worker needs: torch and the data, 1.5 GiB
 
 
-def default_jobs(devices: Sequence[str]) -> int:
-    """Return the number of workers: one per GPU, or one per core as memory allows; 1 in a pytest-xdist worker."""
+def default_jobs(devices: Sequence[str], per_model: int = 1) -> int:
+    """Return the number of workers: one per GPU, or one per core as memory allows; 1 in a pytest-xdist worker.
+
+    Args:
+        devices: Names of the devices.
+        per_model: Number of GPUs, or of processes on a CPU, that a worker uses.
+    """
     if "PYTEST_XDIST_WORKER" in os.environ:
         return 1
     if devices[0].startswith("cuda"):
-        return len(devices)
+        return max(1, len(devices) // per_model)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return max(1, min(cores, memory // WORKER_MEMORY))
+    return max(1, min(cores, memory // WORKER_MEMORY) // per_model)
+
+
+def check_per_model(size: int, devices: Sequence[str]) -> None:
+    """Refuse a number of GPUs per model that there are not; on a CPU it is a number of processes.
+
+    Raises:
+        SpecError: The line names the number.
+    """
+    if size < 1:
+        raise SpecError(f"--gpus-per-model must be at least 1, got {size}")
+    if devices[0].startswith("cuda") and size > len(devices):
+        seen = f"{len(devices)} GPU{'s' * (len(devices) > 1)} ({', '.join(devices)})"
+        raise SpecError(f"--gpus-per-model {size}: --device names {seen}; give {len(devices)} at most")
+
+
+def check_division(size: int, specs: Iterable[RunSpec]) -> None:
+    """Refuse a number of GPUs per model that cannot have equal parts of a batch, or of the chunks it is passed in.
+
+    Raises:
+        SpecError: The line names the number and the nearest that can.
+    """
+    for plan in dict.fromkeys(spec.pretrain.optimiser for spec in specs):
+        what, images = ("chunks", plan.chunk) if plan.chunk else ("the batch", plan.batch)
+        if images % size:
+            near = min((n for n in range(1, images + 1) if images % n == 0), key=lambda n: abs(n - size))
+            raise SpecError(f"--gpus-per-model {size} does not divide {what} of {images} images; {near} does")
 
 
 def usable_devices(name: str) -> list[str]:

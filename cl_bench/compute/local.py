@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import secrets
 import sys
 import tempfile
@@ -12,16 +10,14 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Protocol
+from typing import IO, Protocol
 
-from cl_bench.compute.process import Process, WorkerProcess
+from cl_bench.compute.process import Process, WorkerProcess, event_of, last_words
 from cl_bench.compute.runner import lacking, load_record
+from cl_bench.compute.team import Team
 from cl_bench.spec import RunSpec
 from cl_bench.spec.records import RANDOM_INIT, Record
 from cl_bench.store import Store, StoreWarning
-
-if TYPE_CHECKING:
-    pass
 
 POLL = 0.5  # seconds between two checks of a run that another process is computing
 
@@ -72,6 +68,7 @@ class LocalEngine:
         jobs: Largest number of worker processes; they start only when something is missing from the store.
         watcher: Observer of the progress.
         data_root: Folder of the data sets.
+        per_model: Number of devices, and of processes, that train one encoder together.
     """
 
     def __init__(
@@ -82,6 +79,7 @@ class LocalEngine:
         jobs: int,
         watcher: Watcher,
         data_root: Path | None = None,
+        per_model: int = 1,
     ) -> None:
         self.store = store
         self.watcher = watcher
@@ -92,6 +90,7 @@ class LocalEngine:
         }
         self._plugins = plugins
         self._devices = devices
+        self._per_model = per_model
         self.jobs = jobs
         self._queue: deque[tuple[RunSpec, str]] = deque()  # each with the plugin to import for it
         self._busy: list[tuple[RunSpec, str]] = []  # specs that another process is computing
@@ -259,7 +258,7 @@ class LocalEngine:
         tag = f"{spec.key}-{secrets.token_hex(8)}"
         process.send({"spec": spec.model_dump(mode="json"), "plugin": plugin, "tag": tag})
         for line in process.lines():
-            event = _event(line, tag)
+            event = event_of(line, tag)
             if event["event"] == "ready":  # errors from its start matter only if the start failed
                 self._forget_errors(desk)
             elif event["event"] == "step":
@@ -275,10 +274,7 @@ class LocalEngine:
                 return found or ComputationError(f"{spec.case}: computed, but the store does not hold it")
         code = process.stop()
         assert desk.errors is not None
-        desk.errors.seek(0)
-        said = desk.errors.read().strip().splitlines()
-        why = f"killed by signal {-code}" if code < 0 else f"exit status {code}"
-        return ComputationError(f"{spec.case}: its worker process ended ({why}){': ' + said[-1] if said else ''}")
+        return ComputationError(f"{spec.case}: its worker process {last_words(code, desk.errors)}")
 
     def _seated(self, desk: Desk, plugin: str) -> Process:
         """Return the process of a desk, or a new one if it has ended or has imported another plugin."""
@@ -292,15 +288,16 @@ class LocalEngine:
         return process
 
     def _spawn(self, desk: Desk) -> Process:
-        device = self._devices[desk.number % len(self._devices)]
+        first, size = desk.number * self._per_model, self._per_model
+        devices = [self._devices[i % len(self._devices)] for i in range(first, first + size)]
         if desk.errors is None:
             desk.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the thread
         self._forget_errors(desk)
-        desk.process = process = self._process(device, desk.errors)
+        desk.process = process = Team(devices, desk.errors) if size > 1 else self._process(devices[0], desk.errors)
         self._processes.append(process)
         if self._closed:
             process.stop()
-        process.send({**self._settings, "device": device})
+        process.send({**self._settings, "device": devices[0]})
         return process
 
     def _process(self, device: str, errors: IO[str]) -> Process:
@@ -312,12 +309,3 @@ class LocalEngine:
         assert desk.errors is not None
         desk.errors.seek(0)
         desk.errors.truncate()
-
-
-def _event(line: str, tag: str) -> dict[str, Any]:
-    """Parse a line as an event of the request with that tag; an event ``none`` if it is anything else."""
-    with contextlib.suppress(ValueError, RecursionError):
-        event = json.loads(line)
-        if isinstance(event, dict) and event.get("tag") == tag:
-            return event
-    return {"event": "none"}

@@ -18,6 +18,23 @@ LOOK = 0.2  # seconds between two checks of whether a silent process has ended
 GRACE = 5.0  # seconds for a process to end once its output is closed
 
 
+def event_of(line: str, tag: str) -> dict[str, Any]:
+    """Parse a line as an event of the request with that tag; an event ``none`` if it is anything else."""
+    with contextlib.suppress(ValueError, RecursionError):
+        event = json.loads(line)
+        if isinstance(event, dict) and event.get("tag") == tag:
+            return event
+    return {"event": "none"}
+
+
+def last_words(code: int, errors: IO[str]) -> str:
+    """Say how a process ended, with the last line of its standard error if it wrote there."""
+    errors.seek(0)
+    said = errors.read().strip().splitlines()
+    why = f"killed by signal {-code}" if code < 0 else f"exit status {code}"
+    return f"ended ({why}){': ' + said[-1] if said else ''}"
+
+
 class Process(Protocol):
     """A worker process as the engine uses it, on this machine or on another."""
 

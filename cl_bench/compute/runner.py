@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
     from cl_bench.data import DataPaths
     from cl_bench.encoders import Encoder
+    from cl_bench.losses.distributed import Alone
+    from cl_bench.methods.method import Method
     from cl_bench.methods.registry import Registry
     from cl_bench.predictors.registry import Predictors
 
@@ -116,10 +118,12 @@ def compute(
     on_step: OnStep | None = None,
     places: DataPaths | None = None,
     predictors: Predictors | None = None,
+    join: Callable[[], Alone] | None = None,
 ) -> bool:
     """Compute what the store lacks of a run; ``places`` gives the paths of data sets other than the embedded one.
 
     Of the spec's predictors it computes those that ``predictors`` holds with the same source: built-in ones if None.
+    ``join`` meets the processes that pre-train the encoder with this one, if any; it is called when that begins.
 
     Returns:
         False, without doing anything, when another process is computing this run.
@@ -137,7 +141,7 @@ def compute(
             return False
         with output_to(run):
             with room_for_stage("pre-training", spec), settled(device):
-                encoder, sha256 = _pretrained(spec, run, registry, device, on_step, places)
+                encoder, sha256 = _pretrained(spec, run, registry, device, on_step, places, join)
             if encoder is not None:
                 for stage in STAGES:
                     if _read_evaluation(spec, run, stage, sha256) is None:
@@ -156,8 +160,31 @@ def note(spec: RunSpec, run: Run) -> None:
         run.write(name, spec.model_dump(mode="json"))
 
 
+def method_of(spec: RunSpec, registry: Registry) -> Method | None:
+    """Return the method of a spec; None for an untrained encoder.
+
+    Raises:
+        MethodError: If there is none, or its source is another than the spec's.
+    """
+    from cl_bench.methods.registry import spec_of
+
+    if spec.pretrain.objective.family == RANDOM_INIT:
+        return None
+    options = ",".join(f"{k}={v}" for k, v in spec.pretrain.method.options)
+    method = registry.resolve(f"{spec.pretrain.method.name}:{options}")
+    if spec_of(method) != spec.pretrain.method:
+        raise MethodError(f"method {method.name!r} ({method.origin}) was edited since this run began; run it again")
+    return method
+
+
 def _pretrained(
-    spec: RunSpec, run: Run, registry: Registry, device: torch.device, on_step: OnStep | None, places: DataPaths | None
+    spec: RunSpec,
+    run: Run,
+    registry: Registry,
+    device: torch.device,
+    on_step: OnStep | None,
+    places: DataPaths | None,
+    join: Callable[[], Alone] | None,
 ) -> tuple[Encoder | None, str]:
     """Return the pre-trained encoder, from the store or trained now, and its file's sha256; None if it diverged."""
     import safetensors.torch
@@ -165,7 +192,7 @@ def _pretrained(
 
     from cl_bench.compute.numerics import provenance
     from cl_bench.data import load
-    from cl_bench.methods.registry import spec_of
+    from cl_bench.losses.distributed import ALONE
     from cl_bench.train.checkpoint import Checkpoint
     from cl_bench.train.pretrain import pretrain
 
@@ -178,22 +205,18 @@ def _pretrained(
             encoder.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
             return encoder, status["encoder_sha256"]
         # Without its encoder the run must be trained again; evaluations of the same weights stay valid.
-    method = None
-    if spec.pretrain.objective.family != RANDOM_INIT:
-        options = ",".join(f"{k}={v}" for k, v in spec.pretrain.method.options)
-        method = registry.resolve(f"{spec.pretrain.method.name}:{options}")
-        if spec_of(method) != spec.pretrain.method:
-            raise MethodError(f"method {method.name!r} ({method.origin}) was edited since this run began; run it again")
+    method = method_of(spec, registry)
     # With the places of files, which a reader of the store builds network and data from.
     run.write("spec", spec.pretrain.model_dump(mode="json"))
-    begun = datetime.now(UTC).isoformat(timespec="seconds")
+    over = ALONE if method is None or join is None else join()
+    how = {"begun": datetime.now(UTC).isoformat(timespec="seconds"), "processes": over.size}
     report = partial(on_step, "pre-training") if on_step else None
     checkpoint = Checkpoint(run, device)
     try:
-        done = pretrain(spec.pretrain, method, load(spec.pretrain.data, places), device, report, checkpoint)
+        done = pretrain(spec.pretrain, method, load(spec.pretrain.data, places), device, report, checkpoint, over)
     except Diverged as error:
         outcome = {"status": "diverged", "detail": f"pre-training: {error}", "decomposition_error": 0.0}
-        found = {"begun": begun, **provenance(device)}
+        found = {**how, **provenance(device)}
         run.write("status", {**outcome, "seconds": checkpoint.seconds, "provenance": found})
         checkpoint.clear()
         return None, ""
@@ -212,7 +235,7 @@ def _pretrained(
             "encoder_sha256": digest,
             "history_sha256": history_digest,
             "seconds": checkpoint.seconds,
-            "provenance": {"begun": begun, **provenance(device)},  # with the switches as a plugin left them
+            "provenance": {**how, **provenance(device)},  # with the switches as a plugin left them
         },
     )
     checkpoint.clear()

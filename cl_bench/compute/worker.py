@@ -61,10 +61,12 @@ def _serve(requests: IO[str], events: IO[str]) -> None:
     import torch
 
     import cl_bench.compute.numerics  # noqa: F401 - it reads torch's default number of threads before a plugin can change it
+    from cl_bench.compute.assist import assist
     from cl_bench.compute.devices import torch_device
     from cl_bench.compute.memory import keep_freed_memory
     from cl_bench.compute.runner import compute
     from cl_bench.data import DataPaths
+    from cl_bench.losses.distributed import ALONE, Alone
     from cl_bench.methods.registry import Registry
     from cl_bench.predictors.registry import Predictors
     from cl_bench.spec import RunSpec
@@ -93,6 +95,18 @@ def _serve(requests: IO[str], events: IO[str]) -> None:
             last = time.monotonic()
             send(event="step", stage=stage, done=done, total=total)
 
+    place, over = settings.get("together", {"rank": 0, "size": 1}), ALONE
+
+    def meet() -> Alone:
+        """Meet the other processes that train the model, if any, each of which takes the same spec."""
+        nonlocal over
+        if place["size"] > 1:
+            from cl_bench.train.distributed import join
+
+            send(event="training")
+            over = join(place["rank"], place["size"], Path(place["meeting"]), device) if over is ALONE else over
+        return over
+
     while True:
         task = tasks.get()
         tag, spec = task["tag"], RunSpec.model_validate(task["spec"])
@@ -102,7 +116,11 @@ def _serve(requests: IO[str], events: IO[str]) -> None:
             registry, predictors = Registry.only(plugin), Predictors.only(plugin)
         send(event="ready")
         try:
-            mine = compute(spec, store, registry, device, on_step, places, predictors)
+            if place["rank"]:
+                assist(spec, store, registry, device, places, meet())
+                mine = True
+            else:
+                mine = compute(spec, store, registry, device, on_step, places, predictors, meet)
             send(event="done" if mine else "busy")
         except Exception as error:  # whatever a plugin or the machine does, other records must still be computed
             full = isinstance(error, OutOfMemory)

@@ -81,6 +81,9 @@ class Draws:
     flips: Tensor
     colours: Colours
 
+    def __getitem__(self, rows: Tensor) -> Draws:
+        return Draws(self.boxes[rows], self.flips[rows], self.colours[rows])
+
 
 def two_views(
     images: Tensor | Sequence[Tensor],
@@ -88,6 +91,7 @@ def two_views(
     policy: ViewPolicy,
     generator: torch.Generator,
     device: torch.device | None = None,
+    rows: Tensor | None = None,
 ) -> tuple[tuple[Tensor, Geometry], tuple[Tensor, Geometry]]:
     """Make two augmented views of each image.
 
@@ -98,6 +102,7 @@ def two_views(
         policy: ``overlapping``: two RandomResizedCrops of the image. ``disjoint``: two that share no pixel.
         generator: CPU generator; advances by the same amount whatever the device and the sizes of the images.
         device: Device of the views; that of the images by default.
+        rows: Images whose views are made, int64 on the CPU, all by default; they are those of the whole batch.
 
     Returns:
         For each view (B, 3, size, size) float32, normalised by mean and std, and its geometry.
@@ -107,8 +112,13 @@ def two_views(
     """
     device = device or images[0].device
     images, height, width = _placed(images, device)
+    drawn = draw(len(images), height, width, augment, policy, generator)
+    if rows is not None:
+        drawn = drawn[0][rows], drawn[1][rows]
+        images = images[to_device(rows, device)] if isinstance(images, Tensor) else [images[i] for i in rows.tolist()]
+        height, width = (side[rows] if isinstance(side, Tensor) else side for side in (height, width))
     views = []
-    for draws in draw(len(images), height, width, augment, policy, generator):
+    for draws in drawn:
         sides = (to_device(s, device) if isinstance(s, Tensor) else s for s in (height, width))
         place = Geometry(to_device(draws.boxes.float(), device), to_device(draws.flips, device), *sides)
         views.append((render_views(images, draws, augment, device), place))

@@ -3,6 +3,7 @@
 Similarities are computed in blocks of rows that fit in a core's cache, and again in the backward pass, so memory is
 O(n d). Within one set, a pair from two blocks is computed once and used for both of its vectors: with many
 blocks, forward and backward together cost two products of n x n x d, and n^2 exponentials (2 n^2 past SAFE_EXPONENT).
+Processes that share a batch (``losses.distributed``) divide these blocks: a set is then that of all of them together.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from cl_bench.losses.distributed import Alone, processes
 
 BLOCK_ELEMENTS = 2**18  # similarities held at a time: 1 MB in float32, within a core's cache
 GPU_BLOCK_ELEMENTS = 2**22  # 16 MB, within the cache of a large GPU; calculated, not measured
@@ -37,9 +40,11 @@ def logsumexp(x: Tensor, scale: float, group: int = 0, longest: float | None = N
     Raises:
         RuntimeError: If a second derivative is requested.
     """
-    longest = _longest(x) if longest is None else longest
-    out: Tensor = _LogSumExp.apply(_flat(x), None, float(scale), int(group), abs(scale) * longest * longest)
-    return out.reshape(x.shape[:-1])
+    over = processes()
+    whole = over.whole(_flat(x), 1)
+    longest = _longest(whole) if longest is None else longest
+    out: Tensor = _LogSumExp.apply(whole, None, float(scale), int(group), abs(scale) * longest * longest, over)
+    return over.own(out, 1).reshape(x.shape[:-1])
 
 
 def logsumexp_between(
@@ -64,10 +69,12 @@ def logsumexp_between(
     """
     if x.shape[:-2] != y.shape[:-2]:
         raise ValueError(f"x and y must be of the same batches, got {tuple(x.shape)} and {tuple(y.shape)}")
-    longest_x, longest_y = longest or (_longest(x), _longest(y))
+    over = processes()
+    whole_x, whole_y = over.whole(_flat(x), 1), over.whole(_flat(y), 1)
+    longest_x, longest_y = longest or (_longest(whole_x), _longest(whole_y))
     bound = abs(scale) * longest_x * longest_y
-    rows, columns = _LogSumExp.apply(_flat(x), _flat(y), float(scale), int(group), bound)
-    return rows.reshape(x.shape[:-1]), columns.reshape(y.shape[:-1])
+    rows, columns = _LogSumExp.apply(whole_x, whole_y, float(scale), int(group), bound, over)
+    return over.own(rows, 1).reshape(x.shape[:-1]), over.own(columns, 1).reshape(y.shape[:-1])
 
 
 class _LogSumExp(torch.autograd.Function):
@@ -79,7 +86,7 @@ class _LogSumExp(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, a: Tensor, b: Tensor | None, scale: float, group: int, bound: float
+        ctx: Any, a: Tensor, b: Tensor | None, scale: float, group: int, bound: float, over: Alone
     ) -> Tensor | tuple[Tensor, Tensor]:
         x, y = _accumulating(a), None if b is None else _accumulating(b)
         # Where every exponent is known to be small, one common shift works as well as each row's own maximum.
@@ -88,7 +95,7 @@ class _LogSumExp(torch.autograd.Function):
         out_x = x.new_full(x.shape[:2], start)
         out_y = out_x if y is None else y.new_full(y.shape[:2], start)
         with torch.autocast(x.device.type, enabled=False):
-            for g, rows, _, other, s in _blocks(x, y, scale, shift, group):
+            for g, rows, _, other, s in _blocks(x, y, scale, shift, group, over):
                 later = s[..., s.shape[-1] - (other.stop - other.start) :]
                 if shift is None:
                     out_x[g, rows] = torch.logaddexp(out_x[g, rows], torch.logsumexp(s, -1))
@@ -100,11 +107,14 @@ class _LogSumExp(torch.autograd.Function):
                     if later.numel():
                         out_y[g, other] += later.sum(-2)
         outs = (out_x,) if y is None else (out_x, out_y)
-        if shift is not None:
+        if shift is None:
+            over.add_up_logarithms(*outs)
+        else:
+            over.add_up(*outs)
             for out in outs:
                 out.log_().add_(shift)
         ctx.save_for_backward(a, b, *outs)
-        ctx.scale, ctx.shift, ctx.group = scale, shift, group
+        ctx.scale, ctx.shift, ctx.group, ctx.over = scale, shift, group, over
         return out_x if y is None else (out_x, out_y)
 
     @staticmethod
@@ -113,7 +123,8 @@ class _LogSumExp(torch.autograd.Function):
             raise RuntimeError("pairwise.logsumexp has no second derivative: differentiate it without create_graph")
         a, b, *outs = ctx.saved_tensors
         x, y = _accumulating(a), None if b is None else _accumulating(b)
-        shift = ctx.shift
+        shift, over = ctx.shift, ctx.over
+        grads = over.added_up(grads)  # each process has that of its own rows
         # A vector without any pair has out = -inf; +inf in its place makes each of its weights exp(s - inf) = 0.
         norms = [torch.where(torch.isfinite(out), out, torch.inf) for out in outs]
         # The pair (r, c) has weight grad_r exp(s - out_r) + grad_c exp(s - out_c): one exponential with a common shift.
@@ -126,7 +137,7 @@ class _LogSumExp(torch.autograd.Function):
         grad_x = torch.zeros_like(x)
         grad_y = grad_x if y is None else torch.zeros_like(y)
         with torch.autocast(x.device.type, enabled=False):
-            for g, rows, columns, other, s in _blocks(x, y, ctx.scale, shift, ctx.group):
+            for g, rows, columns, other, s in _blocks(x, y, ctx.scale, shift, ctx.group, over):
                 if shift is None:
                     w = torch.exp(s - norm_x[g, rows, None]).mul_(f_x[g, rows, None])
                     w += torch.exp(s - norm_y[g, None, columns]).mul_(f_y[g, None, columns])
@@ -137,6 +148,7 @@ class _LogSumExp(torch.autograd.Function):
                     _add_product(grad_x[g, rows], w, against[g, columns])
                 if later.numel() and (y is None or ctx.needs_input_grad[1]):
                     _add_product(grad_y[g, other], later.mT, x[g, rows])
+        over.add_up(*((grad_x,) if y is None else (grad_x, grad_y)))
         return (
             grad_x.mul_(ctx.scale).to(a.dtype) if ctx.needs_input_grad[0] else None,
             grad_y.mul_(ctx.scale).to(b.dtype) if b is not None and ctx.needs_input_grad[1] else None,
@@ -172,9 +184,9 @@ Part = int | slice
 
 
 def _blocks(
-    x: Tensor, y: Tensor | None, scale: float, shift: float | None, group: int
+    x: Tensor, y: Tensor | None, scale: float, shift: float | None, group: int, over: Alone
 ) -> Iterator[tuple[Part, slice, slice, slice, Tensor]]:
-    """Yield blocks of ``scale * x y^T - shift``, ``-inf`` for excluded pairs.
+    """Yield this process's blocks of ``scale * x y^T - shift``, ``-inf`` for excluded pairs.
 
     Each is (g, rows, columns, other, block), with ``other`` the columns at the block's end to whose own sums the block
     must still be added. All blocks share one buffer, which the caller may overwrite. On a GPU, sets that fit in a block
@@ -197,11 +209,12 @@ def _blocks(
         paired = -(-m // group) * group  # rows past these have no column in their run
         runs = torch.arange(min(n, paired), device=x.device) // group * group  # first column of each row's run
         within = torch.arange(group, device=x.device)
+    begin, end = over.rows(n, y is None)
     for g in parts:
-        start = 0
-        while start < n:
+        start = begin
+        while start < end:
             first = start if y is None else 0
-            stop = n if isinstance(g, slice) else min(n, start + max(MIN_ROWS, elements // max(1, m - first)))
+            stop = end if isinstance(g, slice) else min(end, start + max(MIN_ROWS, elements // max(1, m - first)))
             rows, columns = slice(start, stop), slice(first, m)
             a, b = x[g, rows], against[g, columns].mT
             shape = (*a.shape[:-1], m - first)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cl_bench.losses import pairwise
 from cl_bench.losses.checks import are_gathered, require
+from cl_bench.losses.distributed import processes
 from cl_bench.losses.types import LossTerms, Match
 from cl_bench.spec import Negatives, Scope
 
@@ -65,7 +66,8 @@ def uniformity(z: Tensor, t: float = 1.0, scope: Scope = "same_index") -> Tensor
     if not (t > 0 and math.isfinite(t)):
         raise ValueError(f"uniformity: t must be positive and finite, got {t}")
     _check_choice("scope", scope, get_args(Scope))
-    B, P, _ = z.shape
+    over, P = processes(), z.shape[1]
+    B = z.shape[0] * over.size
     if B * P < 2 or (B < 2 and scope != "all_pairs"):
         raise ValueError(f"uniformity: scope {scope!r} needs two images to pair, got z of shape {tuple(z.shape)}")
     # On unit vectors exp(-t |x - y|^2) = exp(2 t cos - 2 t): a log-sum-exp at temperature 1 / (2 t).
@@ -75,7 +77,7 @@ def uniformity(z: Tensor, t: float = 1.0, scope: Scope = "same_index") -> Tensor
         rows, pairs = pairwise.logsumexp(z.flatten(0, 1), 2 * t, P, longest), B * P * (B - 1) * P
     else:
         rows, pairs = pairwise.logsumexp(z.flatten(0, 1), 2 * t, 1, longest), B * P * (B * P - 1)
-    return torch.logsumexp(rows.flatten(), 0) - 2 * t - math.log(pairs)
+    return over.logsumexp(rows.flatten()) - 2 * t - math.log(pairs)
 
 
 def info_nce(
@@ -118,8 +120,8 @@ def info_nce(
     forth, back = match if isinstance(match, tuple) else (match, None if match is None else match.reversed())
     _check_match(forth, z1)
     _check_match(back, z1)
-    B, P, _ = z1.shape
-    if B * P < 2:
+    over, (B, P, _) = processes(), z1.shape
+    if over.size * B * P < 2:
         raise ValueError(f"info_nce: one image of one cell has no negatives, got z1 of shape {tuple(z1.shape)}")
 
     scale = 1 / temperature
@@ -127,13 +129,13 @@ def info_nce(
         denominators = _denominators(z1, z2, (forth, back), scale, negatives, positive_in_denominator, longest)
         positives = _positive_similarity(z1, z2, forth), _positive_similarity(z2, z1, back)
     anchors = torch.cat([_anchors(forth, z1), _anchors(back, z1)])
-    count = anchors.sum().clamp_min(1)
+    count = over.total(anchors.sum()).clamp_min(1)
     distribution = torch.where(anchors, denominators, 0.0)
     none_left = f"info_nce: negatives {negatives!r} leave an anchor none, z1 of shape {tuple(z1.shape)}"
     require(torch.isfinite(distribution).all(), ValueError, none_left)
     return LossTerms(
-        alignment=-scale * torch.where(anchors, torch.cat(positives), 0.0).sum() / count,
-        distribution=distribution.sum() / count,
+        alignment=-scale * over.total(torch.where(anchors, torch.cat(positives), 0.0).sum()) / count,
+        distribution=over.total(distribution.sum()) / count,
     )
 
 
@@ -198,9 +200,11 @@ def _anchors(match: Match | None, z: Tensor) -> Tensor:
 
 
 def _mean_over_anchors(values: Tensor, match: Match | None) -> Tensor:
+    over = processes()
     if match is None:
-        return values.mean()
-    return torch.where(match.anchors, values, 0.0).sum() / match.anchors.sum().clamp_min(1)
+        return over.total(values.mean()) / over.size
+    count = over.total(match.anchors.sum()).clamp_min(1)
+    return over.total(torch.where(match.anchors, values, 0.0).sum()) / count
 
 
 def _check_features(z: Tensor, name: str) -> tuple[Tensor, float]:
@@ -226,7 +230,8 @@ def _check_features(z: Tensor, name: str) -> tuple[Tensor, float]:
             f"normalise with torch.nn.functional.normalize({name}, dim=-1)"
         ),
     )
-    longest = 1 + tolerance if are_gathered() else float(norms.max())
+    # Processes that share a batch have to agree on it, as on everything that decides how sums are taken.
+    longest = 1 + tolerance if are_gathered() or processes().size > 1 else float(norms.max())
     if z.dtype in (torch.float16, torch.bfloat16):
         z = z.float()  # half-precision terms are summed in float32; the gradient is in half precision again
     return z if z.ndim == 3 else z.unsqueeze(1), longest

@@ -20,7 +20,7 @@ from cl_bench.compute.asked import (
     seed_settings,
     wait_for,
 )
-from cl_bench.compute.devices import default_jobs, usable_devices
+from cl_bench.compute.devices import check_division, check_per_model, default_jobs, usable_devices
 from cl_bench.compute.local import ComputationError, LocalEngine
 from cl_bench.compute.progress import Display
 from cl_bench.errors import SpecError, nearest
@@ -43,6 +43,7 @@ def run(
     data_root: str | Path | None = ...,
     device: str = ...,
     jobs: int | None = ...,
+    gpus_per_model: int = ...,
     progress: bool = ...,
 ) -> Record: ...
 
@@ -62,6 +63,7 @@ def run(
     data_root: str | Path | None = ...,
     device: str = ...,
     jobs: int | None = ...,
+    gpus_per_model: int = ...,
     progress: bool = ...,
 ) -> Records: ...
 
@@ -81,6 +83,7 @@ def run(
     data_root: str | Path | None = None,
     device: str = "auto",
     jobs: int | None = None,
+    gpus_per_model: int = 1,
     progress: bool = True,
 ) -> Record | Records:
     """Compute the records of one row of a profile, or of one spec; what the store holds is taken from there.
@@ -104,6 +107,7 @@ def run(
         data_root: Folder of STL-10, COCO and VOC, for a profile that takes them.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:i``.
         jobs: Worker processes; one a core on a CPU, one on a GPU if None.
+        gpus_per_model: GPUs that pre-train one encoder together; on a CPU, processes.
         progress: Whether to print a line for each encoder that is finished.
 
     Returns:
@@ -124,7 +128,7 @@ def run(
         >>> sorted(records[0].performance)  # in percent: of detection, and of linear evaluation
         ['dense', 'instance']
     """
-    work = _Work(store, method, data_root, device, jobs, progress)
+    work = _Work(store, method, data_root, device, jobs, gpus_per_model, progress)
     if spec is not None:
         (record,), failures = work.pull([spec])
         if record is None:
@@ -158,6 +162,7 @@ class _Work:
         data_root: str | Path | None,
         device: str,
         jobs: int | None,
+        gpus_per_model: int,
         progress: bool,
     ) -> None:
         if not isinstance(method, str):
@@ -166,7 +171,9 @@ class _Work:
         if jobs is not None and jobs < 1:
             raise SpecError(f"jobs must be at least 1, got {jobs}")
         self.devices = usable_devices(device)
-        self.jobs = jobs or default_jobs(self.devices)
+        check_per_model(gpus_per_model, self.devices)
+        self.per_model = gpus_per_model
+        self.jobs = jobs or default_jobs(self.devices, gpus_per_model)
         self.registry = every_method()
         (self.method,) = method_specs([method], self.registry, Path.cwd())
         self.store = Store(Path(store))
@@ -180,10 +187,11 @@ class _Work:
 
     def pull(self, specs: Sequence[RunSpec]) -> tuple[list[Record | None], list[str]]:
         """Compute what is missing; returns records, None for one that failed, and a line for each failure."""
+        check_division(self.per_model, specs)
         display = Display()
         prepare_data(specs, self.store, lambda: self.data, display, lambda: self.console)
         root = self.data.places.root
-        engine = LocalEngine(self.store, self.registry.plugins, self.devices, self.jobs, display, root)
+        engine = LocalEngine(self.store, self.registry.plugins, self.devices, self.jobs, display, root, self.per_model)
         try:
             wait_for(specs, engine, display, lambda: self.console)
             return outcomes(specs, engine)

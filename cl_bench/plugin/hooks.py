@@ -11,6 +11,7 @@ import pytest
 from cl_bench.claims.comparison import REFERENCE
 from cl_bench.claims.sequential import Look
 from cl_bench.compute.asked import prepare_data
+from cl_bench.compute.devices import check_division
 from cl_bench.compute.runner import load_record
 from cl_bench.errors import PluginError
 from cl_bench.folders import suites_folder
@@ -84,7 +85,7 @@ class Hooks:
             or_usage_error(lambda: check_detector(detector))
         if option.method:
             _ = self.session.methods
-        if option.jobs is not None or option.device != "auto" or option.engine != "local":
+        if option.jobs is not None or option.device != "auto" or option.engine != "local" or option.gpus_per_model != 1:
             _ = self.session.workers
         if option.store != ".cl_bench":
             _ = self.session.store
@@ -169,6 +170,8 @@ class Hooks:
         wanted = self.wanted(session.items)
         if not wanted:
             return
+        per_model = self.session.options.gpus_per_model
+        or_usage_error(lambda: check_division(per_model, (spec for specs in wanted.values() for spec in specs)))
         if self.session.options.plan:
             self.planner.show(wanted, lambda look: self.wanted(session.items, look))
         elif not self.session.options.from_store:

@@ -58,6 +58,14 @@ OPTIONS = (
     _Option("detector", metavar="torchvision|detectron2", help="backend of detection (default: the profile's)"),
     _Option("device", default="auto", metavar="auto|cpu|cuda[:i]", help="where to train (default: auto)"),
     _Option("jobs", type=int, metavar="N", help="worker processes (default: one a core on a CPU, one on a GPU)"),
+    _Option(
+        "gpus-per-model",
+        type=int,
+        default=1,
+        metavar="N",
+        help="GPUs that pre-train one encoder together, with the batch divided among them; on a CPU, processes "
+        "(default: 1)",
+    ),
     _Option("engine", default="local", choices=("local", "ray"), help="workers on this machine, or on a Ray cluster"),
     _Option("store", default=".cl_bench", metavar="DIR", help="where results are kept (default: .cl_bench)"),
     _Option("report", metavar="DIR", help="where table and figures are written (default: STORE/report/PROFILE)"),
@@ -102,6 +110,7 @@ class Options:
     detector: str | None
     device: str
     jobs: int | None
+    gpus_per_model: int
     engine: str
     store: str
     report: str | None

@@ -34,6 +34,8 @@ class Planner:
         state = self._state(wanted)
         # Of several looks the power is the last one's alone, which the others add to.
         console.print(plan_table(state, looks[-1].alpha, self.session.engine.jobs, self._estimates(state)))
+        if (together := self.session.options.gpus_per_model) > 1:
+            console.print(f"Times are those of one device a model: {together} pre-train it in less.", highlight=False)
         if len(looks) > 1:
             costs = [self.cost(by_look(look)) for look in looks]
             console.print(looks_table([(look, *cost) for look, cost in zip(looks, costs, strict=True)]))

@@ -31,7 +31,7 @@ from cl_bench.compute.asked import (
     seed_settings,
     wait_for,
 )
-from cl_bench.compute.devices import default_jobs, usable_devices
+from cl_bench.compute.devices import check_per_model, default_jobs, usable_devices
 from cl_bench.compute.local import LocalEngine
 from cl_bench.compute.progress import Display
 from cl_bench.compute.runner import load_record
@@ -317,7 +317,8 @@ class Session:
         """Engine that computes missing records."""
         kind, devices, jobs = self.workers
         _ = self.methods  # by now the registry knows the files that --method names
-        return kind(self.store, self.registry.plugins, devices, jobs, self.display, self.data.places.root)
+        where, per_model = self.data.places.root, self.options.gpus_per_model
+        return kind(self.store, self.registry.plugins, devices, jobs, self.display, where, per_model)
 
     @cached_property
     def workers(self) -> tuple[type[LocalEngine], list[str], int]:
@@ -325,13 +326,19 @@ class Session:
         option = self.options
         if option.jobs is not None and option.jobs < 1:
             raise pytest.UsageError(f"--jobs must be at least 1, got {option.jobs}")
+        per_model = option.gpus_per_model
         if option.engine == "ray":
+            if per_model != 1:
+                raise pytest.UsageError(
+                    f"--gpus-per-model {per_model}: with --engine ray a model has one GPU; leave out one of the two"
+                )
             from cl_bench.compute.ray import RayEngine, joined
 
             devices, count = or_usage_error(lambda: joined(option.device))
             return RayEngine, devices, option.jobs or (1 if self.is_worker else count)
         devices = or_usage_error(lambda: usable_devices(option.device))
-        return LocalEngine, devices, option.jobs or default_jobs(devices)
+        or_usage_error(lambda: check_per_model(per_model, devices))
+        return LocalEngine, devices, option.jobs or default_jobs(devices, per_model)
 
     @cached_property
     def display(self) -> Display:

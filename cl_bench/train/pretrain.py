@@ -15,12 +15,14 @@ from cl_bench.encoders import Encoder
 from cl_bench.encoders.trainable import trainable
 from cl_bench.errors import Diverged, MethodError
 from cl_bench.losses.checks import gathering, require
+from cl_bench.losses.distributed import ALONE, Alone
 from cl_bench.losses.optima import position_only_loss
 from cl_bench.losses.reference import whole_loss
 from cl_bench.losses.types import DenseViews, LossTerms, correct_positives
 from cl_bench.methods.method import Method
 from cl_bench.spec import AlignUniform, InfoNCE, OptimiserSpec, PretrainSpec, RandomInit
 from cl_bench.train.checkpoint import Checkpoint
+from cl_bench.train.distributed import add_gradients, loss_of, resumed, synchronised, whole_views
 from cl_bench.train.forward import InChunks, Network, forward
 from cl_bench.train.rng import random_state, seeded, set_random_state
 from cl_bench.train.view_batches import pairs_of_views
@@ -57,6 +59,7 @@ def pretrain(
     device: torch.device,
     on_step: OnStep | None = None,
     checkpoint: Checkpoint | None = None,
+    over: Alone = ALONE,
 ) -> Pretrained:
     """Pre-train an encoder; on a CPU the same spec gives the same weights bit for bit, interrupted or not.
 
@@ -68,6 +71,8 @@ def pretrain(
         on_step: Function that is called after each step with (steps done, steps in all).
         checkpoint: Checkpoint to continue from and to keep the state in. A method with learnt parameters of its own
             must keep them in its head's state.
+        over: Processes that train the encoder together, each of which calls this; the first keeps the checkpoint. The
+            result is that of one process up to rounding, unless a network or a method draws random numbers.
 
     Raises:
         Diverged: If a feature, a loss or a weight is not finite; a feature and a loss with the step. On a GPU features
@@ -82,7 +87,7 @@ def pretrain(
         least = spec.optimiser.batch
         raise ValueError(f"pre-training needs a batch of {least} images at least, the data set has {len(data)}")
     with seeded(spec.seed + 1, device):  # the head's weights, and what a plugin draws in training
-        return _trained(encoder, spec, method, data, device, on_step, checkpoint)
+        return _trained(encoder, spec, method, data, device, on_step, checkpoint, over)
 
 
 def _trained(
@@ -93,15 +98,17 @@ def _trained(
     device: torch.device,
     on_step: OnStep | None,
     checkpoint: Checkpoint | None,
+    over: Alone,
 ) -> Pretrained:
     head = method.build_head(encoder, spec.encoder).to(device)
     plan, objective = spec.optimiser, spec.objective
     assert not isinstance(objective, RandomInit)
     steps = plan.epochs * (len(data) // plan.batch)
-    optimiser = _optimiser([*encoder.parameters(), *head.parameters()], plan)
+    parameters = [*encoder.parameters(), *head.parameters()]
+    optimiser = _optimiser(parameters, plan)
     peak = plan.lr * (objective.temperature if plan.per_temperature and isinstance(objective, InfoNCE) else 1.0)
     log = _Log(method, objective)
-    state = checkpoint.load() if checkpoint else None
+    state = resumed(checkpoint, device, over)
     if state:
         encoder.load_state_dict(state["encoder"])
         head.load_state_dict(state["head"])
@@ -110,31 +117,32 @@ def _trained(
         set_random_state(state["random"], device)
     encoder.train()
     network: Network = torch.compile(encoder) if plan.compile else encoder
-    through = partial(forward, network, head, method, precision=plan.precision)
-    chunks = InChunks(through, (encoder, head), plan.chunk) if plan.chunk else None
+    through = synchronised(partial(forward, network, head, method, precision=plan.precision), over)
+    chunks = InChunks(through, (encoder, head), plan.chunk // over.size) if plan.chunk else None
 
     def told_as(error: Exception) -> Exception:
         return error if isinstance(error, Diverged) else MethodError(f"{method}: {error}")
 
-    views_of_batches = pairs_of_views(spec, data, device, state["place"] if state else None)
+    views_of_batches = pairs_of_views(spec, data, device, state["place"] if state else None, over)
     with closing(views_of_batches) as batches, gathering(device, told_as) as checks:
         for step, pair, place in batches:
             for group in optimiser.param_groups:
                 group["lr"] = peak * _rate(plan, step, steps)
             views = chunks.forward(pair) if chunks else through(pair)
-            finite = torch.isfinite(views.z1).all() & torch.isfinite(views.z2).all()
+            finite = over.all(torch.isfinite(views.z1).all() & torch.isfinite(views.z2).all())
             require(finite, Diverged, "features not finite", f" at step {step} of {steps}")
-            terms = method.checked_loss(views, objective)
+            terms = loss_of(method, views, objective, over)
             loss = terms.total
             optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             if chunks:
                 chunks.backward(views)
+            add_gradients(parameters, over)
             optimiser.step()
             if step % plan.log_every == 0 or step == steps - 1:
                 checks.read(f" by step {step} of {steps}")
-                log.add(step, steps, optimiser.param_groups[0]["lr"], views, terms)
-            if checkpoint and checkpoint.due:
+                log.add(step, steps, optimiser.param_groups[0]["lr"], whole_views(views, over), terms)
+            if checkpoint and over.rank == 0 and checkpoint.due:
                 checkpoint.save(
                     {
                         "encoder": encoder.state_dict(),

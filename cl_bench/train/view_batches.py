@@ -14,7 +14,8 @@ from cl_bench.data import Dataset
 from cl_bench.data.dataset import take
 from cl_bench.data.on_device import on_device
 from cl_bench.data.views import Geometry, two_views
-from cl_bench.spec import PretrainSpec
+from cl_bench.losses.distributed import ALONE, Alone
+from cl_bench.spec import OptimiserSpec, PretrainSpec
 
 T = TypeVar("T")
 PairOfViews = tuple[tuple[Tensor, Geometry], tuple[Tensor, Geometry]]
@@ -25,7 +26,9 @@ KEPT_VIEWS = 2**28  # most bytes of float32 views that are kept for the next enc
 _kept: list[tuple[Dataset, tuple[object, ...], list[tuple[int, PairOfViews, Place]]]] = []  # of one data set at most
 
 
-def pairs_of_views(spec: PretrainSpec, data: Dataset, device: torch.device, place: Place | None) -> Batches:
+def pairs_of_views(
+    spec: PretrainSpec, data: Dataset, device: torch.device, place: Place | None, over: Alone = ALONE
+) -> Batches:
     """Yield each step with the two views of its batch and the position to continue from after it.
 
     Images of one size are copied to a GPU once, if they fit there, and their views are made from that copy. Views are
@@ -33,17 +36,18 @@ def pairs_of_views(spec: PretrainSpec, data: Dataset, device: torch.device, plac
     file. Close the generator to end the thread that makes them.
 
     The views depend on neither method nor objective, so the encoders of a sweep share them: if all of them fit in
-    ``KEPT_VIEWS``, they are kept for the next encoder.
+    ``KEPT_VIEWS``, they are kept for the next encoder. Of processes that train one model together each makes the views
+    of its part of the batch; they are those of one process.
     """
     plan = spec.optimiser
-    same = (spec.augment, spec.views, plan.batch, plan.epochs, spec.seed, device)
+    same = (spec.augment, spec.views, plan.batch, plan.epochs, spec.seed, device, over.rank, over.size)
     if _kept and _kept[0][0] is data and _kept[0][1] == same:
         yield from _kept[0][2][place["step"] if place else 0 :]
         return
     _kept.clear()
     made: list[tuple[int, PairOfViews, Place]] = []
-    fits = plan.epochs * len(data) * 2 * 3 * spec.augment.size**2 * 4 <= KEPT_VIEWS
-    drawn = _drawn(spec, data, device, place)
+    fits = plan.epochs * len(data) * 2 * 3 * spec.augment.size**2 * 4 // over.size <= KEPT_VIEWS
+    drawn = _drawn(spec, data, device, place, part_of_batch(plan, over))
     inline = device.type == "cpu" and isinstance(data.images, Tensor)
     with closing(drawn if inline else one_ahead(drawn)) as items:
         for item in items:
@@ -64,7 +68,19 @@ def one_ahead(items: Iterator[T]) -> Generator[T, None, None]:
             yield item  # type: ignore[misc]
 
 
-def _drawn(spec: PretrainSpec, data: Dataset, device: torch.device, place: Place | None) -> Batches:
+def part_of_batch(plan: OptimiserSpec, over: Alone) -> Tensor | None:
+    """Return the places in a batch of this process's images, (B / N,) int64; None where it has all of them.
+
+    Every chunk is divided, so that batch norm's statistics are those of the same images as in one process.
+    """
+    if over.size == 1:
+        return None
+    return torch.arange(plan.batch).view(-1, over.size, (plan.chunk or plan.batch) // over.size)[:, over.rank].flatten()
+
+
+def _drawn(
+    spec: PretrainSpec, data: Dataset, device: torch.device, place: Place | None, rows: Tensor | None
+) -> Batches:
     plan, draws = spec.optimiser, torch.Generator().manual_seed(spec.seed)
     if place:
         draws.set_state(place["draws"].cpu())
@@ -75,5 +91,5 @@ def _drawn(spec: PretrainSpec, data: Dataset, device: torch.device, place: Place
         if order is None or step % batches == 0:
             order = torch.randperm(len(data), generator=draws)
         index = order[step % batches * plan.batch :][: plan.batch]
-        pair = two_views(take(images, index), spec.augment, spec.views, draws, device)
+        pair = two_views(take(images, index), spec.augment, spec.views, draws, device, rows)
         yield step, pair, {"step": step + 1, "order": order, "draws": draws.get_state()}
