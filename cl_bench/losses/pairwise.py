@@ -155,6 +155,7 @@ class _LogSumExp(torch.autograd.Function):
             None,
             None,
             None,
+            None,
         )
 
 

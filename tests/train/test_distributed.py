@@ -253,12 +253,13 @@ def test_every_process_has_the_same_bits(shared, name):
 
 @pytest.mark.parametrize("name", EXACT)
 def test_a_training_gives_the_weights_and_the_figures_of_one_process(shared, alone, name):
+    """Within what rounding grows to over the steps; ``test_gradients_...`` is exact about one."""
     found, expected = shared[0]["trained"][name], alone[name]
     for a, b in zip(found["weights"], expected["weights"], strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(a, b, rtol=1e-2, atol=1e-3)
     for mine, theirs in zip(found["history"], expected["history"], strict=True):
-        assert mine == pytest.approx(theirs, rel=1e-4)
-    assert found["figures"][1:] == pytest.approx(expected["figures"][1:], rel=1e-4, nan_ok=True)
+        assert mine == pytest.approx(theirs, rel=1e-3)
+    assert found["figures"][1:] == pytest.approx(expected["figures"][1:], rel=1e-3, nan_ok=True)
     assert found["figures"][0] <= 1e-5
 
 
