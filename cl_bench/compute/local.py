@@ -4,29 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import secrets
 import sys
 import tempfile
 import threading
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Protocol
+from typing import IO, Any, Protocol
 
-from cl_bench.compute.process import Process, WorkerProcess
+from cl_bench.compute.process import Process, WorkerProcess, last_line
 from cl_bench.compute.runner import lacking, load_record
+from cl_bench.errors import PlainError, first_line, plain
 from cl_bench.spec import RunSpec
 from cl_bench.spec.records import RANDOM_INIT, Record
 from cl_bench.store import Store, StoreWarning
 
-if TYPE_CHECKING:
-    pass
-
 POLL = 0.5  # seconds between two checks of a run that another process is computing
 
 
-class ComputationError(RuntimeError):
+class ComputationError(PlainError, RuntimeError):
     """Failure to compute a record; the message is one line."""
 
 
@@ -72,6 +71,7 @@ class LocalEngine:
         jobs: Largest number of worker processes; they start only when something is missing from the store.
         watcher: Observer of the progress.
         data_root: Folder of the data sets.
+        timeout: Seconds that a worker may take for a spec, its own start included, before it is ended.
     """
 
     def __init__(
@@ -82,8 +82,10 @@ class LocalEngine:
         jobs: int,
         watcher: Watcher,
         data_root: Path | None = None,
+        timeout: float = math.inf,
     ) -> None:
         self.store = store
+        self.timeout = timeout
         self.watcher = watcher
         self._settings = {
             "store": str(store.root),
@@ -180,7 +182,7 @@ class LocalEngine:
                 if outcome is not None:
                     outcome, further = self._after(spec, plugin, outcome)
             except Exception as error:  # if the thread ended silently, others would wait for ever
-                outcome = ComputationError(f"{spec.case}: {type(error).__name__}: {error}")
+                outcome = ComputationError(f"{spec.case}: {first_line(error)}")
                 if desk.process is not None:
                     desk.process.stop()  # it may still be computing this spec
             if outcome is None:
@@ -255,6 +257,33 @@ class LocalEngine:
             if not free:  # known without starting a process
                 return None
         process = self._seated(desk, plugin)
+        with self._limited(process) as late:
+            answer = self._answer(desk, process, spec, plugin)
+        if late.is_set() and isinstance(answer, ComputationError):
+            limit = f"{self.timeout:,.0f} s (--timeout-per-encoder)"
+            return ComputationError(f"{spec.case}: not done within {limit}; its worker process was ended")
+        return answer
+
+    @contextlib.contextmanager
+    def _limited(self, process: Process) -> Iterator[threading.Event]:
+        """End a process that is still at work after the timeout; yields an event that says so."""
+        late = threading.Event()
+
+        def end() -> None:
+            late.set()
+            process.stop()
+
+        timer = threading.Timer(min(self.timeout, threading.TIMEOUT_MAX), end)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield late
+        finally:
+            timer.cancel()
+            timer.join()  # or it would end the process within its next spec
+
+    def _answer(self, desk: Desk, process: Process, spec: RunSpec, plugin: str) -> Record | ComputationError | None:
+        """Return the answer of a process to a spec, as ``_one``."""
         self.watcher.started(desk.number, spec)
         tag = f"{spec.key}-{secrets.token_hex(8)}"
         process.send({"spec": spec.model_dump(mode="json"), "plugin": plugin, "tag": tag})
@@ -265,7 +294,7 @@ class LocalEngine:
             elif event["event"] == "step":
                 self.watcher.stepped(desk.number, event["stage"], event["done"], event["total"])
             elif event["event"] == "warning":
-                self._warnings.append((event["text"], StoreWarning))
+                self._warnings.append((plain(event["text"]), StoreWarning))
             elif event["event"] == "busy":
                 return None
             elif event["event"] == "failed":
@@ -275,10 +304,9 @@ class LocalEngine:
                 return found or ComputationError(f"{spec.case}: computed, but the store does not hold it")
         code = process.stop()
         assert desk.errors is not None
-        desk.errors.seek(0)
-        said = desk.errors.read().strip().splitlines()
+        said = last_line(desk.errors)
         why = f"killed by signal {-code}" if code < 0 else f"exit status {code}"
-        return ComputationError(f"{spec.case}: its worker process ended ({why}){': ' + said[-1] if said else ''}")
+        return ComputationError(f"{spec.case}: its worker process ended ({why}){f': {said}' if said else ''}")
 
     def _seated(self, desk: Desk, plugin: str) -> Process:
         """Return the process of a desk, or a new one if it has ended or has imported another plugin."""

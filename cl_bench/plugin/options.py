@@ -58,6 +58,11 @@ OPTIONS = (
     _Option("detector", metavar="torchvision|detectron2", help="backend of detection (default: the profile's)"),
     _Option("device", default="auto", metavar="auto|cpu|cuda[:i]", help="where to train (default: auto)"),
     _Option("jobs", type=int, metavar="N", help="worker processes (default: one a core on a CPU, one on a GPU)"),
+    _Option(
+        "timeout-per-encoder",
+        metavar="1h30m",
+        help="time that a worker may take for an encoder; one that takes longer is ended, the encoder counts as failed",
+    ),
     _Option("engine", default="local", choices=("local", "ray"), help="workers on this machine, or on a Ray cluster"),
     _Option("store", default=".cl_bench", metavar="DIR", help="where results are kept (default: .cl_bench)"),
     _Option("report", metavar="DIR", help="where table and figures are written (default: STORE/report/PROFILE)"),
@@ -102,6 +107,7 @@ class Options:
     detector: str | None
     device: str
     jobs: int | None
+    timeout_per_encoder: str | None
     engine: str
     store: str
     report: str | None
@@ -151,4 +157,4 @@ def or_usage_error(make: Callable[[], T], what: str = "") -> T:
     except (SpecError, PluginError) as error:
         raise pytest.UsageError(str(error)) from None
     except OSError as error:
-        raise pytest.UsageError(f"{what}: {error.strerror or error}") from None
+        raise pytest.UsageError(f"{what or error.filename}: {error.strerror or error}") from None
