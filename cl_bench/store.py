@@ -155,8 +155,13 @@ class Run:
 
     @contextmanager
     def locked(self) -> Iterator[bool]:
-        """Lock this run; yield False at once if another process holds it. The lock ends with the process."""
+        """Lock this run; yield False at once if another process holds it. The lock ends with the process.
+
+        Whoever holds it removes what a killed process had not written to the end.
+        """
         with locked(self.path) as mine:
+            for path in self.path.rglob(f".*-{'?' * 8}") if mine else ():
+                path.unlink(missing_ok=True)
             yield mine
 
 

@@ -126,6 +126,29 @@ def test_a_file_system_without_locks_is_told_in_one_line(
         pass
 
 
+def test_what_a_killed_process_did_not_write_to_the_end_goes_with_the_next_lock(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise SystemExit  # before anything is put right, as by a signal
+
+    before = sorted(run.path.rglob("*"))
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(Path, "unlink", lambda *_, **__: None)
+        patch.setattr(Path, "replace", killed)
+        run.write("evals/linear", {"value": "new"})
+    (left,) = run.path.glob("evals/.linear.json-*")
+    with run.locked() as mine:
+        assert mine and not left.exists()
+        left.touch()
+        with run.locked() as second:
+            assert not second and left.exists(), "it is the holder's, who may be writing it"
+    with run.locked():
+        pass
+    (run.path / "lock").unlink()
+    assert sorted(run.path.rglob("*")) == before
+
+
 @contextmanager
 def as_nobody() -> Iterator[None]:
     """Have the rights of a user who owns nothing; who is not root already has no right to root's files."""
