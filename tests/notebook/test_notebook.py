@@ -152,6 +152,11 @@ def test_a_stored_row_is_loaded_and_nothing_is_computed(
         ({"set": ["optimiser.epoch=2"]}, "optimiser.epoch.*did you mean 'optimiser.epochs'|epochs"),
         ({"set": "optimiser.epochs=2"}, "set='optimiser.epochs=2': takes a list"),
         ({"jobs": 0}, "jobs must be at least 1, got 0"),
+        (
+            {"timeout_per_encoder": "soon"},
+            r"^timeout_per_encoder takes hours, minutes and seconds, as 90s.* got .soon.",
+        ),
+        ({"timeout_per_encoder": 3600}, r"^timeout_per_encoder takes hours, .* got .3600."),
         ({"device": "gpu9"}, "gpu9"),
         ({"data_root": "nowhere"}, "--data-root nowhere: no such folder"),
     ],
