@@ -13,6 +13,7 @@ from cl_bench.store import Run
 
 HEAD = TAIL = 2**19
 """Bytes that are kept of the beginning and of the end of what is printed."""
+COPIES = 3
 EVERY = 0.1  # seconds between two looks at the size of the file
 _LEFT_OUT = re.compile(rb"\n\[ *([\d,]{1,24}) bytes are left out here\]\n")
 
@@ -27,9 +28,10 @@ def output_to(run: Run) -> Iterator[None]:
     sys.stdout.flush()
     sys.stderr.flush()
     kept = os.dup(1), os.dup(2)
-    target = os.open(run.path / "output.txt", os.O_RDWR | os.O_CREAT | os.O_APPEND)
+    target = os.open(run.path / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    cutting = os.open(run.path / "output.txt", os.O_RDWR)  # in one for appending no place can be written to
     over = threading.Event()
-    trimming = threading.Thread(target=_trim_until, args=(over, target), daemon=True)
+    trimming = threading.Thread(target=_trim_until, args=(over, cutting), daemon=True)
     trimming.start()
     try:
         os.dup2(target, 1)
@@ -46,6 +48,7 @@ def output_to(run: Run) -> Iterator[None]:
             over.set()
             trimming.join()
             os.close(target)
+            os.close(cutting)
 
 
 def _trim_until(over: threading.Event, file: int) -> None:
@@ -62,11 +65,11 @@ def _try_to_trim(file: int) -> None:
 def trim(file: int) -> None:
     """Cut the middle out of a file that is larger than ``HEAD + TAIL``, and say there how many bytes it had.
 
-    Others may append to it meanwhile. What they write within the few microseconds between the last reading and the cut
-    is lost with the middle.
+    The tail is copied to its new place before the file is cut, so that a kill at any moment loses none of it. Others
+    may append meanwhile; only what comes between the last copy and the cut, mere microseconds, is lost.
 
     Args:
-        file: Descriptor of the file, open for reading and for appending.
+        file: Descriptor of the file, open for reading and writing, but not for appending.
     """
     size = os.fstat(file).st_size
     if size <= HEAD + TAIL + len(_line(0)):
@@ -75,10 +78,13 @@ def trim(file: int) -> None:
     left_out = size - TAIL - HEAD
     if before:
         left_out += int(before[1].replace(b",", b"")) - len(before[0])
-    tail = os.pread(file, 2 * TAIL, size - TAIL)
-    left_out += os.fstat(file).st_size - (size - TAIL) - len(tail)
-    os.ftruncate(file, HEAD)
-    os.write(file, _line(left_out) + tail)
+    begin, end = size - TAIL, HEAD + len(_line(0))
+    for _ in range(COPIES):  # the first is the tail, the others what was appended meanwhile
+        piece = os.pread(file, TAIL, begin)
+        os.pwrite(file, piece, end)
+        begin, end = begin + len(piece), end + len(piece)
+    os.pwrite(file, _line(left_out + os.fstat(file).st_size - begin), HEAD)
+    os.ftruncate(file, end)
 
 
 def _line(left_out: int) -> bytes:

@@ -126,10 +126,10 @@ def _one_line(error: Exception, log: Path) -> str:
     if isinstance(error, PluginError | OutOfMemory | SpecError):
         return first_line_of(str(error)) or type(error).__name__
     try:
-        with log.open("a+", errors="backslashreplace") as file:
+        with log.open("a", errors="backslashreplace") as file:
             traceback.print_exception(error, file=file)
-            file.flush()
-            trim(file.fileno())
+        with log.open("r+b") as whole:
+            trim(whole.fileno())
     except OSError:  # a full disk is the likely reason
         return first_line(error)
     return f"{first_line(error)} (traceback in {log})"

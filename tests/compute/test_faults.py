@@ -135,14 +135,14 @@ def cut(content: bytes) -> tuple[bytes, int, bytes]:
 @pytest.mark.parametrize("pieces", [[5_000_000], [900_000, 900_000], [1_100_000] + [700_000] * 9, [3_000_000] * 4])
 def test_head_and_tail_are_kept_and_what_is_between_is_counted(tmp_path: Path, pieces: list[int]) -> None:
     everything = b"".join(b"%09d\n" % n for n in range(sum(pieces) // 10))
-    file = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT | os.O_APPEND)
     done = 0
     for piece in pieces:
-        os.write(file, everything[done : done + piece])
+        with (tmp_path / "file").open("ab") as file:
+            file.write(everything[done : done + piece])
         done += piece
-        trim(file)
-        trim(file)
-    os.close(file)
+        with (tmp_path / "file").open("r+b") as file:
+            trim(file.fileno())
+            trim(file.fileno())
     content = (tmp_path / "file").read_bytes()
     head, left_out, tail = cut(content)
     assert len(content) == HEAD + LINE + TAIL
@@ -153,10 +153,48 @@ def test_head_and_tail_are_kept_and_what_is_between_is_counted(tmp_path: Path, p
 def test_what_fits_stays_as_it_is(tmp_path: Path) -> None:
     content = os.urandom(HEAD + TAIL)
     (tmp_path / "file").write_bytes(content)
-    file = os.open(tmp_path / "file", os.O_RDWR | os.O_APPEND)
-    trim(file)
-    os.close(file)
+    with (tmp_path / "file").open("r+b") as file:
+        trim(file.fileno())
     assert (tmp_path / "file").read_bytes() == content
+
+
+def test_what_is_appended_while_it_is_cut_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, real, said = tmp_path / "file", os.pread, [b"one more\n", b"another\n"]
+    path.write_bytes(b"x" * 3 * (HEAD + TAIL))
+
+    def slow(*asked: int) -> bytes:
+        found = real(*asked)
+        with path.open("ab") as others:
+            others.write(said.pop(0) if said else b"")
+        return found
+
+    monkeypatch.setattr(os, "pread", slow)
+    with path.open("r+b") as file:
+        trim(file.fileno())
+    _, left_out, tail = cut(path.read_bytes())
+    assert tail == b"x" * TAIL + b"one more\nanother\n"
+    assert left_out == 3 * (HEAD + TAIL) - HEAD - TAIL
+
+
+@pytest.mark.parametrize("call", ["pread", "pwrite", "ftruncate"])
+def test_a_kill_while_it_is_cut_leaves_head_and_tail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"head\n" + b"x" * 3 * (HEAD + TAIL) + b"tail\n")
+    real, calls = getattr(os, call), []
+
+    def killed(*given: object) -> object:
+        calls.append(given)
+        if len(calls) > (call != "ftruncate"):
+            raise SystemExit
+        return real(*given)
+
+    monkeypatch.setattr(os, call, killed)
+    with path.open("r+b") as file, pytest.raises(SystemExit):
+        trim(file.fileno())
+    content = path.read_bytes()
+    assert content.startswith(b"head\nx") and content.endswith(b"xtail\n")
 
 
 @pytest.fixture
