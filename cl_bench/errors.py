@@ -1,14 +1,38 @@
 """Errors and warnings that are reported to the user in one line."""
 
 import difflib
+import unicodedata
 from collections.abc import Sequence
 
+LONGEST_LINE = 2000
+"""Most characters of a line that is quoted from an error."""
 
-class Diverged(ArithmeticError):
+
+def plain(text: str) -> str:
+    r"""Return a text with its control characters written out, as ``\x1b``, so that a terminal does not obey them.
+
+    So are those that turn the direction of writing, and lone surrogates, which cannot be encoded; newlines stay.
+    """
+    if text.isprintable():
+        return text
+    unseen = ("Cc", "Cf", "Cs", "Zl", "Zp")
+    return "".join(
+        c.encode("unicode_escape").decode() if c != "\n" and unicodedata.category(c) in unseen else c for c in text
+    )
+
+
+class PlainError(Exception):
+    """An error whose message may quote what a plugin or a file says, which the terminal must not obey."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(plain(message))
+
+
+class Diverged(PlainError, ArithmeticError):
     """A loss or a feature that is not finite; the run ends as ``diverged`` and is left out of tau by name."""
 
 
-class PluginError(ValueError):
+class PluginError(PlainError, ValueError):
     """A plugin, of any kind, that cannot be found, loaded or used."""
 
 
@@ -32,7 +56,7 @@ class OutOfMemory(RuntimeError):
     """A stage that needs more memory than the device has; the message says what to try."""
 
 
-class SpecError(ValueError):
+class SpecError(PlainError, ValueError):
     """A profile, option or setting that is not valid; its message is one line for the user."""
 
 
@@ -55,9 +79,16 @@ def nearest(name: str, known: Sequence[str]) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Return an error's type and the first line of its message."""
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+    """Return an error's type and the first line of its message, in plain characters and not without end."""
+    said = first_line_of(str(error))
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+
+
+def first_line_of(text: str) -> str:
+    """Return the first line of a text that says something, as ``first_line``."""
+    lines = text.strip().splitlines()
+    line = plain(lines[0]) if lines else ""
+    return line if len(line) <= LONGEST_LINE else f"{line[:LONGEST_LINE]}\u2026"
 
 
 def line_in(error: BaseException, file: str) -> int | None:

@@ -8,10 +8,14 @@ record of which run they are.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
+import math
 import os
+import secrets
+import stat
 import tempfile
 import time
 import warnings
@@ -20,7 +24,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from cl_bench.errors import SpecError
 from cl_bench.forks import own
+
+LARGEST = 2**24
+"""Most bytes of a JSON record, a thousand times what any has; more is damage, and not parsed."""
+_IN_THE_WAY = errno.ELOOP, errno.ENOTDIR
+_NO_LOCKS = errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL
 
 
 class StoreWarning(UserWarning):
@@ -45,6 +55,16 @@ class Store:
         """Return the run of that key, which need not exist in the store yet."""
         return Run(self, key)
 
+    def check_locks(self) -> None:
+        """Refuse a store that runs cannot be locked in.
+
+        Raises:
+            SpecError: Its file system has no locks.
+            OSError: It cannot be written.
+        """
+        with tempfile.TemporaryFile(dir=self.root) as file:
+            _lock(file.fileno(), self.root, wait=False)
+
     def set_aside(self, path: Path, why: str) -> None:
         """Move a damaged file out of the way, with a warning; its content is then computed again."""
         set_aside(path, self.root / "runs", self.root / "set_aside", why)
@@ -63,13 +83,10 @@ class Run:
 
         A record that is damaged, belongs to another run, or has a ``complaint`` is set aside and counts as absent.
         """
-        path = self.path / f"{name}.json"
-        try:
-            payload = unsealed(path.read_bytes())
-        except FileNotFoundError:
+        content = self.content(f"{name}.json", LARGEST)
+        if content is None:
             return None
-        except IsADirectoryError:
-            payload = None
+        payload = unsealed(content)
         if payload is None:
             wrong = "not a whole record"
         elif payload.pop("record", None) != self.identity(name):
@@ -77,9 +94,30 @@ class Run:
         else:
             wrong = complaint(payload)
         if wrong:
-            self.store.set_aside(path, wrong)
+            self.store.set_aside(self.path / f"{name}.json", wrong)
             return None
         return payload
+
+    def content(self, name: str, most: float = math.inf) -> bytes | None:
+        """Return the bytes of a file; None if there is none, or if it is set aside.
+
+        That happens to anything but a file of at most ``most`` bytes, and to what stands in the way of one, such as a
+        link that leads to itself.
+        """
+        path = self.path / name
+        try:
+            found = path.stat()
+            if stat.S_ISREG(found.st_mode) and found.st_size <= most:
+                return path.read_bytes()
+            wrong = f"{found.st_size:,} bytes are no record" if stat.S_ISREG(found.st_mode) else "not a file"
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            if error.errno not in _IN_THE_WAY:
+                raise
+            wrong = os.strerror(error.errno).lower()
+        self.store.set_aside(path, wrong)
+        return None
 
     def write(self, name: str, payload: dict[str, Any]) -> None:
         """Write a JSON record atomically: all of it or, on an error, nothing."""
@@ -96,13 +134,9 @@ class Run:
 
     def read_bytes(self, name: str, sha256: str) -> bytes | None:
         """Read a file with a known hash; None if it does not exist or its hash differs (then it is set aside)."""
-        path = self.path / name
-        try:
-            content = path.read_bytes()
-        except FileNotFoundError:
-            return None
-        if hashlib.sha256(content).hexdigest() != sha256:
-            self.store.set_aside(path, "hash is off")
+        content = self.content(name)
+        if content is not None and hashlib.sha256(content).hexdigest() != sha256:
+            self.store.set_aside(self.path / name, "hash is off")
             return None
         return content
 
@@ -111,7 +145,7 @@ class Run:
         with self.locked() as mine:
             if not mine:
                 return False
-            kept = self.store.root / "set_aside" / f"{self.path.name}-{time.time_ns()}"
+            kept = self.store.root / "set_aside" / f"{self.path.name}-{_moment()}"
             kept.mkdir(parents=True)
             # The status first: without it the run counts as untrained, even if this is interrupted.
             for path in sorted(self.path.iterdir(), key=lambda path: path.name != "status.json"):
@@ -121,8 +155,13 @@ class Run:
 
     @contextmanager
     def locked(self) -> Iterator[bool]:
-        """Lock this run; yield False at once if another process holds it. The lock ends with the process."""
+        """Lock this run; yield False at once if another process holds it. The lock ends with the process.
+
+        Whoever holds it removes what a killed process had not written to the end.
+        """
         with locked(self.path) as mine:
+            for path in self.path.rglob(f".*-{'?' * 8}") if mine else ():
+                path.unlink(missing_ok=True)
             yield mine
 
 
@@ -131,24 +170,58 @@ def locked(folder: Path, wait: bool = False) -> Iterator[bool]:
     """Lock a directory; if another process holds it, yield False at once, or wait. The lock ends with the process."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
+        if not _lock(file.fileno(), folder, wait):
             yield False
             return
         with own(file.fileno()):
             yield True
 
 
+def _lock(file: int, folder: Path, wait: bool) -> bool:
+    """Lock an open file of a folder; False if another process holds it.
+
+    The lock must end with its process, however that ends. Of all locks only the kernel's do; a library falls back to
+    files that mark a lock, and stay after a kill.
+
+    Raises:
+        SpecError: The file system has no such locks.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        raise SpecError(
+            f"{folder}: its file system has no locks (flock: {os.strerror(error.errno)}), without which two processes "
+            "would train the same; put the store on a local disk, or mount this one with locks"
+        ) from None
+    return True
+
+
 def set_aside(path: Path, within: Path, folder: Path, why: str) -> None:
-    """Move a file into ``folder``, under a name made from its path ``within`` a directory, and warn about it."""
-    kept = folder / f"{path.relative_to(within)}-{time.time_ns()}".replace(os.sep, "-")
+    """Move a file into ``folder``, under a name made from its path ``within`` a directory, and warn about it.
+
+    Where a directory on the way to it is none, that is moved.
+    """
+    kept = folder / f"{path.relative_to(within)}-{_moment()}".replace(os.sep, "-")
     kept.parent.mkdir(exist_ok=True)
     try:
         path.rename(kept)
     except FileNotFoundError:  # another process was faster
         return
+    except OSError as error:
+        if error.errno not in _IN_THE_WAY or path.parent == within:
+            raise
+        set_aside(path.parent, within, folder, why)
+        return
     warnings.warn(f"{path}: {why}; set aside as {kept}, to be computed again", StoreWarning, stacklevel=4)
+
+
+def _moment() -> str:
+    """Return the time, and what tells it from any other call, though the clock be set back."""
+    return f"{time.time_ns()}-{secrets.token_hex(4)}"
 
 
 def sealed(payload: dict[str, Any]) -> bytes:
@@ -157,7 +230,9 @@ def sealed(payload: dict[str, Any]) -> bytes:
 
 
 def unsealed(content: bytes, fields: Iterable[str] = ()) -> dict[str, Any] | None:
-    """Return the payload of a JSON record, or None if it is damaged or lacks a field."""
+    """Return the payload of a JSON record, or None if it is damaged, too large or lacks a field."""
+    if len(content) > LARGEST:
+        return None
     try:
         outer = json.loads(content)
         payload: dict[str, Any] = outer["payload"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import subprocess
 import sys
@@ -85,9 +86,9 @@ class Bench:
         digest = hashlib.sha256(Path(self.plugins[name]).read_bytes()).hexdigest()
         return tiny(self.folder, **changes).sweep(dense_row(name=name, source=digest))
 
-    def engine(self, jobs: int, per_model: int = 1) -> LocalEngine:
+    def engine(self, jobs: int, per_model: int = 1, timeout: float = math.inf) -> LocalEngine:
         self.notes = Notes()
-        return LocalEngine(self.store, self.plugins, ["cpu"], jobs, self.notes, per_model=per_model)
+        return LocalEngine(self.store, self.plugins, ["cpu"], jobs, self.notes, per_model=per_model, timeout=timeout)
 
 
 def within(seconds: float, call: Callable[[], object]) -> object:

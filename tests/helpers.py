@@ -206,9 +206,11 @@ def until(condition: Callable[[], Any], seconds: float = 60.0, what: str = "") -
 
 
 def children(pid: int) -> list[int]:
-    """Return the descendants of a process."""
-    listed = Path(f"/proc/{pid}/task/{pid}/children")
-    own = [int(p) for task in Path(f"/proc/{pid}/task").glob("*/children") for p in _words(task)] if listed else []
+    """Return the descendants of a process; any of them may end meanwhile."""
+    tasks: list[Path] = []
+    with contextlib.suppress(OSError):
+        tasks = list(Path(f"/proc/{pid}/task").iterdir())
+    own = [int(p) for task in tasks for p in _words(task / "children")]
     return own + [p for child in own for p in children(child)]
 
 

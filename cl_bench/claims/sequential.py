@@ -1,4 +1,4 @@
-"""Sequential testing: repeated looks at a claim while seeds are added, the level of each look, and a time budget.
+"""Sequential testing: repeated looks at a claim while seeds are added, the level of each look.
 
 A wrong claim that is judged again and again at one level passes sooner or later. Each look therefore has a level of its
 own, and together they have the level of the profile. A function that is fixed beforehand gives the level that may be
@@ -17,7 +17,6 @@ first look again, with the seeds of the first look.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -26,7 +25,6 @@ from cl_bench.errors import SpecError
 
 FEWEST_SEEDS = 2
 """Least number of seeds at the first look; one seed shows no spread."""
-_BUDGET = re.compile(r"(?=\d)(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -86,17 +84,3 @@ def first_decided(judgements: Iterable[Judgement]) -> Judgement:
     if found is None:
         raise ValueError("no look, no judgement")
     return found
-
-
-def budget_seconds(text: str) -> float:
-    """Return the seconds of a time such as ``90s``, ``45m``, ``2h`` or ``1h30m``.
-
-    Raises:
-        SpecError: If the text is not of that form, or the time is zero.
-    """
-    found = _BUDGET.fullmatch(text)
-    hours, minutes, seconds = (int(part or 0) for part in found.groups()) if found else (0, 0, 0)
-    whole = 3600 * hours + 60 * minutes + seconds
-    if not whole:
-        raise SpecError(f"--budget takes hours, minutes and seconds, as 90s, 45m, 2h or 1h30m, got {text!r}")
-    return float(whole)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -17,7 +18,7 @@ from cl_bench.compute.runner import lacking, load_record
 from cl_bench.errors import SpecError
 from cl_bench.spec import DataSpec, MethodSpec, PredictorSpec, RunSpec, ScenesSpec
 from cl_bench.spec.encoder_names import BUILT_IN
-from cl_bench.spec.profile import KINDS, Profile
+from cl_bench.spec.profile import KINDS, LAST_SEED, MOST_SEEDS, Profile
 from cl_bench.spec.profile_files import load_profile
 from cl_bench.spec.records import Record
 from cl_bench.store import Store
@@ -29,11 +30,28 @@ if TYPE_CHECKING:
 PLAIN_WIDTH = 110  # columns where there is no terminal to ask
 
 
+_DURATION = re.compile(r"(?=\d)(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9})s)?", re.ASCII)
+
+
+def duration_seconds(option: str, text: str) -> float:
+    """Return the seconds of a time such as ``90s``, ``45m``, ``2h`` or ``1h30m``, which an option takes.
+
+    Raises:
+        SpecError: The text is not of that form, or the time is zero.
+    """
+    found = _DURATION.fullmatch(text)
+    hours, minutes, seconds = (int(part or 0) for part in found.groups()) if found else (0, 0, 0)
+    whole = 3600 * hours + 60 * minutes + seconds
+    if not whole:
+        raise SpecError(f"{option} takes hours, minutes and seconds, as 90s, 45m, 2h or 1h30m, got {text!r}")
+    return float(whole)
+
+
 def seed_settings(text: str) -> list[str]:
     """Return what ``--seeds N`` or ``--seeds FIRST:END`` sets in a profile.
 
     Raises:
-        SpecError: The text is neither.
+        SpecError: The text is neither, or there are more than ``MOST_SEEDS``.
     """
     first, colon, end = text.rpartition(":")
     try:
@@ -42,6 +60,8 @@ def seed_settings(text: str) -> list[str]:
         begin, stop = 0, 0
     if not 0 <= begin < stop:
         raise SpecError(f"--seeds takes a number N (seeds 0 to N - 1) or FIRST:END, as 3:8, got {text!r}")
+    if stop - begin > MOST_SEEDS or stop > LAST_SEED:
+        raise SpecError(f"--seeds takes at most {MOST_SEEDS:,} seeds, none of {LAST_SEED:,} or more, got {text!r}")
     return [f"seeds={stop - begin}", f"first_seed={begin}"]
 
 
@@ -124,7 +144,7 @@ def prepare_data(
     display: Display,
     console: Callable[[], Console],
 ) -> None:
-    """Find and decode the data of what the store lacks, before any of it is computed.
+    """Check the store, and find and decode the data of what it lacks, before any of that is computed.
 
     Args:
         specs: What is to be computed.
@@ -135,8 +155,11 @@ def prepare_data(
 
     Raises:
         DataError: As ``DatasetLocator.prepare``.
+        SpecError: Something is to be computed, and the store's file system has no locks.
     """
-    absent = (spec for spec in specs if load_record(spec, store) is None or lacking(spec, store))
+    absent = [spec for spec in specs if load_record(spec, store) is None or lacking(spec, store)]
+    if absent:
+        store.check_locks()
     wanted = {d for spec in absent for d in spec.data_sets if not isinstance(d, ScenesSpec)}
     if wanted:
         with display.bar(console()) as on_step:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import secrets
 import sys
 import tempfile
 import threading
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Protocol
 
 from cl_bench.compute.process import Process, WorkerProcess, event_of, last_words
 from cl_bench.compute.runner import lacking, load_record
 from cl_bench.compute.team import Team
+from cl_bench.errors import PlainError, first_line, plain
 from cl_bench.spec import RunSpec
 from cl_bench.spec.records import RANDOM_INIT, Record
 from cl_bench.store import Store, StoreWarning
@@ -22,7 +25,7 @@ from cl_bench.store import Store, StoreWarning
 POLL = 0.5  # seconds between two checks of a run that another process is computing
 
 
-class ComputationError(RuntimeError):
+class ComputationError(PlainError, RuntimeError):
     """Failure to compute a record; the message is one line."""
 
 
@@ -69,6 +72,7 @@ class LocalEngine:
         watcher: Observer of the progress.
         data_root: Folder of the data sets.
         per_model: Number of devices, and of processes, that train one encoder together.
+        timeout: Seconds that a worker may take for a spec, its own start included, before it is ended.
     """
 
     def __init__(
@@ -80,8 +84,10 @@ class LocalEngine:
         watcher: Watcher,
         data_root: Path | None = None,
         per_model: int = 1,
+        timeout: float = math.inf,
     ) -> None:
         self.store = store
+        self.timeout = timeout
         self.watcher = watcher
         self._settings = {
             "store": str(store.root),
@@ -179,7 +185,7 @@ class LocalEngine:
                 if outcome is not None:
                     outcome, further = self._after(spec, plugin, outcome)
             except Exception as error:  # if the thread ended silently, others would wait for ever
-                outcome = ComputationError(f"{spec.case}: {type(error).__name__}: {error}")
+                outcome = ComputationError(f"{spec.case}: {first_line(error)}")
                 if desk.process is not None:
                     desk.process.stop()  # it may still be computing this spec
             if outcome is None:
@@ -254,6 +260,33 @@ class LocalEngine:
             if not free:  # known without starting a process
                 return None
         process = self._seated(desk, plugin)
+        with self._limited(process) as late:
+            answer = self._answer(desk, process, spec, plugin)
+        if late.is_set() and isinstance(answer, ComputationError):
+            limit = f"{self.timeout:,.0f} s (--timeout-per-encoder)"
+            return ComputationError(f"{spec.case}: not done within {limit}; its worker process was ended")
+        return answer
+
+    @contextlib.contextmanager
+    def _limited(self, process: Process) -> Iterator[threading.Event]:
+        """End a process that is still at work after the timeout; yields an event that says so."""
+        late = threading.Event()
+
+        def end() -> None:
+            late.set()
+            process.stop()
+
+        timer = threading.Timer(min(self.timeout, threading.TIMEOUT_MAX), end)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield late
+        finally:
+            timer.cancel()
+            timer.join()  # or it would end the process within its next spec
+
+    def _answer(self, desk: Desk, process: Process, spec: RunSpec, plugin: str) -> Record | ComputationError | None:
+        """Return the answer of a process to a spec, as ``_one``."""
         self.watcher.started(desk.number, spec)
         tag = f"{spec.key}-{secrets.token_hex(8)}"
         process.send({"spec": spec.model_dump(mode="json"), "plugin": plugin, "tag": tag})
@@ -264,7 +297,7 @@ class LocalEngine:
             elif event["event"] == "step":
                 self.watcher.stepped(desk.number, event["stage"], event["done"], event["total"])
             elif event["event"] == "warning":
-                self._warnings.append((event["text"], StoreWarning))
+                self._warnings.append((plain(event["text"]), StoreWarning))
             elif event["event"] == "busy":
                 return None
             elif event["event"] == "failed":

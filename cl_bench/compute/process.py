@@ -14,7 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, Protocol
 
+from cl_bench.errors import first_line_of
+
 LOOK = 0.2  # seconds between two checks of whether a silent process has ended
+LAST_WORDS = 2**16  # bytes of a process's errors that their last line is looked for in
 GRACE = 5.0  # seconds for a process to end once its output is closed
 
 
@@ -29,10 +32,18 @@ def event_of(line: str, tag: str) -> dict[str, Any]:
 
 def last_words(code: int, errors: IO[str]) -> str:
     """Say how a process ended, with the last line of its standard error if it wrote there."""
-    errors.seek(0)
-    said = errors.read().strip().splitlines()
+    said = last_line(errors)
     why = f"killed by signal {-code}" if code < 0 else f"exit status {code}"
-    return f"ended ({why}){': ' + said[-1] if said else ''}"
+    return f"ended ({why}){f': {said}' if said else ''}"
+
+
+def last_line(errors: IO[str]) -> str:
+    """Return the last line that a process wrote to its standard error, which may be long."""
+    errors.flush()
+    size = os.fstat(errors.fileno()).st_size
+    end = os.pread(errors.fileno(), LAST_WORDS, max(0, size - LAST_WORDS)).decode(errors="replace")
+    lines = end.strip().splitlines()
+    return first_line_of(lines[-1]) if lines else ""
 
 
 class Process(Protocol):

@@ -17,33 +17,39 @@ from cl_bench.spec.records import Record
 
 WHERE, NAME = 16, 53
 """Columns that data and views, and the whole name of an encoder, are padded to where there is room."""
-_BESIDE_BAR = 30  # columns for what is not the name: the indent, the count, the stage
+SILENT = 300.0
+"""Seconds without a word of a worker after which that is said."""
+_BESIDE_BAR, _NOTE = 18, 12  # columns for the indent and the count; and, at least, for the stage
 
 
 class Display:
     """Display of finished encoders, of those being trained, and of the remaining time.
 
     Lines are written only while a test waits for a record, so that they never get into a test's captured output.
+
+    Args:
+        clock: Gives seconds that never go back.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self.total = 0
         self.done = 0
         self._begun: float | None = None
         self._lines: list[_Line] = []
         self._lock = threading.Lock()
-        self._at_work: dict[int, tuple[RunSpec, str, int, int]] = {}
+        self._at_work: dict[int, _AtWork] = {}
 
     def started(self, worker: int, spec: RunSpec) -> None:
         """Note that a worker started a spec."""
         with self._lock:
-            self._begun = self._begun or time.monotonic()
-            self._at_work[worker] = (spec, "starting", 0, 1)
+            self._begun = self._begun or self._clock()
+            self._at_work[worker] = _AtWork(spec, "starting", 0, 1, self._clock())
 
     def stepped(self, worker: int, stage: str, done: int, total: int) -> None:
         """Note that a worker has done so many steps of a stage."""
         with self._lock:
-            self._at_work[worker] = (self._at_work[worker][0], stage, done, total)
+            self._at_work[worker] = _AtWork(self._at_work[worker].spec, stage, done, total, self._clock())
 
     def finished(self, worker: int, spec: RunSpec, outcome: Record | str) -> None:
         """Note that a worker finished a spec."""
@@ -64,7 +70,7 @@ class Display:
         """Seconds left, estimated from the mean pace so far."""
         if self._begun is None or not self.done:
             return float("nan")
-        return (time.monotonic() - self._begun) / self.done * max(0, self.total - self.done)
+        return (self._clock() - self._begun) / self.done * max(0, self.total - self.done)
 
     @contextmanager
     def waiting(self, console: Console) -> Iterator[Callable[[], None]]:
@@ -109,12 +115,18 @@ class Display:
             yield on_step
 
     def _write(self, console: Console) -> None:
-        """Print the records that finished since the last call."""
+        """Print the records that finished since the last call and, without a terminal, which workers fell silent."""
+        plain = not console.is_terminal
         with self._lock:
             lines, self._lines = self._lines, []
-        plain = not console.is_terminal
-        for line in lines:
-            console.print(line.text(console.width, left=plain), highlight=False, markup=False, soft_wrap=plain)
+            silent = (
+                [one for one in self._at_work.values() if one.silence(self._clock()) and not one.told] if plain else []
+            )
+            for one in silent:
+                one.told = True
+        said = [line.text(console.width, left=plain) for line in lines]
+        for text in [*said, *(f"{_name(one.spec)} {one.stage}, {one.silence(self._clock())}" for one in silent)]:
+            console.print(text, highlight=False, markup=False, soft_wrap=plain)
 
     def _move(self, bars: Progress, tasks: dict[int | str, TaskID], width: int) -> None:
         """Update the bar for the whole and one for each worker."""
@@ -124,11 +136,30 @@ class Display:
         bars.update(tasks["all"], completed=self.done, total=max(self.total, self.done), note=note)
         for idle in set(tasks) - set(work) - {"all"}:
             bars.remove_task(tasks.pop(idle))
-        for worker, (spec, stage, done, total) in sorted(work.items()):
+        notes = {worker: one.silence(self._clock()) or one.stage for worker, one in work.items()}
+        room = width - _bar(width) - _BESIDE_BAR - max(map(len, [*notes.values(), " " * _NOTE]))
+        for worker, one in sorted(work.items()):
             if worker not in tasks:
                 tasks[worker] = bars.add_task("", note="")
-            name = _name(spec, width - _bar(width) - _BESIDE_BAR)
-            bars.update(tasks[worker], description=f"  {name}", completed=done, total=total, note=stage)
+            what = f"  {_name(one.spec, room)}"
+            bars.update(tasks[worker], description=what, completed=one.done, total=one.total, note=notes[worker])
+
+
+@dataclass
+class _AtWork:
+    """What a worker is at, when it last said so, and whether a person was told that it is silent since."""
+
+    spec: RunSpec
+    stage: str
+    done: int
+    total: int
+    heard: float
+    told: bool = False
+
+    def silence(self, now: float) -> str:
+        """Return for how long it has been silent, in words; empty for less than ``SILENT``."""
+        silent = now - self.heard
+        return f"silent for {int(silent) // 60} minutes" if silent >= SILENT else ""
 
 
 @dataclass(frozen=True)

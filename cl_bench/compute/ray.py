@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from cl_bench.compute.local import LocalEngine
-from cl_bench.compute.process import WorkerProcess
+from cl_bench.compute.process import WorkerProcess, last_line
 from cl_bench.errors import SpecError
 from cl_bench.store import Store
 
@@ -46,7 +46,7 @@ class NodeWorker:
         self._process.send(message)
 
     def line(self) -> tuple[str | None, int | None, str]:
-        """Return the next line or None, and after the last line the exit status and the standard error."""
+        """Return the next line or None, and after the last line the exit status and what it said last of errors."""
         try:
             line = self._lines.get(timeout=WAIT)
         except queue.Empty:
@@ -54,8 +54,7 @@ class NodeWorker:
         if line is not None:
             return line, None, ""
         code = self._process.stop()
-        self._errors.seek(0)
-        return None, code, self._errors.read()
+        return None, code, last_line(self._errors)
 
 
 class RemoteProcess:

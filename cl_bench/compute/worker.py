@@ -19,7 +19,8 @@ import warnings
 from pathlib import Path
 from typing import IO, Any
 
-from cl_bench.errors import OutOfMemory, PluginError
+from cl_bench.compute.output import trim
+from cl_bench.errors import OutOfMemory, PluginError, SpecError, first_line, first_line_of
 from cl_bench.forks import own
 
 STEP_EVERY = 0.2  # seconds between two progress events
@@ -140,16 +141,16 @@ def _leave() -> None:
 
 def _one_line(error: Exception, log: Path) -> str:
     """Describe an error in one line; the traceback of an unexpected one is appended to the run's output."""
-    text = str(error).strip().splitlines()
-    line = text[0] if text else "no message"
-    if isinstance(error, PluginError | OutOfMemory):
-        return line
+    if isinstance(error, PluginError | OutOfMemory | SpecError):
+        return first_line_of(str(error)) or type(error).__name__
     try:
-        with log.open("a") as file:
+        with log.open("a", errors="backslashreplace") as file:
             traceback.print_exception(error, file=file)
+        with log.open("r+b") as whole:
+            trim(whole.fileno())
     except OSError:  # a full disk is the likely reason
-        return f"{type(error).__name__}: {line}"
-    return f"{type(error).__name__}: {line} (traceback in {log})"
+        return first_line(error)
+    return f"{first_line(error)} (traceback in {log})"
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from cl_bench.evaluate.average_precision import (
 )
 from cl_bench.evaluate.torchvision_detector import Channels, TorchvisionDetector
 from cl_bench.spec import DetectionSpec
-from cl_bench.train.checkpoint import Checkpoint
+from cl_bench.train.checkpoint import Checkpoint, State
 from cl_bench.train.rng import random_state, seeded, set_random_state
 
 OnStep = Callable[[int, int], None]
@@ -199,7 +199,17 @@ def _fit(
     order = _order(with_objects, spec)
     draws = torch.Generator().manual_seed(spec.seed)
     first = 0
-    if checkpoint and (state := checkpoint.load()):
+
+    def state_at(step: int) -> State:
+        return {
+            "detector": detector.state_dict(),
+            "optimiser": optimiser.state_dict(),
+            "draws": draws.get_state(),
+            "random": random_state(device),
+            "step": step,
+        }
+
+    if checkpoint and (state := checkpoint.load(state_at(first))):
         detector.load_state_dict(state["detector"])
         optimiser.load_state_dict(state["optimiser"])
         draws.set_state(state["draws"].cpu())
@@ -227,15 +237,7 @@ def _fit(
         loss.backward()  # type: ignore[no-untyped-call]  # torch's own
         optimiser.step()
         if checkpoint and checkpoint.due:
-            checkpoint.save(
-                {
-                    "detector": detector.state_dict(),
-                    "optimiser": optimiser.state_dict(),
-                    "draws": draws.get_state(),
-                    "random": random_state(device),
-                    "step": step + 1,
-                }
-            )
+            checkpoint.save(state_at(step + 1))
         if on_step is not None:
             on_step(step + 1, spec.iterations)
     # No loss is computed after the last step; unchecked, its weights would pass for a detector that finds nothing.

@@ -118,7 +118,7 @@ class _LogSumExp(torch.autograd.Function):
         return out_x if y is None else (out_x, out_y)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None, None]:
         if torch.is_grad_enabled():  # create_graph=True
             raise RuntimeError("pairwise.logsumexp has no second derivative: differentiate it without create_graph")
         a, b, *outs = ctx.saved_tensors

@@ -13,6 +13,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from cl_bench.errors import plain
 from cl_bench.methods.method import Method, Option
 from cl_bench.methods.registry import BUILT_IN, Registry
 from cl_bench.predictors.registry import Predictors
@@ -91,7 +92,7 @@ def methods_table(found: Iterable[Entry], broken: Iterable[str], base: Path) -> 
     table.add_column("file", overflow="fold")
     for entry in found:
         options = "\n".join(f"{name}={default}" for name, default in entry.options.items())
-        table.add_row(entry.name, entry.level, Text(options), Text(entry.cited), Text(_relative(entry.origin, base)))
+        table.add_row(entry.name, entry.level, *map(_text, (options, entry.cited, _relative(entry.origin, base))))
     return Group(table, *(Text(f"failed to load {line}") for line in broken))
 
 
@@ -104,9 +105,13 @@ def predictors_table(found: Predictors, base: Path) -> RenderableType:
     table.add_column("file", overflow="fold")
     for one in map(found.named, found.names):
         about = inspect.cleandoc(sys.modules[one.module].__doc__ or one.figure.__doc__ or "").split("\n\n")[0]
-        told = Text(" ".join(about.split())), Text(_relative(one.origin, base))
+        told = _text(" ".join(about.split())), _text(_relative(one.origin, base))
         table.add_row(one.name, one.better, ", ".join(one.levels), ", ".join(one.needs), *told)
     return Group(table, *(Text(f"failed to load {line}") for line in found.broken))
+
+
+def _text(said: str) -> Text:
+    return Text(plain(said))
 
 
 def markdown(found: Iterable[Entry]) -> str:

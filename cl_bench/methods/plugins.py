@@ -13,7 +13,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
-from cl_bench.errors import NameTakenError, PluginError, first_line, line_in, nearest
+from cl_bench.errors import NameTakenError, PluginError, first_line, line_in, nearest, plain
 
 
 class Plugin(Protocol):
@@ -126,7 +126,7 @@ class Plugins(Generic[P]):
             raise
         except BaseException as error:  # a plugin may raise anything, pytest's Skipped too; the others must still load
             line = line_in(error, source)
-            self.broken.append(f"{source}{f':{line}' if line else ''}: {first_line(error)}")
+            self.broken.append(plain(f"{source}{f':{line}' if line else ''}: {first_line(error)}"))
             if isinstance(error, NameTakenError):
                 self.taken[error.name] = error
         finally:

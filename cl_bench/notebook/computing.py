@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import warnings
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from rich.console import Console
 from cl_bench.compute.asked import (
     PLAIN_WIDTH,
     data_under,
+    duration_seconds,
     method_specs,
     outcomes,
     prepare_data,
@@ -44,6 +46,7 @@ def run(
     device: str = ...,
     jobs: int | None = ...,
     gpus_per_model: int = ...,
+    timeout_per_encoder: str | None = ...,
     progress: bool = ...,
 ) -> Record: ...
 
@@ -64,6 +67,7 @@ def run(
     device: str = ...,
     jobs: int | None = ...,
     gpus_per_model: int = ...,
+    timeout_per_encoder: str | None = ...,
     progress: bool = ...,
 ) -> Records: ...
 
@@ -84,6 +88,7 @@ def run(
     device: str = "auto",
     jobs: int | None = None,
     gpus_per_model: int = 1,
+    timeout_per_encoder: str | None = None,
     progress: bool = True,
 ) -> Record | Records:
     """Compute the records of one row of a profile, or of one spec; what the store holds is taken from there.
@@ -108,6 +113,8 @@ def run(
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:i``.
         jobs: Worker processes; one a core on a CPU, one on a GPU if None.
         gpus_per_model: GPUs that pre-train one encoder together; on a CPU, processes.
+        timeout_per_encoder: Time that a worker may take for an encoder, as ``"1h30m"``; one that takes longer is ended,
+            and the encoder counts as failed. No limit if None.
         progress: Whether to print a line for each encoder that is finished.
 
     Returns:
@@ -128,7 +135,7 @@ def run(
         >>> sorted(records[0].performance)  # in percent: of detection, and of linear evaluation
         ['dense', 'instance']
     """
-    work = _Work(store, method, data_root, device, jobs, gpus_per_model, progress)
+    work = _Work(store, method, data_root, device, jobs, gpus_per_model, timeout_per_encoder, progress)
     if spec is not None:
         (record,), failures = work.pull([spec])
         if record is None:
@@ -163,6 +170,7 @@ class _Work:
         device: str,
         jobs: int | None,
         gpus_per_model: int,
+        timeout: str | None,
         progress: bool,
     ) -> None:
         if not isinstance(method, str):
@@ -170,6 +178,7 @@ class _Work:
             raise SpecError(f"method= takes a name or a file, as './my_match.py', got {method!r}: {told}")
         if jobs is not None and jobs < 1:
             raise SpecError(f"jobs must be at least 1, got {jobs}")
+        self.timeout = math.inf if timeout is None else duration_seconds("timeout_per_encoder", str(timeout))
         self.devices = usable_devices(device)
         check_per_model(gpus_per_model, self.devices)
         self.per_model = gpus_per_model
@@ -191,7 +200,9 @@ class _Work:
         display = Display()
         prepare_data(specs, self.store, lambda: self.data, display, lambda: self.console)
         root = self.data.places.root
-        engine = LocalEngine(self.store, self.registry.plugins, self.devices, self.jobs, display, root, self.per_model)
+        engine = LocalEngine(
+            self.store, self.registry.plugins, self.devices, self.jobs, display, root, self.per_model, self.timeout
+        )
         try:
             wait_for(specs, engine, display, lambda: self.console)
             return outcomes(specs, engine)

@@ -13,7 +13,7 @@ from cl_bench.claims.sequential import Look
 from cl_bench.compute.asked import prepare_data
 from cl_bench.compute.devices import check_division
 from cl_bench.compute.runner import load_record
-from cl_bench.errors import PluginError
+from cl_bench.errors import PluginError, plain
 from cl_bench.folders import suites_folder
 from cl_bench.plugin.options import or_usage_error
 from cl_bench.plugin.planning import Planner
@@ -87,6 +87,7 @@ class Hooks:
             _ = self.session.methods
         if option.jobs is not None or option.device != "auto" or option.engine != "local" or option.gpus_per_model != 1:
             _ = self.session.workers
+        _ = self.session.timeout
         if option.store != ".cl_bench":
             _ = self.session.store
         if option.predictor:
@@ -101,9 +102,8 @@ class Hooks:
         if any(path == folder or folder in path.parents for path in paths):
             methods = ", ".join(option.method or ["dense_index"])
             profile = Path(option.profile).name
-            self.session.console().print(
-                f"cl-bench: {methods}, profile {profile}, results in {option.store}", highlight=False, markup=False
-            )
+            line = plain(f"cl-bench: {methods}, profile {profile}, results in {option.store}")
+            self.session.console().print(line, highlight=False, markup=False)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_pyfunc_call(self, pyfuncitem: pytest.Function) -> Generator[None, object, object]:
@@ -173,7 +173,7 @@ class Hooks:
         per_model = self.session.options.gpus_per_model
         or_usage_error(lambda: check_division(per_model, (spec for specs in wanted.values() for spec in specs)))
         if self.session.options.plan:
-            self.planner.show(wanted, lambda look: self.wanted(session.items, look))
+            or_usage_error(lambda: self.planner.show(wanted, lambda look: self.wanted(session.items, look)))
         elif not self.session.options.from_store:
             self._asked = list(dict.fromkeys(spec for specs in wanted.values() for spec in specs))
             self.queue(self._asked)
@@ -203,7 +203,8 @@ class Hooks:
         rerun, store = self.session.options.rerun, self.session.store
         if rerun == "missing":
             return
-        stored = {spec.pretrain.key: record for spec in specs if (record := load_record(spec, store)) is not None}
+        found = or_usage_error(lambda: [(spec.pretrain.key, load_record(spec, store)) for spec in specs])
+        stored = {key: record for key, record in found if record is not None}
         keys = [key for key, record in stored.items() if rerun == "all" or record.status != "complete"]
         away = or_usage_error(lambda: [key for key in keys if store.run(key).set_aside()], f"--rerun {rerun}")
         busy = f"; {len(keys) - len(away)} are being computed by another process" if len(away) < len(keys) else ""

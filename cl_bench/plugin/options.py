@@ -66,6 +66,11 @@ OPTIONS = (
         help="GPUs that pre-train one encoder together, with the batch divided among them; on a CPU, processes "
         "(default: 1)",
     ),
+    _Option(
+        "timeout-per-encoder",
+        metavar="1h30m",
+        help="time that a worker may take for an encoder; one that takes longer is ended, the encoder counts as failed",
+    ),
     _Option("engine", default="local", choices=("local", "ray"), help="workers on this machine, or on a Ray cluster"),
     _Option("store", default=".cl_bench", metavar="DIR", help="where results are kept (default: .cl_bench)"),
     _Option("report", metavar="DIR", help="where table and figures are written (default: STORE/report/PROFILE)"),
@@ -111,6 +116,7 @@ class Options:
     device: str
     jobs: int | None
     gpus_per_model: int
+    timeout_per_encoder: str | None
     engine: str
     store: str
     report: str | None
@@ -160,4 +166,4 @@ def or_usage_error(make: Callable[[], T], what: str = "") -> T:
     except (SpecError, PluginError) as error:
         raise pytest.UsageError(str(error)) from None
     except OSError as error:
-        raise pytest.UsageError(f"{what}: {error.strerror or error}") from None
+        raise pytest.UsageError(f"{what or error.filename}: {error.strerror or error}") from None

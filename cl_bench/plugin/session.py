@@ -25,6 +25,7 @@ from cl_bench.claims.sequential import Look, looks
 from cl_bench.compute.asked import (
     PLAIN_WIDTH,
     data_under,
+    duration_seconds,
     method_specs,
     outcomes,
     profile_on,
@@ -313,12 +314,18 @@ class Session:
         return or_usage_error(lambda: Store(path), f"--store {path}")
 
     @cached_property
+    def timeout(self) -> float:
+        """Seconds that a worker may take for an encoder."""
+        given = self.options.timeout_per_encoder
+        return math.inf if given is None else or_usage_error(lambda: duration_seconds("--timeout-per-encoder", given))
+
+    @cached_property
     def engine(self) -> LocalEngine:
         """Engine that computes missing records."""
         kind, devices, jobs = self.workers
         _ = self.methods  # by now the registry knows the files that --method names
-        where, per_model = self.data.places.root, self.options.gpus_per_model
-        return kind(self.store, self.registry.plugins, devices, jobs, self.display, where, per_model)
+        root, per_model = self.data.places.root, self.options.gpus_per_model
+        return kind(self.store, self.registry.plugins, devices, jobs, self.display, root, per_model, self.timeout)
 
     @cached_property
     def workers(self) -> tuple[type[LocalEngine], list[str], int]:

@@ -21,8 +21,9 @@ from cl_bench.claims.judgement import (
     Judgement,
     Verdict,
 )
-from cl_bench.claims.sequential import Look, budget_seconds
+from cl_bench.claims.sequential import Look
 from cl_bench.claims.validity import listed
+from cl_bench.compute.asked import duration_seconds
 from cl_bench.plugin.hooks import Hooks, claimed, parameters_of
 from cl_bench.plugin.options import or_usage_error
 from cl_bench.report.plan import time_text
@@ -79,7 +80,7 @@ class Stages:
             )
         budget = option.budget
         if budget is not None:
-            self._end = time.monotonic() + or_usage_error(lambda: budget_seconds(budget))
+            self._end = time.monotonic() + or_usage_error(lambda: duration_seconds("--budget", budget))
         _ = self.session.looks
 
     @pytest.hookimpl(wrapper=True)

@@ -116,16 +116,22 @@ class Sources(Frozen):
 KINDS = get_args(DataKind)
 TASKS = ("linear", "detection")
 
+MOST_SEEDS = 1_000
+"""Largest number of seeds a configuration; many more would take minutes to list alone."""
+LAST_SEED = 2**31
+"""Seeds are less than this, which every generator of random numbers takes."""
+Seeds = Annotated[Count, Field(le=MOST_SEEDS)]
+
 
 class Profile(Frozen):
     """Settings of a sweep; the paper's setting and the embedded default differ in their profiles alone, not in code."""
 
     name: str
     about: str
-    seeds: Count = 1
-    first_seed: Annotated[int, Field(ge=0)] = 0
-    max_seeds: Count = 16  # limit of --until-conclusive, which doubles the seeds
-    random_inits: Count = 3
+    seeds: Seeds = 1
+    first_seed: Annotated[int, Field(ge=0, le=LAST_SEED - MOST_SEEDS)] = 0
+    max_seeds: Seeds = 16  # limit of --until-conclusive, which doubles the seeds
+    random_inits: Seeds = 3
     encoder: EncoderSpec
     optimiser: OptimiserSpec
     grid: Grid

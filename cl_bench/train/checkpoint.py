@@ -39,15 +39,17 @@ class Checkpoint:
         """Seconds spent on this training, including those of earlier processes."""
         return self._before + time.monotonic() - self._begun
 
-    def load(self) -> State | None:
+    def load(self, fresh: State) -> State | None:
         """Return the state to continue from, or None where there is none.
 
-        A file that is damaged, or belongs to another run or another encoder, is moved aside and ignored.
+        A file that is damaged, belongs to another run or another encoder, or lacks a part, is moved aside and ignored.
+
+        Args:
+            fresh: State of the training at its beginning, whose parts and tensors' shapes it must have.
         """
         path = self._run.path / self._name
-        try:
-            content = path.read_bytes()
-        except FileNotFoundError:
+        content = self._run.content(self._name)
+        if content is None:
             return None
         digest, payload = content[:32], content[32:]
         if hashlib.sha256(payload).digest() != digest:
@@ -60,6 +62,10 @@ class Checkpoint:
             return None
         if not isinstance(kept, dict) or {name: kept.get(name) for name in self._of} != self._of:
             self._run.store.set_aside(path, "of another training")
+            return None
+        odd = _unlike({**self._of, "seconds": 0.0, "state": fresh}, kept)
+        if odd:
+            self._run.store.set_aside(path, f"{odd} is not this training's")
             return None
         self._before = kept["seconds"]
         state: State = kept["state"]
@@ -85,3 +91,21 @@ class Checkpoint:
     def clear(self) -> None:
         """Remove the checkpoint, once the training has ended."""
         (self._run.path / self._name).unlink(missing_ok=True)
+
+
+def _unlike(fresh: Any, kept: Any, where: str = "") -> str:
+    """Return the dotted key of the first part that differs in form from a fresh state; empty if there is none."""
+    if isinstance(fresh, torch.Tensor):
+        alike = isinstance(kept, torch.Tensor) and (
+            torch.nn.parameter.is_lazy(fresh) or (kept.shape, kept.dtype) == (fresh.shape, fresh.dtype)
+        )
+        return "" if alike else where
+    if not isinstance(fresh, dict):
+        return "" if isinstance(kept, type(fresh)) else where
+    if not isinstance(kept, dict):
+        return where
+    odd = fresh.keys() ^ kept.keys() if fresh else ()  # an optimiser's state begins empty
+    found = [f"{where}.{key}" for key in odd] or [
+        _unlike(part, kept[key], f"{where}.{key}") for key, part in fresh.items()
+    ]
+    return next(filter(None, found), "").removeprefix(".")

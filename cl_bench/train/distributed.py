@@ -46,11 +46,11 @@ def join(rank: int, size: int, meeting: Path, device: torch.device) -> Together:
     return Together()
 
 
-def resumed(checkpoint: Checkpoint | None, device: torch.device, over: Alone) -> State | None:
-    """Return the state to continue from, which the others read once the first process has found it sound."""
-    state = checkpoint.load() if checkpoint and over.rank == 0 else None
+def resumed(checkpoint: Checkpoint | None, like: State, device: torch.device, over: Alone) -> State | None:
+    """Return the state to continue from, of the form of ``like``; the others read it once the first finds it sound."""
+    state = checkpoint.load(like) if checkpoint and over.rank == 0 else None
     sound = bool(over.all(torch.tensor(over.rank > 0 or state is not None, device=device)))
-    return checkpoint.load() if checkpoint and over.rank and sound else state
+    return checkpoint.load(like) if checkpoint and over.rank and sound else state
 
 
 def synchronised(through: Callable[[PairOfViews], DenseViews], over: Alone) -> Callable[[PairOfViews], DenseViews]:

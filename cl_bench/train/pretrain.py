@@ -21,11 +21,11 @@ from cl_bench.losses.reference import whole_loss
 from cl_bench.losses.types import DenseViews, LossTerms, correct_positives
 from cl_bench.methods.method import Method
 from cl_bench.spec import AlignUniform, InfoNCE, OptimiserSpec, PretrainSpec, RandomInit
-from cl_bench.train.checkpoint import Checkpoint
+from cl_bench.train.checkpoint import Checkpoint, State
 from cl_bench.train.distributed import add_gradients, loss_of, resumed, synchronised, whole_views
 from cl_bench.train.forward import InChunks, Network, forward
 from cl_bench.train.rng import random_state, seeded, set_random_state
-from cl_bench.train.view_batches import pairs_of_views
+from cl_bench.train.view_batches import Place, first_place, pairs_of_views
 
 OnStep = Callable[[int, int], None]
 
@@ -108,7 +108,19 @@ def _trained(
     optimiser = _optimiser(parameters, plan)
     peak = plan.lr * (objective.temperature if plan.per_temperature and isinstance(objective, InfoNCE) else 1.0)
     log = _Log(method, objective)
-    state = resumed(checkpoint, device, over)
+
+    def state_at(place: Place) -> State:
+        return {
+            "encoder": encoder.state_dict(),
+            "head": head.state_dict(),
+            "optimiser": optimiser.state_dict(),
+            "history": log.history,
+            "sums": (log.worst, log.correct, log.positives),
+            "place": place,
+            "random": random_state(device),
+        }
+
+    state = resumed(checkpoint, state_at(first_place(data)), device, over)
     if state:
         encoder.load_state_dict(state["encoder"])
         head.load_state_dict(state["head"])
@@ -143,17 +155,7 @@ def _trained(
                 checks.read(f" by step {step} of {steps}")
                 log.add(step, steps, optimiser.param_groups[0]["lr"], whole_views(views, over), terms)
             if checkpoint and over.rank == 0 and checkpoint.due:
-                checkpoint.save(
-                    {
-                        "encoder": encoder.state_dict(),
-                        "head": head.state_dict(),
-                        "optimiser": optimiser.state_dict(),
-                        "history": log.history,
-                        "sums": (log.worst, log.correct, log.positives),
-                        "place": place,
-                        "random": random_state(device),
-                    }
-                )
+                checkpoint.save(state_at(place))
             if on_step:
                 on_step(step + 1, steps)
         checks.read(f" by step {steps} of {steps}")

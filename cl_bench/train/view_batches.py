@@ -58,6 +58,11 @@ def pairs_of_views(
         _kept.append((data, same, made))
 
 
+def first_place(data: Dataset) -> Place:
+    """Return a position of the form of those that are yielded, before the first step."""
+    return {"step": 0, "order": torch.arange(len(data)), "draws": torch.Generator().get_state()}
+
+
 def one_ahead(items: Iterator[T]) -> Generator[T, None, None]:
     """Yield the same items in the same order, each made in a thread while the previous one is used."""
     with ThreadPoolExecutor(1) as thread:

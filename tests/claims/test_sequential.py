@@ -17,7 +17,7 @@ from cl_bench.claims.judgement import (
     Judgement,
     Verdict,
 )
-from cl_bench.claims.sequential import Look, budget_seconds, first_decided, looks, spent
+from cl_bench.claims.sequential import Look, first_decided, looks, spent
 from cl_bench.errors import SpecError
 from cl_bench.spec.claim import Claim
 from cl_bench.statistics.correlation import one_sided
@@ -146,25 +146,6 @@ def test_a_judgement_is_at_the_level_of_its_look() -> None:
         found = judge(Claim("tau_negative", "dense"), asked(records), untrained(10, 11), alpha)
         assert (found.verdict, found.alpha) == (verdict, alpha)
         assert found.p == pytest.approx(20 / 720)
-
-
-# ---- the budget
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [("90s", 90), ("45m", 2700), ("2h", 7200), ("1h30m", 5400), ("1h0m5s", 3605), ("0h1s", 1), ("100h", 360_000)],
-)
-def test_a_budget(text: str, seconds: float) -> None:
-    assert budget_seconds(text) == seconds
-
-
-@pytest.mark.parametrize(
-    "text", ["", "90", "h", "0s", "0h0m", "-1h", "1.5h", "30m1h", "2 h", "2H", "1h 30m", "1d", "١s", "soon"]
-)
-def test_no_budget(text: str) -> None:
-    with pytest.raises(SpecError, match=r"^--budget takes hours, minutes and seconds, as 90s, 45m, 2h or 1h30m, got"):
-        budget_seconds(text)
 
 
 def test_a_look_in_words() -> None:

@@ -195,3 +195,67 @@ def test_a_quiet_console_says_nothing(specs: tuple[RunSpec, ...], capsys: pytest
     with display.waiting(Console(quiet=True)) as refresh:
         refresh()
     assert capsys.readouterr() == ("", "")
+
+
+# ---- silence
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_worker_that_falls_silent_is_said_once_until_it_speaks_again(specs: tuple[RunSpec, ...]) -> None:
+    clock, where = Clock(), console()
+    display = Display(clock)
+    for worker, spec in enumerate(specs[:2]):
+        display.started(worker, spec)
+    with display.waiting(where) as refresh:
+        for seconds in (0, 299):
+            clock.now = 1000 + seconds
+            refresh()
+        assert said(where) == ""
+        display.stepped(1, "pre-training", 1, 2)  # the other one speaks
+        for seconds in (300, 301, 420):
+            clock.now = 1000 + seconds
+            refresh()
+        (line,) = said(where).splitlines()
+        assert line.endswith(f"{specs[0].case} starting, silent for 5 minutes")
+        display.stepped(0, "detection", 1, 2)
+        clock.now += 720
+        refresh()
+    first, *lines = said(where).splitlines()
+    assert first == line
+    ends = f"{specs[0].case} detection, silent for 12 minutes", f"{specs[1].case} pre-training, silent for 14 minutes"
+    assert [text.endswith(end) for text, end in zip(lines, ends, strict=True)] == [True, True]
+
+
+@pytest.mark.parametrize("width", [80, 140])
+def test_on_a_terminal_its_bar_says_so(specs: tuple[RunSpec, ...], width: int) -> None:
+    clock, where = Clock(), console(terminal=True, width=width)
+    display = Display(clock)
+    display.total = 2
+    with display.waiting(where) as refresh:
+        for worker, spec in enumerate(specs[:2]):
+            display.started(worker, spec)
+            display.stepped(worker, "pre-training", 1000, 1000)
+        clock.now += 310
+        display.stepped(1, "pre-training", 1000, 1000)
+        refresh()
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", said(where))
+    lines = [line for line in re.split(r"[\r\n]+", plain) if "silent for 5 minutes" in line]
+    assert lines and all(len(line) <= width and "1000/1000" in line for line in lines)
+    assert all(specs[0].case[-12:] in line for line in lines)
+
+
+def test_the_rest_of_the_time_follows_the_clock(specs: tuple[RunSpec, ...]) -> None:
+    clock = Clock()
+    display = Display(clock)
+    display.total = 3
+    display.started(0, specs[0])
+    clock.now += 10
+    display.finished(0, specs[0], "x")
+    assert display.seconds_left == pytest.approx(20)

@@ -154,6 +154,11 @@ def test_a_stored_row_is_loaded_and_nothing_is_computed(
         ({"jobs": 0}, "jobs must be at least 1, got 0"),
         ({"gpus_per_model": 0}, "--gpus-per-model must be at least 1, got 0"),
         ({"gpus_per_model": 3}, "--gpus-per-model 3 does not divide the batch of"),
+        (
+            {"timeout_per_encoder": "soon"},
+            r"^timeout_per_encoder takes hours, minutes and seconds, as 90s.* got .soon.",
+        ),
+        ({"timeout_per_encoder": 3600}, r"^timeout_per_encoder takes hours, .* got .3600."),
         ({"device": "gpu9"}, "gpu9"),
         ({"data_root": "nowhere"}, "--data-root nowhere: no such folder"),
     ],

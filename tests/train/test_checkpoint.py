@@ -177,7 +177,7 @@ def test_time_is_counted_over_the_processes(tmp_path, monkeypatch):
     first.save({"step": 1})
     spent = first.seconds
     second = kept_in(tmp_path)
-    assert second.load() == {"step": 1}
+    assert second.load({"step": 0}) == {"step": 1}
     assert 0 < second.seconds <= spent + 20
 
 
@@ -215,8 +215,44 @@ def test_what_torch_cannot_load_safely_is_set_aside(tmp_path):
     harm = b"cos\nsystem\n(S'touch " + str(tmp_path / "harmed").encode() + b"'\ntR."
     path.write_bytes(hashlib.sha256(harm).digest() + harm)
     with pytest.warns(StoreWarning, match="cannot be loaded"):
-        assert kept.load() is None
+        assert kept.load({}) is None
     assert not (tmp_path / "harmed").exists()
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        ("seconds", None),
+        ("state", None),
+        ("state.place", None),
+        ("state.place.order", torch.arange(3)),
+        ("state.random", torch.zeros(2)),
+        ("state.history", "none"),
+        ("state.optimiser.param_groups", None),
+        ("state.encoder.{weight}", None),
+        ("state.encoder.{weight}", torch.zeros(1)),
+        ("state.head.more", torch.zeros(1)),
+    ],
+)
+def test_a_whole_one_of_another_form_is_set_aside_and_training_begins_anew(part, value, tmp_path):
+    """As another version of a library, or of this, may have kept it; None stands for a part that is not there."""
+    spec, kept = spec_in(tmp_path).pretrain, kept_in(tmp_path / "store")
+    assert train(spec, kept, 2) is None
+    path = next((tmp_path / "store").rglob("checkpoint.pt"))
+    whole = torch.load(io.BytesIO(path.read_bytes()[32:]), weights_only=True)
+    part = part.format(weight=next(iter(whole["state"]["encoder"])))
+    *way, last = part.split(".", 2)
+    table = whole
+    for key in way:
+        table = table[key]
+    table.pop(last, None)
+    if value is not None:
+        table[last] = value
+    torch.save(whole, buffer := io.BytesIO())
+    path.write_bytes(hashlib.sha256(buffer.getvalue()).digest() + buffer.getvalue())
+    with pytest.warns(StoreWarning, match=rf"{part} is not this training's; set aside"):
+        again = train(spec, kept_in(tmp_path / "store"))
+    same(again, train(spec))
 
 
 def test_a_full_disk_costs_the_checkpoint_alone(tmp_path, monkeypatch):
@@ -269,14 +305,14 @@ def test_a_checkpoint_of_another_training_is_set_aside(how, tmp_path):
     if target != source:
         source.rename(target)
     with pytest.warns(StoreWarning, match="of another training; set aside"):
-        assert Checkpoint(of[0], CPU, *of[1:]).load() is None
+        assert Checkpoint(of[0], CPU, *of[1:]).load({"step": 0}) is None
     assert not target.exists()
 
 
 def test_one_of_its_own_encoder_is_taken(tmp_path):
     run = kept_in(tmp_path)._run
     Checkpoint(run, CPU, "detection", "a" * 64).save({"step": 1})
-    assert Checkpoint(run, CPU, "detection", "a" * 64).load() == {"step": 1}
+    assert Checkpoint(run, CPU, "detection", "a" * 64).load({"step": 0}) == {"step": 1}
 
 
 def test_a_detectors_checkpoint_is_not_gone_on_from_on_another_encoder(tmp_path, monkeypatch):

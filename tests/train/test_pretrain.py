@@ -588,6 +588,51 @@ def test_a_loss_that_is_not_finite_diverges(bad, when, log_every, told):
         train(Broken, log_every=log_every)
 
 
+@pytest.mark.parametrize(
+    ("where", "told"),
+    [
+        ("features", "features not finite at step 37 of 52"),
+        ("loss", "features not finite at step 38 of 52"),  # of a step that is not logged: it reaches the weights
+        ("gradient", "features not finite at step 38 of 52"),
+        ("match", r"p_once.*test_pretrain\.py:\d+\): ValueError: Match: weights .* must be finite"),
+    ],
+)
+@pytest.mark.parametrize("optimiser", ["sgd", "adam"])
+def test_a_nan_once_in_fifty_steps_never_passes(where, told, optimiser):
+    class Once(Method, name="p_once"):
+        step = -1
+
+        def now(self, part):
+            return self.step == 37 and part == where
+
+        def head(self, encoder, spec):
+            inner, method = super().head(encoder, spec), self
+
+            class Head(nn.Module):
+                def __init__(self):
+                    super().__init__()
+                    self.inner = inner
+
+                def forward(self, x):
+                    method.step += 1
+                    return self.inner(x) * (math.nan if method.now("features") else 1.0)
+
+            return Head()
+
+        def match(self, views):
+            B, P = views.z1.shape[:2]
+            return Match(weights=torch.eye(P).expand(B, P, P) * (math.nan if self.now("match") else 1.0))
+
+        def loss(self, views, objective):
+            if self.now("gradient"):
+                views.z1.register_hook(lambda gradient: gradient * math.nan)
+            terms = super().loss(views, objective)
+            return LossTerms(terms.alignment * (math.nan if self.now("loss") else 1.0), terms.distribution)
+
+    with pytest.raises((Diverged, MethodError), match=told):
+        train(Once, name=optimiser, epochs=13, log_every=50)
+
+
 def test_too_few_images_are_refused():
     with pytest.raises(ValueError, match="batch of 16 images at least, the data set has 15"):
         train(data=noise(15))
