@@ -1,9 +1,11 @@
 """Triton kernels of the log-sum-exp over all pairs within one set, and of its gradient.
 
-They have never run on a card: their values were checked on a CPU by Triton's interpreter (TRITON_INTERPRET=1, set
-before this module is imported). Both compute every similarity anew, in tiles that never leave the chip, and each row's
-sum in one program, in the same order every time. Against attention there are no values V, and the two gradients of
-attention, of queries and of keys, are one: the pair (r, c) weighs f_r exp(s - l_r) + f_c exp(s - l_c) for both.
+They have never run on a card. Their values were checked on a CPU by Triton's interpreter (TRITON_INTERPRET=1, set
+before this module is imported), and they compile for an H100.
+
+Both compute every similarity anew, in tiles that never leave the chip, and each row's sum in one program, in the same
+order every time. Against attention there are no values V, and the two gradients of attention, of queries and of keys,
+are one: the pair (r, c) weighs f_r exp(s - l_r) + f_c exp(s - l_c) for both.
 """
 
 from __future__ import annotations
@@ -23,9 +25,17 @@ TILES = [
 ]
 
 
+def _worth_trying(tiles: list[Any], tensors: dict[str, Any], **told: Any) -> list[Any]:
+    """Return the smallest tile alone where tensor cores are of no use, because others then compile for a minute."""
+    return tiles[:1] if told["PRECISION"] == "ieee" and tensors["x"].dtype == torch.float32 else tiles
+
+
 def _tuned(kernel: Any) -> Any:
     """Choose the fastest tile for each size on a card; the interpreter takes the first."""
-    return kernel if INTERPRETED else triton.autotune(TILES, key=["n", "D", "PRECISION"])(kernel)
+    if INTERPRETED:
+        return kernel
+    prune = {"early_config_prune": _worth_trying}
+    return triton.autotune(TILES, key=["n", "D", "PRECISION"], prune_configs_by=prune)(kernel)
 
 
 @triton.jit
