@@ -22,7 +22,7 @@ from cl_bench.losses import pairwise
 LogSumExp = Callable[[Tensor, float, int, torch.dtype], Tensor]
 STREAMING = pairwise.logsumexp
 PRECISIONS = ("float32", "tf32", "float16")
-"""Of the inputs of the matrix products. The products are summed in float32, and so are the exponentials."""
+"""Precisions of the inputs of matrix products. The products are summed in float32, and so are the exponentials."""
 COMPILED = 64
 """Sizes and precisions that a function is compiled for; torch's limit of 8 would make it run the others uncompiled."""
 LARGEST_WEIGHT = 2.0**14
@@ -159,7 +159,7 @@ def triton(x: Tensor, scale: float, group: int, dtype: torch.dtype) -> Tensor:
 
 
 KERNELS: dict[str, LogSumExp] = {"blocks": blocks, "full": full, "flex": flex, "triton": triton}
-"""By name. ``triton`` is last: a fault of it may leave the process without a working card."""
+"""Candidates by name. ``triton`` is last: a fault of it may leave the process without a working card."""
 
 
 @contextmanager

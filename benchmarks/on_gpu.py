@@ -1,4 +1,4 @@
-"""All that one card is to settle, in 25 minutes: are the numbers right, and how fast is what.
+"""Checks and timings that one GPU is to settle, in 25 minutes: are the numbers right, and how fast is what.
 
 python benchmarks/on_gpu.py --minutes 25                     # on a card
 python benchmarks/on_gpu.py --minutes 5 --device cpu --tiny  # the same way, on sizes that say nothing
@@ -44,7 +44,7 @@ PARTS = {
     "jobs": Part(jobs, 200),
     "sweep": Part(sweep, 120, takes_the_rest=True),
 }
-"""In the order in which they run: what the others rest on first. The seconds are reckoned, not measured."""
+"""Parts in the order in which they run: what the others rest on first. The seconds are reckoned, not measured."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -32,7 +32,7 @@ JOINING = 20.0  # seconds for a process to end once it has told its result
 
 @dataclass(frozen=True)
 class Setting:
-    """What a part is told.
+    """Setting of a run, which every part is told.
 
     Attributes:
         name: Name of the device, such as ``cuda``.
