@@ -3,7 +3,7 @@
 ``blocks`` is cl-bench's ``pairwise.logsumexp``, and what every device uses. The others have never run on a card: they
 are here to be measured on one, and none enters the package before it was. Each takes the arguments of
 ``pairwise.logsumexp`` and the dtype in which matrices are multiplied, and ``used`` puts it in its place in every loss.
-The gradient has the dtype of the vectors.
+The gradient has the dtype of the vectors. ``longest`` is of use to ``blocks`` alone.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from cl_bench.losses import pairwise
 
-LogSumExp = Callable[[Tensor, float, int, torch.dtype], Tensor]
+LogSumExp = Callable[..., Tensor]
 STREAMING = pairwise.logsumexp
 PRECISIONS = ("float32", "tf32", "float16")
 """Precisions of the inputs of matrix products. The products are summed in float32, and so are the exponentials."""
@@ -104,12 +104,12 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     return torch.compile(function, dynamic=False)
 
 
-def blocks(x: Tensor, scale: float, group: int, dtype: torch.dtype) -> Tensor:
+def blocks(x: Tensor, scale: float, group: int, dtype: torch.dtype, longest: float | None = None) -> Tensor:
     """Compute ``pairwise.logsumexp``, which multiplies no halves: a dtype of half precision only rounds the vectors."""
-    return STREAMING(x.to(dtype).to(x.dtype), scale, group)
+    return STREAMING(x.to(dtype).to(x.dtype), scale, group, longest)
 
 
-def full(x: Tensor, scale: float, group: int, dtype: torch.dtype) -> Tensor:
+def full(x: Tensor, scale: float, group: int, dtype: torch.dtype, longest: float | None = None) -> Tensor:
     """Compute the log-sum-exp from the whole matrix by ``torch.compile``; eagerly on a CPU.
 
     It has never run on a card. The n x n similarities in float32 are 2.5 GB at n = 25,088, with their weights 5 GB.
@@ -119,7 +119,7 @@ def full(x: Tensor, scale: float, group: int, dtype: torch.dtype) -> Tensor:
     return out
 
 
-def flex(x: Tensor, scale: float, group: int, dtype: torch.dtype) -> Tensor:
+def flex(x: Tensor, scale: float, group: int, dtype: torch.dtype, longest: float | None = None) -> Tensor:
     """Compute the log-sum-exp as that of ``flex_attention``.
 
     It has never run on a card, and on a CPU torch gives it no gradient. Attention's values are of no use here; they
@@ -147,7 +147,7 @@ def flex(x: Tensor, scale: float, group: int, dtype: torch.dtype) -> Tensor:
     return out
 
 
-def triton(x: Tensor, scale: float, group: int, dtype: torch.dtype) -> Tensor:
+def triton(x: Tensor, scale: float, group: int, dtype: torch.dtype, longest: float | None = None) -> Tensor:
     """Compute the log-sum-exp by a Triton kernel, without a matrix in memory and without attention's values.
 
     It has never run on a card; its values and gradients were checked by Triton's interpreter on a CPU.
@@ -178,8 +178,8 @@ def used(kernel: str, precision: str) -> Iterator[None]:
     """Compute every loss by that kernel within the context, with matrices multiplied in that precision."""
     with products_in(precision) as dtype:
 
-        def logsumexp(x: Tensor, scale: float, group: int = 0) -> Tensor:
-            return KERNELS[kernel](x, scale, group, dtype)
+        def logsumexp(x: Tensor, scale: float, group: int = 0, longest: float | None = None) -> Tensor:
+            return KERNELS[kernel](x, scale, group, dtype, longest)
 
         with mock.patch.object(pairwise, "logsumexp", logsumexp):
             yield

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from cl_bench.data import Dataset, load
 from cl_bench.data.dataset import take
+from cl_bench.data.on_device import on_device
 from cl_bench.data.views import two_views
 from cl_bench.encoders import build_encoder
 from cl_bench.methods.registry import Registry, spec_of
@@ -63,7 +64,7 @@ def shares(spec: PretrainSpec, data: Dataset, device: torch.device = CPU) -> dic
         return result
 
     method = Registry().resolve(spec.method.name)
-    plan = spec.optimiser
+    plan, held = spec.optimiser, on_device(data.images, device)
     encoder = build_encoder(spec.encoder.name, spec.encoder.padding).to(  # type: ignore[call-overload]  # not in torch's stubs
         device, memory_format=torch.channels_last
     )
@@ -71,7 +72,7 @@ def shares(spec: PretrainSpec, data: Dataset, device: torch.device = CPU) -> dic
     optimiser = torch.optim.SGD([*encoder.parameters(), *head.parameters()], plan.lr, plan.momentum)
     draws = torch.Generator().manual_seed(0)
     for _ in range(STEPS):
-        images = take(data.images, torch.randperm(len(data), generator=draws)[: plan.batch])
+        images = take(held, torch.randperm(len(data), generator=draws)[: plan.batch])
         pair = timed("views", lambda images=images: two_views(images, spec.augment, spec.views, draws, device))
         x = torch.cat([pair[0][0], pair[1][0]]).contiguous(memory_format=torch.channels_last)
         feature_map = timed("encoder", lambda x=x: encoder(x))

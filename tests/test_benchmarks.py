@@ -11,8 +11,11 @@ import time
 import parts
 import pytest
 import torch
-from helpers import ROOT, environment
+from helpers import ROOT, dense_row, environment, tiny
+from pretended_gpu import GPU, pretended_gpu
 from torchvision.transforms.functional import pil_to_tensor
+
+from cl_bench.data import load
 
 
 @pytest.fixture
@@ -75,12 +78,10 @@ def test_what_is_fed_is_what_the_files_hold(benchmark_module, tmp_path):
 
 
 def test_the_parts_of_a_training_step(benchmark_module, monkeypatch, tmp_path):
-    from helpers import dense_row, tiny
-
     training_step = benchmark_module("training_step")
     monkeypatch.setattr(training_step, "STEPS", 2)
     spec = tiny(tmp_path).sweep(dense_row())[0].pretrain
-    parts = training_step.shares(spec, training_step.load(spec.data))
+    parts = training_step.shares(spec, load(spec.data))
     assert set(parts) == {"views", "encoder", "head", "loss", "optimiser"} and min(parts.values()) > 0
 
 
@@ -134,7 +135,7 @@ def test_kernels_against_the_whole_matrix(kernel, shape, group, benchmark_module
 def test_a_wrong_kernel_is_told_and_not_timed(benchmark_module, monkeypatch, tmp_path):
     choices, running = benchmark_module("gpu.kernel_choices"), benchmark_module("gpu.running")
     blocks = choices.KERNELS["blocks"]
-    broken = {"blocks": blocks, "wrong": lambda x, scale, group, dtype: blocks(x, scale, 0, dtype), "none": None}
+    broken = {"blocks": blocks, "wrong": lambda x, scale, group, *more: blocks(x, scale, 0, *more), "none": None}
     for module in (choices, benchmark_module("kernels")):
         monkeypatch.setattr(module, "KERNELS", broken)
     monkeypatch.setattr(choices, "PRECISIONS", ("float32",))
@@ -161,6 +162,21 @@ def test_a_kernel_in_the_place_of_the_losses_own(benchmark_module):
     assert 0 < abs(float(other[0] - own[0])) < 1e-3
     assert other[1].dtype == torch.float32 and torch.allclose(other[1], own[1], atol=1e-5)
     assert torch.equal(losses.step("streaming", z)[0], own[0])
+
+
+def test_parts_keep_their_tensors_on_one_device(benchmark_module, monkeypatch, tmp_path):
+    running, numbers, choices = (benchmark_module(f"gpu.{name}") for name in ("running", "numbers", "kernel_choices"))
+    training_step = benchmark_module("training_step")
+    monkeypatch.setattr(training_step, "STEPS", 2)
+    spec = tiny(tmp_path).sweep(dense_row())[0].pretrain
+    data = load(spec.data)
+    setting = running.Setting("cuda:0", True, tmp_path / "none.json", tmp_path, tmp_path, time.time() + 300)
+    monkeypatch.setattr(choices, "find_spec", lambda name: None)
+    with pretended_gpu():
+        assert min(training_step.shares(spec, data, GPU).values()) > 0
+        assert {name.rpartition(" ")[2] for name in numbers.values(setting)["errors"]} == {"cpu", "cuda"}
+        assert choices.errors("blocks", "float32", (61, 32), 7, 20.0, GPU)["gradient"] < 1e-5
+        assert choices.kernel_choices(setting, "STL-10")["NT-Xent"]["left_out"] == {}
 
 
 @pytest.mark.slow
