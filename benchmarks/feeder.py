@@ -95,18 +95,23 @@ class Files(TorchDataset[tuple[Tensor, Tensor]]):
         return self.views(image), self.views(image)
 
 
-def ours(images: Images, augment: AugmentSpec, batch: int) -> Callable[[], None]:
-    """Make a function that runs an epoch through the feeder."""
-    spec = PretrainSpec(
+def spec_of_views(images: int, augment: AugmentSpec, batch: int, epochs: int = 1, **plan: Any) -> PretrainSpec:
+    """Make the spec of a ResNet-18 trained on so many images with those views; ``plan`` is the optimiser's."""
+    return PretrainSpec(
         method=spec_of(Registry().resolve("dense_index")),
         objective=InfoNCE(temperature=0.2),
-        data=ScenesSpec(kind="multi_object", split="train", images=len(images), size=augment.size),
+        data=ScenesSpec(kind="multi_object", split="train", images=images, size=augment.size),
         views="overlapping",
         augment=augment,
         encoder=EncoderSpec(name="resnet18"),
-        optimiser=OptimiserSpec(batch=batch, epochs=1, lr=0.1),
+        optimiser=OptimiserSpec(batch=batch, epochs=epochs, lr=0.1, **plan),
         seed=0,
     )
+
+
+def ours(images: Images, augment: AugmentSpec, batch: int) -> Callable[[], None]:
+    """Make a function that runs an epoch through the feeder."""
+    spec = spec_of_views(len(images), augment, batch)
     data = Dataset(images, ())
 
     def run() -> None:

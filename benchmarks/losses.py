@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from lightly.loss import NTXentLoss
 from timing import extra_memory, in_own_process, machine, medians
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
@@ -25,10 +24,10 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 HERE = Path(__file__)
 
 
-def features(n: int) -> tuple[Tensor, Tensor]:
-    """Make two views of n / 2 unit vectors, leaves of the graph, with 49 cells per image if that divides n / 2."""
-    cells = CELLS if n % (2 * CELLS) == 0 else 64
-    z = torch.randn(2, n // 2 // cells, cells, D, generator=torch.Generator().manual_seed(0)).to(DEVICE)
+def features(n: int, cells: int = 0, device: torch.device = DEVICE) -> tuple[Tensor, Tensor]:
+    """Make two views of n / 2 vectors, leaves of the graph; with 49 cells an image by default if that divides n / 2."""
+    cells = cells or (CELLS if n % (2 * CELLS) == 0 else 64)
+    z = torch.randn(2, n // 2 // cells, cells, D, generator=torch.Generator().manual_seed(0)).to(device)
     return z[0].requires_grad_(), z[1].requires_grad_()
 
 
@@ -39,6 +38,8 @@ def streaming(z1: Tensor, z2: Tensor) -> Tensor:
 
 def lightly(z1: Tensor, z2: Tensor) -> Tensor:
     """Compute the same loss by lightly, which also normalises."""
+    from lightly.loss import NTXentLoss
+
     loss: Tensor = NTXentLoss(temperature=TEMPERATURE)(z1.flatten(0, 1), z2.flatten(0, 1))
     return loss
 
@@ -48,7 +49,7 @@ def full_matrix(z1: Tensor, z2: Tensor) -> Tensor:
     z = normalize(torch.cat([z1.flatten(0, 1), z2.flatten(0, 1)]), dim=-1)
     n = len(z)
     logits = (z @ z.T / TEMPERATURE).fill_diagonal_(-math.inf)
-    return cross_entropy(logits, (torch.arange(n, device=DEVICE) + n // 2) % n)
+    return cross_entropy(logits, (torch.arange(n, device=z.device) + n // 2) % n)
 
 
 def streaming_uniformity(z1: Tensor, z2: Tensor) -> Tensor:

@@ -12,10 +12,12 @@ from dataclasses import replace
 from typing import TypeVar
 
 import torch
-from timing import machine
+from timing import finish, machine
 from torch import Tensor, nn
 
-from cl_bench.data import load
+from cl_bench.data import Dataset, load
+from cl_bench.data.dataset import take
+from cl_bench.data.on_device import on_device
 from cl_bench.data.views import two_views
 from cl_bench.encoders import build_encoder
 from cl_bench.methods.registry import Registry, spec_of
@@ -24,6 +26,7 @@ from cl_bench.spec.profile import Row
 from cl_bench.spec.profile_files import load_profile
 from cl_bench.train.forward import forward
 
+CPU = torch.device("cpu")
 STEPS = 12
 SETTINGS = {
     "smoke (small_cnn, 24 px)": [],
@@ -49,25 +52,28 @@ class _Given(nn.Module):
         return self.feature_map
 
 
-def shares(spec: PretrainSpec) -> dict[str, float]:
-    """Measure the median seconds of each part of a step."""
+def shares(spec: PretrainSpec, data: Dataset, device: torch.device = CPU) -> dict[str, float]:
+    """Measure the median seconds of each part of a step, of which a device finishes one before the next begins."""
     seconds: dict[str, list[float]] = {}
 
     def timed(part: str, run: Callable[[], T]) -> T:
         start = time.perf_counter()
         result = run()
+        finish(device)
         seconds.setdefault(part, []).append(time.perf_counter() - start)
         return result
 
     method = Registry().resolve(spec.method.name)
-    data, plan = load(spec.data), spec.optimiser
-    encoder = build_encoder(spec.encoder.name, spec.encoder.padding).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's stubs
-    head = method.head(encoder, spec.encoder)
+    plan, held = spec.optimiser, on_device(data.images, device)
+    encoder = build_encoder(spec.encoder.name, spec.encoder.padding).to(  # type: ignore[call-overload]  # not in torch's stubs
+        device, memory_format=torch.channels_last
+    )
+    head = method.head(encoder, spec.encoder).to(device)
     optimiser = torch.optim.SGD([*encoder.parameters(), *head.parameters()], plan.lr, plan.momentum)
     draws = torch.Generator().manual_seed(0)
     for _ in range(STEPS):
-        images = data.images[torch.randperm(len(data), generator=draws)[: plan.batch]]
-        pair = timed("views", lambda images=images: two_views(images, spec.augment, spec.views, draws))
+        images = take(held, torch.randperm(len(data), generator=draws)[: plan.batch])
+        pair = timed("views", lambda images=images: two_views(images, spec.augment, spec.views, draws, device))
         x = torch.cat([pair[0][0], pair[1][0]]).contiguous(memory_format=torch.channels_last)
         feature_map = timed("encoder", lambda x=x: encoder(x))
         cut = feature_map.detach().requires_grad_()
@@ -102,7 +108,7 @@ def main() -> None:
         method = spec_of(Registry().resolve("dense_index"))
         sweep = profile.sweep(Row(method, "single_object", "overlapping"))
         for run in (sweep[2], sweep[-1]):
-            s = shares(run.pretrain)
+            s = shares(run.pretrain, load(run.pretrain.data))
             whole = sum(s.values())
             times = " | ".join(f"{1000 * s[part]:.1f}" for part in parts)
             kept = s["loss"] / (whole - s["views"])

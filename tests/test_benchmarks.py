@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import importlib
+import json
 import subprocess
 import sys
+import time
 
+import parts
 import pytest
 import torch
-from helpers import ROOT, environment
+from helpers import ROOT, dense_row, environment, tiny
+from pretended_gpu import GPU, pretended_gpu
 from torchvision.transforms.functional import pil_to_tensor
+
+from cl_bench.data import load
 
 
 @pytest.fixture
@@ -72,10 +78,192 @@ def test_what_is_fed_is_what_the_files_hold(benchmark_module, tmp_path):
 
 
 def test_the_parts_of_a_training_step(benchmark_module, monkeypatch, tmp_path):
-    from helpers import dense_row, tiny
-
     training_step = benchmark_module("training_step")
     monkeypatch.setattr(training_step, "STEPS", 2)
     spec = tiny(tmp_path).sweep(dense_row())[0].pretrain
-    parts = training_step.shares(spec)
+    parts = training_step.shares(spec, load(spec.data))
     assert set(parts) == {"views", "encoder", "head", "loss", "optimiser"} and min(parts.values()) > 0
+
+
+def test_a_part_that_fails_leaves_the_others(benchmark_module, monkeypatch, tmp_path, capsys):
+    running = benchmark_module("gpu.running")
+    monkeypatch.setattr(running, "PRELOADED", ())
+    out = tmp_path / "results.json"
+    setting = running.Setting("cpu", False, out, tmp_path, tmp_path / "store", time.time() + 300)
+    all_parts = {
+        "raises": running.Part(parts.raises, 1),
+        "dies": running.Part(parts.dies, 1),
+        "hangs": running.Part(parts.hangs, 0.5),
+        "long": running.Part(parts.good, 10_000),
+        "good": running.Part(parts.good, 1, takes_the_rest=True),
+    }
+    entries = running.run_parts(all_parts, setting, {"machine": "here"})
+    told = json.loads(out.read_text())
+    assert told == {"machine": "here", "parts": entries}
+    assert {name: entry["status"] for name, entry in entries.items()} == {
+        "raises": "failed",
+        "dies": "failed",
+        "hangs": "failed",
+        "long": "skipped",
+        "good": "done",
+    }
+    reasons = {name: entry.get("reason") for name, entry in entries.items()}
+    assert reasons["raises"] == "ValueError: no such thing"
+    assert reasons["dies"] == "its process ended with exit code 3"
+    assert reasons["hangs"] == "stopped after 1 s, expected to take 0 s"
+    assert reasons["long"].startswith("it takes about 10000 s, and ")
+    assert entries["good"]["result"] == {"left": True, "nothing": "nan", "before": None}
+    assert capsys.readouterr().out.count("... (") == 5
+
+    again = running.run_parts({"good": all_parts["good"]}, setting, {})
+    assert again["good"]["result"]["before"] == entries["good"]["result"]
+    assert running.results(out) == {**entries, **again}
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without")
+@pytest.mark.parametrize("kernel", ["blocks", "full", "flex"])
+@pytest.mark.parametrize(("shape", "group"), [((61, 32), 0), ((61, 32), 1), ((61, 32), 7), ((3, 20, 16), 1)])
+def test_kernels_against_the_whole_matrix(kernel, shape, group, benchmark_module):
+    choices = benchmark_module("gpu.kernel_choices")
+    exact = choices.errors(kernel, "float32", shape, group, 20.0, torch.device("cpu"))
+    rounded = choices.errors(kernel, "float16", shape, group, 20.0, torch.device("cpu"))
+    assert exact["value"] < 1e-5 and exact.get("gradient", 0.0) < 1e-5
+    assert 1e-5 < rounded["value"] < 5e-2 and (kernel == "flex" or 1e-5 < rounded["gradient"] < 5e-3)
+    assert ("gradient" in exact) == (kernel != "flex")  # torch gives it none on a CPU
+
+
+def test_a_wrong_kernel_is_told_and_not_timed(benchmark_module, monkeypatch, tmp_path):
+    choices, running = benchmark_module("gpu.kernel_choices"), benchmark_module("gpu.running")
+    blocks = choices.KERNELS["blocks"]
+    broken = {"blocks": blocks, "wrong": lambda x, scale, group, *more: blocks(x, scale, 0, *more), "none": None}
+    for module in (choices, benchmark_module("kernels")):
+        monkeypatch.setattr(module, "KERNELS", broken)
+    monkeypatch.setattr(choices, "PRECISIONS", ("float32",))
+    monkeypatch.setattr(choices, "LOSSES", {"L_u": choices.LOSSES["L_u"]})
+    out = tmp_path / "results.json"
+    setting = running.Setting("cpu", True, out, tmp_path, tmp_path, time.time() + 300)
+    told = choices.kernel_values(setting)
+    assert {name for name, entry in told.items() if entry["ok"]} == {"blocks, float32"}
+    assert told["wrong, float32"]["reason"].startswith("errors beyond 0.0001 of a value")
+    assert told["none, float32"]["reason"] == "TypeError: 'NoneType' object is not callable"
+
+    out.write_text(json.dumps({"parts": {"kernel values": {"status": "done", "result": told}}}))
+    found = choices.kernel_choices(setting, "STL-10")
+    assert found["L_u"]["ratios"] == {"blocks, float32": 1}
+    assert {"wrong, float32", "none, float32"} <= set(found["left_out"])
+
+
+def test_a_kernel_in_the_place_of_the_losses_own(benchmark_module):
+    kernels, losses = benchmark_module("kernels"), benchmark_module("losses")
+    z = losses.features(98)
+    own = losses.step("streaming", z)
+    with kernels.used("full", "float16"):
+        other = losses.step("streaming", z)
+    assert 0 < abs(float(other[0] - own[0])) < 1e-3
+    assert other[1].dtype == torch.float32 and torch.allclose(other[1], own[1], atol=1e-5)
+    assert torch.equal(losses.step("streaming", z)[0], own[0])
+
+
+def test_parts_keep_their_tensors_on_one_device(benchmark_module, monkeypatch, tmp_path):
+    running, numbers, choices = (benchmark_module(f"gpu.{name}") for name in ("running", "numbers", "kernel_choices"))
+    training_step = benchmark_module("training_step")
+    monkeypatch.setattr(training_step, "STEPS", 2)
+    spec = tiny(tmp_path).sweep(dense_row())[0].pretrain
+    data = load(spec.data)
+    setting = running.Setting("cuda:0", True, tmp_path / "none.json", tmp_path, tmp_path, time.time() + 300)
+    monkeypatch.setattr(choices, "find_spec", lambda name: None)
+    with pretended_gpu():
+        assert min(training_step.shares(spec, data, GPU).values()) > 0
+        assert {name.rpartition(" ")[2] for name in numbers.values(setting)["errors"]} == {"cpu", "cuda"}
+        assert choices.errors("blocks", "float32", (61, 32), 7, 20.0, GPU)["gradient"] < 1e-5
+        assert choices.kernel_choices(setting, "STL-10")["NT-Xent"]["left_out"] == {}
+
+
+@pytest.mark.slow
+def test_triton_kernels_in_the_interpreter():
+    """In a process of its own, because Triton reads the variable when it is first imported."""
+    pytest.importorskip("triton", reason="triton comes with torch for CUDA")
+    shapes = [((61, 32), 0), ((130, 48), 7), ((2, 3, 70, 20), 1), ((64, 128), 1)]
+    code = (
+        "import json, torch; from gpu.kernel_choices import errors; "
+        f"print(json.dumps([errors('triton', p, s, g, 20.0, torch.device('cpu')) for s, g in {shapes} "
+        "for p in ('float32', 'float16')]))"
+    )
+    surroundings = environment(PYTHONPATH=f"{ROOT}:{ROOT / 'benchmarks'}", TRITON_INTERPRET="1")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=surroundings)
+    if "InterpreterError" in done.stderr:
+        pytest.skip(f"Triton's interpreter cannot run: {done.stderr.strip().splitlines()[-1]}")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    for exact, rounded in zip(found[::2], found[1::2], strict=True):
+        assert exact["value"] < 1e-5 and exact["gradient"] < 1e-5
+        assert 1e-5 < rounded["value"] < 5e-2 and 1e-5 < rounded["gradient"] < 5e-3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp16", "tf32"])
+@pytest.mark.parametrize("name", ["_values_kernel", "_gradient_kernel"])
+def test_triton_kernels_compile_for_an_h100(name, precision, benchmark_module, monkeypatch, tmp_path):
+    """Without one: it has 227 KiB of shared memory for a program, and multiplies by the instruction wgmma."""
+    triton = pytest.importorskip("triton", reason="triton comes with torch for CUDA")
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    kernels = benchmark_module("triton_logsumexp")
+    kernel = getattr(kernels, name).fn
+    vectors = "*fp16" if precision == "fp16" else "*fp32"
+    for tile in kernels.TILES:
+        constants = {"D": 128, "WIDTH": 128, "GROUP": 49, "PRECISION": "tf32", **tile.kwargs}
+        kinds = {"x": vectors, "n": "i32", "scale": "fp32", **dict.fromkeys(constants, "constexpr")}
+        signature = {argument: kinds.get(argument, "*fp32") for argument in kernel.arg_names}
+        places = {argument: (i,) for i, argument in enumerate(kernel.arg_names)}
+        aligned = {places[a]: [["tt.divisibility", 16]] for a, k in signature.items() if a == "n" or k[0] == "*"}
+        source = ASTSource(kernel, signature, {places[a]: value for a, value in constants.items()}, aligned)
+        options = {"num_warps": tile.num_warps, "num_stages": tile.num_stages}
+        compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
+        assert "wgmma" in compiled.asm["ptx"]
+        assert compiled.metadata.shared <= 227 * 2**10
+
+
+@pytest.mark.slow
+def test_on_gpu_runs_every_part_on_a_cpu(benchmark_module, tmp_path):
+    on_gpu = benchmark_module("on_gpu")
+    out = tmp_path / "results.json"
+    command = [sys.executable, str(ROOT / "benchmarks" / "on_gpu.py"), "--device", "cpu", "--tiny", "--minutes", "9"]
+    surroundings = environment(PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1")
+    done = subprocess.run([*command, "--out", str(out)], capture_output=True, text=True, env=surroundings)
+    assert done.returncode == 0, done.stdout + done.stderr
+    told = json.loads(out.read_text())
+    assert (told["device"], told["tiny"], set(told["parts"])) == ("cpu", True, set(on_gpu.PARTS))
+    assert {entry["status"] for entry in told["parts"].values()} == {"done"}
+    found = {name: entry["result"] for name, entry in told["parts"].items()}
+    assert found["install"]["provenance"]["device"] == "cpu" and found["install"]["products_tflops"]["float32"] > 0
+    assert set(found["contract"]) >= {"dense_index", "dense_emd", "instance"}
+    assert all(m["passed"] and not m["failed"] and not m["loss_difference"] for m in found["contract"].values())
+    assert len(found["values"]["errors"]) == 3 * 2 * 4
+    assert all(e["gradient"] < 5e-2 for e in found["values"]["errors"].values())
+    assert all(entry["ok"] for name, entry in found["kernel values"].items() if not name.startswith("triton"))
+    for data in ("STL-10", "COCO"):
+        assert {"blocks, float32", "full, float16", "full_matrix"} <= set(found[f"kernels {data}"]["NT-Xent"]["ratios"])
+        steps = found[f"steps {data}"]
+        ways = [f"{way}, {precision}" for way in ("fed", "unfed") for precision in ("float32", "bfloat16")]
+        assert min(steps[way]["images_per_s"] for way in ways) > 0 and min(steps["parts_ms"].values()) > 0
+    assert all(said["resumed"]["same_bits"] for said in found["resume"].values())
+    assert all(found["detection"][p]["coco_ap"] >= 0 for p in ("float32", "bfloat16"))
+    assert found["jobs"]["models"] == 2 and found["jobs"]["jobs 2"]["models_per_hour"] > 0
+    sweep = found["sweep"]
+    assert (sweep["exit_code"], sweep["records"], sweep["trained"]) == (0, 4, 2)
+    assert all("INCONCLUSIVE" in verdict for verdict in sweep["verdicts"].values())
+
+
+def test_on_gpu_refuses_what_makes_no_sense(benchmark_module, capsys):
+    on_gpu = benchmark_module("on_gpu")
+    for arguments, said in (
+        (["--parts", "instal"], "no part 'instal'; did you mean 'install'?"),
+        (["--minutes", "0"], "--minutes must be above 0, got 0"),
+        (["--device", "cudo"], "--device cudo: "),
+    ):
+        with pytest.raises(SystemExit):
+            on_gpu.main(arguments)
+        assert said in capsys.readouterr().err

@@ -1,0 +1,1 @@
+"""Parts of ``on_gpu.py``: what one card is to settle."""
