@@ -168,7 +168,7 @@ class LocalEngine:
     def _work(self, desk: Desk) -> None:
         """Run one worker process at a time, started when there is work, until the engine is closed."""
         while not self._closed:
-            task = self._next(desk.plugin)
+            task = self._next(desk)
             if task is None:
                 continue
             spec, plugin = task
@@ -198,8 +198,8 @@ class LocalEngine:
         if desk.errors is not None:
             desk.errors.close()
 
-    def _next(self, plugin: str) -> tuple[RunSpec, str] | None:
-        """Return the next task for a process that has imported ``plugin``: one of that plugin, else the first.
+    def _next(self, desk: Desk) -> tuple[RunSpec, str] | None:
+        """Return the next task for a desk: the first of the plugin that its process has imported, else the first.
 
         With an empty queue it waits a little and returns None; specs that another process holds are then queued again.
         """
@@ -209,7 +209,7 @@ class LocalEngine:
                 self._queue.extend(self._busy)
                 self._busy.clear()
                 return None
-            chosen = next((i for i, (_, wanted) in enumerate(self._queue) if wanted == plugin), 0)
+            chosen = next((i for i, (_, wanted) in enumerate(self._queue) if wanted == desk.plugin), 0)
             task = self._queue[chosen]
             del self._queue[chosen]
             return task

@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+from bench import Notes
 from helpers import children, dense_row, tiny, until, workers
 from jobs import Job, flat, outcomes
 
-from cl_bench.compute.local import ComputationError
+from cl_bench.compute.local import ComputationError, LocalEngine
 from cl_bench.compute.progress import Display
 from cl_bench.compute.runner import load_record
 from cl_bench.errors import SpecError
@@ -31,16 +34,16 @@ def test_without_ray_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPat
         joined("auto")
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    """Start a Ray cluster on this machine, which clients may leave."""
+@contextmanager
+def started(cpus: int) -> Iterator[Any]:
+    """Start a Ray cluster of one node on this machine, which clients may leave."""
     ray = pytest.importorskip("ray", reason="ray is not installed")
     from ray.cluster_utils import Cluster
 
-    found = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "num_gpus": 0, "include_dashboard": False})
+    found = Cluster(initialize_head=True, head_node_args={"num_cpus": cpus, "num_gpus": 0, "include_dashboard": False})
     before = os.environ.get("RAY_ADDRESS")
     os.environ["RAY_ADDRESS"] = found.address
-    yield
+    yield found
     ray.shutdown()
     found.shutdown()
     os.environ.pop("RAY_ADDRESS")
@@ -48,17 +51,35 @@ def cluster() -> Iterator[None]:
         os.environ["RAY_ADDRESS"] = before
 
 
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    """Start a cluster of one node with two cores."""
+    with started(2):
+        yield
+
+
 def specs(folder: Path, **changes: object) -> tuple[RunSpec, ...]:
     """Return a sweep of the unchanged method."""
     return tiny(folder, **changes).sweep(dense_row(**spec_of(Registry().resolve("dense_index")).model_dump()))
 
 
-def engine(store: Store):  # type: ignore[no-untyped-def]
+def engine(store: Store, jobs: int = 1, watcher: Any = None) -> Any:
     from cl_bench.compute.ray import RayEngine, joined
 
     devices, count = joined("cpu")
     assert (devices, count) == (["cpu"], 2)
-    return RayEngine(store, Registry().plugins, devices, 1, Display())
+    return RayEngine(store, Registry().plugins, devices, jobs, watcher or Display())
+
+
+def computed(runs: Any, wanted: Sequence[RunSpec], meanwhile: Any = lambda: None) -> list[tuple[object, ...]]:
+    """Compute some specs and return the figures of their records."""
+    try:
+        runs.submit(wanted)
+        runs.wait(wanted, meanwhile)
+        records = [runs.record(spec) for spec in wanted]
+    finally:
+        runs.close()
+    return [(r.case, r.status, r.performance, r.alignment, r.uniformity, r.extra) for r in records]
 
 
 def mine() -> set[int]:
@@ -66,10 +87,40 @@ def mine() -> set[int]:
     return workers(children(os.getpid()))
 
 
+@pytest.mark.slow
+def test_a_node_that_is_killed_costs_no_record(tmp_path: Path) -> None:
+    wanted = specs(tmp_path, optimiser__epochs=60, seeds=2)
+    with started(1) as found:
+        second = found.add_node(num_cpus=1, num_gpus=0)
+        found.wait_for_nodes()
+        store, notes, killed = Store(tmp_path / "ray"), Notes(), []
+
+        def kill() -> None:
+            """End the second node's processes while it computes, once the first has finished an encoder."""
+            if not killed and notes.ended and len(notes.begun) >= len(notes.ended) + 2:
+                killed.append(True)
+                found.remove_node(second, allow_graceful=False)
+
+        records = computed(engine(store, 2, notes), wanted, kill)
+    assert killed and sum(notes.begun.values()) == len(wanted) + 1, "one encoder was begun twice"
+    assert records == computed(
+        LocalEngine(Store(tmp_path / "local"), Registry().plugins, ["cpu"], 2, Display()), wanted
+    )
+    until(lambda: not mine(), 30, "the workers end")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("cluster")
+def test_workers_beyond_the_cluster_leave_the_queue_to_those_that_have_a_place(tmp_path: Path) -> None:
+    wanted = specs(tmp_path)
+    notes = Notes()
+    assert (
+        len(computed(engine(Store(tmp_path / "store"), 5, notes), wanted)) == len(wanted) == sum(notes.begun.values())
+    )
+
+
 @pytest.mark.usefixtures("cluster")
 def test_a_record_is_the_same_as_one_computed_here(tmp_path: Path) -> None:
-    from cl_bench.compute.local import LocalEngine
-
     spec = specs(tmp_path)[0]
     records = []
     for name, make in (("ray", engine), ("local", lambda s: LocalEngine(s, Registry().plugins, ["cpu"], 1, Display()))):
