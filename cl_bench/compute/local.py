@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Protocol
 
+from cl_bench.compute.devices import sharing, worker_threads
 from cl_bench.compute.process import Process, WorkerProcess, event_of, last_words
 from cl_bench.compute.runner import lacking, load_record
 from cl_bench.compute.team import Team
@@ -268,7 +269,7 @@ class LocalEngine:
             elif event["event"] == "busy":
                 return None
             elif event["event"] == "failed":
-                return ComputationError(f"{spec.case}: {event['error']}")
+                return ComputationError(f"{spec.case}: {event['error']}{self._shared() if event.get('full') else ''}")
             elif event["event"] == "done":
                 found = load_record(spec, self.store)
                 return found or ComputationError(f"{spec.case}: computed, but the store does not hold it")
@@ -302,7 +303,13 @@ class LocalEngine:
 
     def _process(self, device: str, errors: IO[str]) -> Process:
         """Start a new process that writes its standard error to ``errors``."""
-        return WorkerProcess(device, errors)
+        return WorkerProcess(device, errors, worker_threads(self.jobs))
+
+    def _shared(self) -> str:
+        """Name what else frees memory, and changes no result, where several workers share a GPU."""
+        workers = sharing(self.jobs, self._devices)
+        on_gpus = self._devices[0].startswith("cuda") and workers > 1
+        return f"; or fewer --jobs, of which {workers} share a GPU" if on_gpus else ""
 
     @staticmethod
     def _forget_errors(desk: Desk) -> None:

@@ -8,6 +8,7 @@ its last checkpoint, on another: losing a node costs minutes of the encoders tha
 from __future__ import annotations
 
 import contextlib
+import os
 import queue
 import signal
 import socket
@@ -19,6 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from cl_bench.compute.devices import sharing, worker_threads
 from cl_bench.compute.local import ComputationError, Desk, LocalEngine
 from cl_bench.compute.process import WorkerProcess
 from cl_bench.errors import SpecError
@@ -32,13 +34,21 @@ LOSSES = 3  # nodes that an encoder may be lost with before it is taken for the 
 
 
 class NodeWorker:
-    """A Ray actor that runs a worker process on its node and passes lines to and from it, two calls at a time."""
+    """A Ray actor that runs a worker process on its node and passes lines to and from it, two calls at a time.
 
-    def __init__(self, token: str, device: str) -> None:
+    Args:
+        token: File in the store, which its node must see.
+        device: Device to compute on.
+        workers: Largest number of workers that share such a device.
+    """
+
+    def __init__(self, token: str, device: str, workers: int) -> None:
         if not Path(token).exists():
             raise FileNotFoundError(f"node {socket.gethostname()} does not see the store {Path(token).parent}")
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - open as long as the actor is
-        self._process = WorkerProcess(device, self._errors)
+        # Ray gives an actor one thread unless it reserves cores, and a GPU's views are prepared by threads.
+        os.environ.pop("OMP_NUM_THREADS", None)
+        self._process = WorkerProcess(device, self._errors, worker_threads(workers * self._devices()))
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         threading.Thread(target=self._read, daemon=True).start()
 
@@ -50,6 +60,11 @@ class NodeWorker:
     def node(self) -> str:
         """Return the id of the node that it was placed on."""
         return str(_ray().get_runtime_context().get_node_id())
+
+    def _devices(self) -> int:
+        """Return the number of GPUs of its node, at least 1."""
+        mine = self.node()
+        return max(1, *(int(node["Resources"].get("GPU", 0)) for node in _ray().nodes() if node["NodeID"] == mine))
 
     def send(self, message: dict[str, Any]) -> None:
         """Send a message to the process; if the process has ended, ``line`` will show it."""
@@ -180,9 +195,12 @@ class RayEngine(LocalEngine):
         return outcome
 
     def _process(self, device: str, errors: IO[str]) -> RemoteProcess:
-        needs: dict[str, Any] = {"num_cpus": 1} if device == "cpu" else {"num_gpus": 1}
+        workers = sharing(self.jobs, self._devices)
+        part = share(workers)
+        # Beside a GPU Ray would reserve a core too, and place no more workers than there are cores.
+        needs = {"num_cpus": part} if device == "cpu" else {"num_cpus": 0, "num_gpus": part}
         self._token.touch()
-        actor = _ray().remote(NodeWorker).options(max_concurrency=2, **needs).remote(str(self._token), device)
+        actor = _ray().remote(NodeWorker).options(max_concurrency=2, **needs).remote(str(self._token), device, workers)
         return RemoteProcess(actor, errors)
 
     def close(self) -> None:
@@ -192,6 +210,11 @@ class RayEngine(LocalEngine):
         _ray().shutdown()
 
 
+def share(workers: int) -> float:
+    """Return the share of a device that each of some workers reserves, in Ray's ten-thousandths, rounded down."""
+    return 10_000 // workers / 10_000
+
+
 def _ray() -> Any:
     """Import Ray when it is needed, because most users do not have it."""
     import ray
@@ -199,14 +222,14 @@ def _ray() -> Any:
     return ray
 
 
-def joined(device: str) -> tuple[list[str], int]:
+def joined(device: str) -> list[str]:
     """Join the cluster that Ray finds (``RAY_ADDRESS``, or one on this machine), or start one here.
 
     Args:
         device: ``auto``, ``cpu`` or ``cuda``.
 
     Returns:
-        The device of every worker, as a list of one, and the number of such devices in the cluster.
+        A name for each such device of the cluster; they are alike, since Ray says which one a worker gets.
 
     Raises:
         SpecError: If Ray is not installed, does not answer, or has no such device.
@@ -226,4 +249,4 @@ def joined(device: str) -> tuple[list[str], int]:
     count = int(there.get("GPU" if found == "cuda" else "CPU", 0))
     if count < 1:
         raise SpecError(f"--device {device}: the Ray cluster has none")
-    return [found], count
+    return [found] * count

@@ -34,6 +34,34 @@ def test_without_ray_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPat
         joined("auto")
 
 
+@pytest.mark.parametrize(
+    ("device", "jobs", "devices", "reserved"),
+    [
+        ("cpu", 2, 2, {"num_cpus": 1.0}),
+        ("cpu", 4, 2, {"num_cpus": 0.5}),
+        ("cuda", 2, 2, {"num_cpus": 0, "num_gpus": 1.0}),
+        ("cuda", 3, 2, {"num_cpus": 0, "num_gpus": 0.5}),
+        ("cuda", 6, 1, {"num_cpus": 0, "num_gpus": 0.1666}),
+    ],
+)
+def test_workers_reserve_their_share_of_a_device(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, device: str, jobs: int, devices: int, reserved: dict[str, float]
+) -> None:
+    from unittest.mock import MagicMock
+
+    from cl_bench.compute import ray as module
+
+    ray = MagicMock()
+    monkeypatch.setattr(module, "_ray", lambda: ray)
+    runs = module.RayEngine(Store(tmp_path), {}, [device] * devices, jobs, Display())
+    with (tmp_path / "errors").open("w") as errors:
+        runs._process(device, errors)
+    options = ray.remote.return_value.options
+    assert options.call_args.kwargs == {"max_concurrency": 2, **reserved}
+    assert options.return_value.remote.call_args.args[1:] == (device, -(-jobs // devices))
+    assert jobs / devices * reserved.get("num_gpus", reserved["num_cpus"]) <= 1
+
+
 @contextmanager
 def started(cpus: int) -> Iterator[Any]:
     """Start a Ray cluster of one node on this machine, which clients may leave."""
@@ -66,8 +94,8 @@ def specs(folder: Path, **changes: object) -> tuple[RunSpec, ...]:
 def engine(store: Store, jobs: int = 1, watcher: Any = None) -> Any:
     from cl_bench.compute.ray import RayEngine, joined
 
-    devices, count = joined("cpu")
-    assert (devices, count) == (["cpu"], 2)
+    devices = joined("cpu")
+    assert devices == ["cpu", "cpu"]
     return RayEngine(store, Registry().plugins, devices, jobs, watcher or Display())
 
 
@@ -89,7 +117,7 @@ def mine() -> set[int]:
 
 @pytest.mark.slow
 def test_a_node_that_is_killed_costs_no_record(tmp_path: Path) -> None:
-    wanted = specs(tmp_path, optimiser__epochs=60, seeds=2)
+    wanted = specs(tmp_path, optimiser__epochs=30)
     with started(1) as found:
         second = found.add_node(num_cpus=1, num_gpus=0)
         found.wait_for_nodes()
@@ -109,14 +137,40 @@ def test_a_node_that_is_killed_costs_no_record(tmp_path: Path) -> None:
     until(lambda: not mine(), 30, "the workers end")
 
 
+class ByWorker(Notes):
+    """Notes that tell the workers apart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.workers: set[int] = set()
+
+    def started(self, worker: int, spec: RunSpec) -> None:
+        super().started(worker, spec)
+        self.workers.add(worker)
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
-def test_workers_beyond_the_cluster_leave_the_queue_to_those_that_have_a_place(tmp_path: Path) -> None:
-    wanted = specs(tmp_path)
-    notes = Notes()
-    assert (
-        len(computed(engine(Store(tmp_path / "store"), 5, notes), wanted)) == len(wanted) == sum(notes.begun.values())
-    )
+def test_a_worker_without_a_place_holds_no_encoder_and_begins_once_it_has_one(tmp_path: Path) -> None:
+    import ray
+
+    class Other:  # of this function, so that Ray sends it whole
+        def there(self) -> bool:
+            return True
+
+    wanted, notes, before = specs(tmp_path), ByWorker(), []
+    runs = engine(Store(tmp_path / "store"), 2, notes)
+    other = ray.remote(Other).options(num_cpus=1).remote()
+    assert ray.get(other.there.remote())
+
+    def leave() -> None:
+        """End the other's work once an encoder is done."""
+        if notes.ended and not before:
+            before.append(len(notes.workers))
+            ray.kill(other)
+
+    assert len(computed(runs, wanted, leave)) == len(wanted) == sum(notes.begun.values())
+    assert before == [1] and notes.workers == {0, 1}
 
 
 @pytest.mark.usefixtures("cluster")
