@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import parts
 import pytest
 import torch
@@ -267,3 +268,71 @@ def test_on_gpu_refuses_what_makes_no_sense(benchmark_module, capsys):
         with pytest.raises(SystemExit):
             on_gpu.main(arguments)
         assert said in capsys.readouterr().err
+
+
+# ---- the paper's encoders on a cluster, simulated
+
+
+@pytest.fixture
+def simulated(benchmark_module, tmp_path):
+    from helpers import dense_row, tiny
+
+    cluster = benchmark_module("cluster")
+    specs = tiny(tmp_path).sweep(dense_row())
+
+    def of(hours, gpus, seed=0, **what):
+        queue = cluster.Queue(specs[: len(hours)], hours)
+        return cluster.simulate(queue, gpus, cluster.Cluster(**what), np.random.default_rng(seed))
+
+    return of
+
+
+def test_one_gpu_takes_the_sum_and_as_many_as_encoders_the_longest(simulated):
+    hours = [3.0, 10.5, 1.0, 2.5]
+    assert simulated(hours, 1) == (17.0, 1.0, 0.0, 0)
+    assert simulated(hours, 4) == (10.5, 17 / 42, 0.0, 0)
+    assert simulated(hours, 9) == (10.5, pytest.approx(17 / 94.5), 0.0, 0)
+
+
+@pytest.mark.parametrize("gpus", [1, 2, 3, 4])
+@pytest.mark.parametrize("hours", [[3.0, 1, 1, 1], [1.0, 1, 1, 3], [2.0, 2, 3, 1]])
+def test_what_plan_says_is_what_is_simulated_where_nothing_happens(simulated, hours, gpus):
+    from cl_bench.report.plan import wall_time
+
+    assert simulated(hours, gpus).makespan == wall_time(hours, gpus)
+
+
+def test_stragglers_alone_take_as_many_times_as_long(simulated):
+    assert simulated([3.0, 1.0], 1, stragglers=1.0, slowdown=2.5) == (10.0, 0.4, 0.0, 0)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_one_gpu_that_fails_takes_the_sum_and_what_was_lost(simulated, seed):
+    hours = [3.0, 10.5, 1.0, 2.5]
+    found = simulated(hours, 1, seed, between_failures=2.0, checkpoint=0.25, away=0.5, start=0.125)
+    assert found.failures > 0 and found.makespan == pytest.approx(17 + found.lost)
+    assert 0.625 * found.failures <= found.lost <= 0.875 * found.failures, (
+        "each costs at most one checkpoint's interval"
+    )
+    assert found == simulated(hours, 1, seed, between_failures=2.0, checkpoint=0.25, away=0.5, start=0.125)
+    without = simulated([1.5] * 4, 1, seed, between_failures=2.0, checkpoint=float("inf"), away=0.0, start=0.0)
+    assert without.makespan == pytest.approx(6 + without.lost)
+
+
+@pytest.mark.slow
+def test_the_paper_s_encoders_on_a_cluster(benchmark_module):
+    """The picture and the table in the docs are what the script writes."""
+    cluster = benchmark_module("cluster")
+    told, found, longest = cluster.run(20)
+    assert told.startswith("381 encoders, 5,131 GPU-hours, the longest 19.1 h")
+    assert found[cluster.IDEAL][0].makespan == pytest.approx(5131, abs=0.5)
+    assert cluster.picture(found, longest) == (ROOT / "docs/pictures/cluster.svg").read_text()
+    assert cluster.table(found) in (ROOT / "benchmarks/README.md").read_text()
+
+
+@pytest.mark.slow
+def test_ray_against_the_local_engine(benchmark_module):
+    pytest.importorskip("ray", reason="ray is not installed")
+    found = benchmark_module("ray_overhead").compare(2, 1, 1)
+    for (seconds,) in (found["local"], found["ray"]):
+        assert min(seconds) > 0 and seconds.cpu < 10 * seconds.rest

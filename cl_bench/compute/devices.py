@@ -13,6 +13,54 @@ if TYPE_CHECKING:
     import torch
 
 WORKER_MEMORY = 3 * 2**29  # bytes that a worker needs: torch and the data, 1.5 GiB
+WORKER_GPU_MEMORY = 2**30  # bytes that a worker needs on its GPU besides models and batches: context and kernels
+GIB = 2**30
+
+
+def cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def memory() -> int:
+    """Return the bytes of memory of this machine."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def sharing(jobs: int, devices: Sequence[str]) -> int:
+    """Return the largest number of workers that share a device, as they take the devices in turn."""
+    return -(-jobs // len(devices))
+
+
+def worker_threads(workers: int) -> int | None:
+    """Return the number of threads of each of some GPU workers here: its share of the cores; None leaves it to torch.
+
+    The threads prepare views. ``OMP_NUM_THREADS`` bounds their number. Workers of pytest-xdist share the cores too.
+    """
+    workers *= int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
+    if workers == 1:
+        return None
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    return max(1, min(cores() // workers, int(given) if given.isdecimal() else cores()))
+
+
+def overcommitted(jobs: int, devices: Sequence[str]) -> str:
+    """Return a line that says where so many workers need more memory than there is, and ``""`` if they do nowhere."""
+    places = {"this machine": (memory(), jobs, WORKER_MEMORY, 1)}
+    if devices[0].startswith("cuda"):
+        import torch
+
+        for name in devices:
+            there = torch.cuda.get_device_properties(name).total_memory
+            places[name] = there, sharing(jobs, devices), WORKER_GPU_MEMORY, len(devices)
+    for where, (there, workers, each, of_them) in places.items():
+        if workers * each > there:
+            need, fit = workers * each / GIB, max(1, there // each) * of_them
+            return (
+                f"--jobs {jobs}: {workers} workers on {where} need {need:g} GiB besides models and data, and it has "
+                f"{there / GIB:.3g} GiB: they may fail for lack of memory; --jobs {fit} fits"
+            )
+    return ""
 
 
 def default_jobs(devices: Sequence[str], per_model: int = 1) -> int:
@@ -26,9 +74,7 @@ def default_jobs(devices: Sequence[str], per_model: int = 1) -> int:
         return 1
     if devices[0].startswith("cuda"):
         return max(1, len(devices) // per_model)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return max(1, min(cores, memory // WORKER_MEMORY) // per_model)
+    return max(1, min(cores(), memory() // WORKER_MEMORY) // per_model)
 
 
 def check_per_model(size: int, devices: Sequence[str]) -> None:

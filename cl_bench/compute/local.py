@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Protocol
 
+from cl_bench.compute.devices import sharing, worker_threads
 from cl_bench.compute.process import Process, WorkerProcess, event_of, last_words
 from cl_bench.compute.runner import lacking, load_record
 from cl_bench.compute.team import Team
@@ -174,7 +175,7 @@ class LocalEngine:
     def _work(self, desk: Desk) -> None:
         """Run one worker process at a time, started when there is work, until the engine is closed."""
         while not self._closed:
-            task = self._next(desk.plugin)
+            task = self._next(desk)
             if task is None:
                 continue
             spec, plugin = task
@@ -204,8 +205,8 @@ class LocalEngine:
         if desk.errors is not None:
             desk.errors.close()
 
-    def _next(self, plugin: str) -> tuple[RunSpec, str] | None:
-        """Return the next task for a process that has imported ``plugin``: one of that plugin, else the first.
+    def _next(self, desk: Desk) -> tuple[RunSpec, str] | None:
+        """Return the next task for a desk: the first of the plugin that its process has imported, else the first.
 
         With an empty queue it waits a little and returns None; specs that another process holds are then queued again.
         """
@@ -215,7 +216,7 @@ class LocalEngine:
                 self._queue.extend(self._busy)
                 self._busy.clear()
                 return None
-            chosen = next((i for i, (_, wanted) in enumerate(self._queue) if wanted == plugin), 0)
+            chosen = next((i for i, (_, wanted) in enumerate(self._queue) if wanted == desk.plugin), 0)
             task = self._queue[chosen]
             del self._queue[chosen]
             return task
@@ -301,7 +302,7 @@ class LocalEngine:
             elif event["event"] == "busy":
                 return None
             elif event["event"] == "failed":
-                return ComputationError(f"{spec.case}: {event['error']}")
+                return ComputationError(f"{spec.case}: {event['error']}{self._shared() if event.get('full') else ''}")
             elif event["event"] == "done":
                 found = load_record(spec, self.store)
                 return found or ComputationError(f"{spec.case}: computed, but the store does not hold it")
@@ -335,7 +336,13 @@ class LocalEngine:
 
     def _process(self, device: str, errors: IO[str]) -> Process:
         """Start a new process that writes its standard error to ``errors``."""
-        return WorkerProcess(device, errors)
+        return WorkerProcess(device, errors, worker_threads(self.jobs))
+
+    def _shared(self) -> str:
+        """Name what else frees memory, and changes no result, where several workers share a GPU."""
+        workers = sharing(self.jobs, self._devices)
+        on_gpus = self._devices[0].startswith("cuda") and workers > 1
+        return f"; or fewer --jobs, of which {workers} share a GPU" if on_gpus else ""
 
     @staticmethod
     def _forget_errors(desk: Desk) -> None:

@@ -74,13 +74,16 @@ class WorkerProcess:
     Args:
         device: Device to compute on.
         errors: File that its standard error goes to.
+        threads: Number of threads on a GPU's side of the work; on a CPU it is 1. None leaves it to torch.
     """
 
-    def __init__(self, device: str, errors: IO[str]) -> None:
+    def __init__(self, device: str, errors: IO[str], threads: int | None = None) -> None:
         here = str(Path(__file__).resolve().parents[2])
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (here, os.environ.get("PYTHONPATH"))))}
         if device == "cpu":
-            environment.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
+            threads = 1
+        if threads is not None:
+            environment.update(OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads))
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "cl_bench.compute.worker"],
             stdin=subprocess.PIPE,

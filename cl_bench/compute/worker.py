@@ -125,7 +125,7 @@ def _serve(requests: IO[str], events: IO[str]) -> None:
             send(event="done" if mine else "busy")
         except Exception as error:  # whatever a plugin or the machine does, other records must still be computed
             full = isinstance(error, OutOfMemory)
-            send(event="failed", error=_one_line(error, store.run(spec.pretrain.key).path / "output.txt"))
+            send(event="failed", full=full, error=_one_line(error, store.run(spec.pretrain.key).path / "output.txt"))
             del error  # and with it every tensor in its frames
             if full and device.type == "cuda":
                 gc.collect()

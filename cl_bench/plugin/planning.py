@@ -12,7 +12,7 @@ from cl_bench.errors import first_line
 from cl_bench.plugin.options import or_usage_error
 from cl_bench.plugin.session import Session
 from cl_bench.report import looks_table, origins_table, plan_table
-from cl_bench.report.plan import encoder_seconds, missing
+from cl_bench.report.plan import encoder_seconds, missing, wall_time
 from cl_bench.spec import RunSpec
 from cl_bench.spec.provenance import provenance
 from cl_bench.spec.records import RANDOM_INIT, Record
@@ -33,7 +33,8 @@ class Planner:
         console, looks = self.session.console(), self.session.looks
         state = self._state(wanted)
         # Of several looks the power is the last one's alone, which the others add to.
-        console.print(plan_table(state, looks[-1].alpha, self.session.engine.jobs, self._estimates(state)))
+        estimates = self._estimates(state)
+        console.print(plan_table(state, looks[-1].alpha, self.session.engine.jobs, estimates, self._gpus))
         if (together := self.session.options.gpus_per_model) > 1:
             console.print(f"Times are those of one device a model: {together} pre-train it in less.", highlight=False)
         if len(looks) > 1:
@@ -65,7 +66,14 @@ class Planner:
         absent = {row: len(missing(cases)) for row, cases in state.items() if missing(cases)}
         seconds = encoder_seconds(state, self._estimates(state)) if absent else {}
         jobs = self.session.workers[2]
-        return sum(absent.values()), sum(seconds.get(row, math.nan) * n for row, n in absent.items()) / jobs
+        each = [seconds.get(row, math.nan) for row, n in absent.items() for _ in range(n)]
+        return len(each), math.nan if any(map(math.isnan, each)) else wall_time(each, min(jobs, self._gpus or jobs))
+
+    @property
+    def _gpus(self) -> int | None:
+        """Number of GPUs that the workers run on; None on a CPU."""
+        devices = self.session.workers[1]
+        return len(devices) if devices[0].startswith("cuda") else None
 
     def _timed(self, row: str, spec: RunSpec) -> dict[str, float]:
         """Time an encoder of a row on this machine, in seconds by stage."""

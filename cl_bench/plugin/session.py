@@ -32,7 +32,7 @@ from cl_bench.compute.asked import (
     seed_settings,
     wait_for,
 )
-from cl_bench.compute.devices import check_per_model, default_jobs, usable_devices
+from cl_bench.compute.devices import check_per_model, default_jobs, overcommitted, usable_devices
 from cl_bench.compute.local import LocalEngine
 from cl_bench.compute.progress import Display
 from cl_bench.compute.runner import load_record
@@ -341,10 +341,12 @@ class Session:
                 )
             from cl_bench.compute.ray import RayEngine, joined
 
-            devices, count = or_usage_error(lambda: joined(option.device))
-            return RayEngine, devices, option.jobs or (1 if self.is_worker else count)
+            devices = or_usage_error(lambda: joined(option.device))
+            return RayEngine, devices, option.jobs or (1 if self.is_worker else len(devices))
         devices = or_usage_error(lambda: usable_devices(option.device))
         or_usage_error(lambda: check_per_model(per_model, devices))
+        if option.jobs is not None and (line := overcommitted(option.jobs, devices)):
+            self.console().print(line, highlight=False, markup=False, soft_wrap=True)
         return LocalEngine, devices, option.jobs or default_jobs(devices, per_model)
 
     @cached_property

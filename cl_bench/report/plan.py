@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from rich.console import Group, RenderableType
@@ -18,6 +19,8 @@ from cl_bench.statistics.power import power
 
 TAUS = (-0.3, -0.5, -0.7)
 STAGES = {"pretrain": "pre-\ntraining", "measure": "L_a\nand L_u", "linear": "linear", "detection": "detec-\ntion"}
+WORKERS = tuple(4**k for k in range(5))
+"""Numbers of workers that the time is told for beside the run's own."""
 LISTED = 20
 """Number of cases to compute that are named for each row."""
 UNITS = ((86400.0, "days"), (3600.0, "h"), (60.0, "min"), (1.0, "s"))
@@ -37,7 +40,11 @@ Cases = Sequence[tuple[Planned, str, Record | None]]
 
 
 def plan_table(
-    rows: Mapping[str, Cases], alpha: float, jobs: int, estimates: Mapping[str, Mapping[str, float]] | None = None
+    rows: Mapping[str, Cases],
+    alpha: float,
+    jobs: int,
+    estimates: Mapping[str, Mapping[str, float]] | None = None,
+    gpus: int | None = None,
 ) -> Group:
     """Make the plan of a run.
 
@@ -46,8 +53,22 @@ def plan_table(
         alpha: One-sided level of the claims.
         jobs: Number of encoders that are computed at a time.
         estimates: Seconds per encoder by stage, timed on this machine, for rows without a stored record.
+        gpus: Number of GPUs that compute them, or None on a CPU. A GPU that several encoders share is taken to do no
+            more in an hour for it.
     """
-    return Group(_counts(rows, alpha), *_listed(rows), *_times(rows, jobs, estimates or {}))
+    return Group(_counts(rows, alpha), *_listed(rows), *_times(rows, jobs, estimates or {}, gpus))
+
+
+def wall_time(seconds: Iterable[float], workers: int) -> float:
+    """Return the time until the last of some encoders is done, in the unit of theirs.
+
+    They are taken in order, each by the first worker that is free, as an engine's workers take them. So the time is
+    never less than the longest encoder's, however many workers there are.
+    """
+    free = [0.0] * workers
+    for each in seconds:
+        heapq.heapreplace(free, free[0] + each)
+    return max(free)
 
 
 def missing(cases: Cases) -> list[Planned]:
@@ -103,7 +124,7 @@ def _listed(rows: Mapping[str, Cases]) -> Iterator[Text]:
 
 
 def _times(
-    rows: Mapping[str, Cases], jobs: int, estimates: Mapping[str, Mapping[str, float]]
+    rows: Mapping[str, Cases], jobs: int, estimates: Mapping[str, Mapping[str, float]], gpus: int | None
 ) -> Iterator[RenderableType]:
     absent = {row: len(missing(cases)) for row, cases in rows.items() if missing(cases)}
     if not absent:
@@ -117,11 +138,24 @@ def _times(
     if not set(absent) <= set(seconds):
         yield Text(f"{count}; no stored one to take the time from yet.")
         return
-    whole = sum(seconds[row] * n for row, n in absent.items())
+    each = [seconds[row] for row, n in absent.items() for _ in range(n)]
+    whole, workers = sum(each), min(jobs, gpus or jobs)
     source = ["as timed here"] if estimates else []
     source += [f"at the stored ones' median of {statistics.median(every):.1f} s"] if every else []
     device = f", {whole / 3600:,.1f} device-hours," if whole >= 3600 else ""
-    yield Text(f"{count}: about {time_text(whole / jobs)}{device} {' and '.join(source)}.")
+    yield Text(f"{count}: about {time_text(wall_time(each, workers))}{device} {' and '.join(source)}.")
+    if workers < jobs:
+        yield Text(f"{jobs} workers share {workers} GPUs; the time is that of one encoder after the other.")
+    if len(each) > 1:
+        by = [f"{k} in {time_text(wall_time(each, k))}" for k in _told(len(each))]
+        yield Text(
+            f"Workers, each on its own core or GPU: {', '.join(by)}; the longest encoder takes {time_text(max(each))}."
+        )
+
+
+def _told(encoders: int) -> list[int]:
+    """Return the numbers of workers to tell the time for, of which the last is one for each encoder."""
+    return [*(k for k in WORKERS if k < encoders), encoders]
 
 
 def encoder_seconds(rows: Mapping[str, Cases], estimates: Mapping[str, Mapping[str, float]]) -> dict[str, float]:

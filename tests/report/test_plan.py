@@ -7,11 +7,11 @@ import re
 from pathlib import Path
 
 import pytest
-from helpers import dense_row, plant, tiny
+from helpers import dense_row, plant, shown, tiny
 from rich.console import Console
 
 from cl_bench.compute.runner import load_record
-from cl_bench.report.plan import TAUS, plan_table
+from cl_bench.report.plan import TAUS, plan_table, wall_time
 from cl_bench.spec import RunSpec
 from cl_bench.spec.records import RANDOM_INIT
 from cl_bench.statistics.power import power
@@ -53,7 +53,7 @@ def test_counts_and_power(rows: dict[str, tuple[RunSpec, ...]], tmp_path: Path, 
     assert f"{14 - stored} encoders to compute, 2 at a time" in text
 
 
-@pytest.mark.parametrize(("jobs", "seconds"), [(1, 44.0), (2, 22.0), (4, 11.0)])
+@pytest.mark.parametrize(("jobs", "seconds"), [(1, 44.0), (2, 24.0), (4, 12.0), (11, 4.0), (50, 4.0)])
 def test_time_from_what_is_stored(
     rows: dict[str, tuple[RunSpec, ...]], tmp_path: Path, jobs: int, seconds: float
 ) -> None:
@@ -62,6 +62,35 @@ def test_time_from_what_is_stored(
     text = re.sub(r"\s+", " ", plan({"some-row": rows["some-row"][:1], "more": rows["some-row"][1:]}, store, jobs))
     assert f"11 encoders to compute, {jobs} at a time: about {seconds} s" in text
     assert "median of 4.0 s" in text
+    assert (
+        "each on its own core or GPU: 1 in 44.0 s, 4 in 12.0 s, 11 in 4.0 s; the longest encoder takes 4.0 s." in text
+    )
+
+
+@pytest.mark.parametrize(
+    ("seconds", "workers", "wall"),
+    [
+        ([3, 1, 1, 1], 1, 6),
+        ([3, 1, 1, 1], 2, 3),
+        ([1, 1, 1, 3], 2, 4),
+        ([3, 1, 1, 1], 4, 3),
+        ([1, 2], 9, 2),
+        ([], 2, 0),
+    ],
+)
+def test_each_encoder_goes_to_the_first_free_worker(seconds: list[float], workers: int, wall: float) -> None:
+    assert wall_time(seconds, workers) == wall
+
+
+def test_encoders_that_share_a_gpu_take_the_time_of_one_after_the_other(
+    rows: dict[str, tuple[RunSpec, ...]], tmp_path: Path
+) -> None:
+    store = Store(tmp_path / "store")
+    plant(store, rows["some-row"][0])
+    state = {"some-row": [(s, s.pretrain.objective.config, load_record(s, store)) for s in rows["some-row"]]}
+    text = re.sub(r"\s+", " ", shown(plan_table(state, 0.05, 4, gpus=2), 110))
+    assert "11 encoders to compute, 4 at a time: about 24.0 s" in text
+    assert "4 workers share 2 GPUs; the time is that of one encoder after the other." in text
 
 
 def test_all_is_there(rows: dict[str, tuple[RunSpec, ...]], tmp_path: Path) -> None:
