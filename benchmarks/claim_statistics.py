@@ -154,13 +154,8 @@ def run(n: int, name: str, true_tau: float, repeats: int) -> dict[str, Any]:
 
 def table(lines: Sequence[Mapping[str, Any]]) -> str:
     """Write a table in Markdown, with one line per case."""
-    rows = [[r["case"], str(r["n"]), *(_shown(r, c) for c in (*TESTS, "none", "covered", "worth"))] for r in lines]
+    rows = [[r["case"], str(r["n"]), *(f"{r[c]:.1f}" for c in (*TESTS, "none", "covered", "worth"))] for r in lines]
     return markdown_table(["case", "n", *TESTS, "no correlation", "interval holds", "worth"], rows)
-
-
-def _shown(line: Mapping[str, Any], column: str) -> str:
-    """Return a figure; a dash where a line of an earlier run does not have it."""
-    return f"{line[column]:.1f}" if column in line else "-"
 
 
 def write_tables() -> None:
