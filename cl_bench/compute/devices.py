@@ -44,18 +44,25 @@ def worker_threads(workers: int) -> int | None:
     return max(1, min(cores() // workers, int(given) if given.isdecimal() else cores()))
 
 
-def overcommitted(jobs: int, devices: Sequence[str]) -> str:
-    """Return a line that says where so many workers need more memory than there is, and ``""`` if they do nowhere."""
-    places = {"this machine": (memory(), jobs, WORKER_MEMORY, 1)}
+def overcommitted(jobs: int, devices: Sequence[str], per_model: int = 1) -> str:
+    """Return a line that says where so many workers need more memory than there is, and ``""`` if they do nowhere.
+
+    Args:
+        jobs: Number of workers.
+        devices: Names of the devices.
+        per_model: Number of processes of each worker, each on a device.
+    """
+    processes = jobs * per_model
+    places = {"this machine": (memory(), processes, WORKER_MEMORY, 1)}
     if devices[0].startswith("cuda"):
         import torch
 
         for name in devices:
             there = torch.cuda.get_device_properties(name).total_memory
-            places[name] = there, sharing(jobs, devices), WORKER_GPU_MEMORY, len(devices)
+            places[name] = there, sharing(processes, devices), WORKER_GPU_MEMORY, len(devices)
     for where, (there, workers, each, of_them) in places.items():
         if workers * each > there:
-            need, fit = workers * each / GIB, max(1, there // each) * of_them
+            need, fit = workers * each / GIB, max(1, there // each * of_them // per_model)
             return (
                 f"--jobs {jobs}: {workers} workers on {where} need {need:g} GiB besides models and data, and it has "
                 f"{there / GIB:.3g} GiB: they may fail for lack of memory; --jobs {fit} fits"

@@ -327,7 +327,11 @@ class LocalEngine:
         if desk.errors is None:
             desk.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the thread
         self._forget_errors(desk)
-        desk.process = process = Team(devices, desk.errors) if size > 1 else self._process(devices[0], desk.errors)
+        if size > 1:
+            process: Process = Team(devices, desk.errors, worker_threads(self.jobs * size))
+        else:
+            process = self._process(devices[0], desk.errors)
+        desk.process = process
         self._processes.append(process)
         if self._closed:
             process.stop()
@@ -340,7 +344,7 @@ class LocalEngine:
 
     def _shared(self) -> str:
         """Name what else frees memory, and changes no result, where several workers share a GPU."""
-        workers = sharing(self.jobs, self._devices)
+        workers = sharing(self.jobs * self._per_model, self._devices)
         on_gpus = self._devices[0].startswith("cuda") and workers > 1
         return f"; or fewer --jobs, of which {workers} share a GPU" if on_gpus else ""
 

@@ -26,14 +26,15 @@ class Team:
     Args:
         devices: Devices to compute on, one for each process.
         errors: File that their standard error goes to.
+        threads: Number of threads of each; None leaves it to torch.
     """
 
-    def __init__(self, devices: Sequence[str], errors: IO[str]) -> None:
-        self._devices, self._errors = devices, errors
+    def __init__(self, devices: Sequence[str], errors: IO[str], threads: int | None = None) -> None:
+        self._devices, self._errors, self._threads = devices, errors, threads
         self._folder = tempfile.TemporaryDirectory(prefix="cl-bench-")
         self._settings: dict[str, Any] = {}
         self._task: dict[str, Any] = {"tag": ""}
-        self._processes = [WorkerProcess(devices[0], errors)]
+        self._processes = [WorkerProcess(devices[0], errors, threads)]
         self._watching: list[threading.Thread] = []
         self._changing = threading.RLock()
         self._ended = False
@@ -92,7 +93,7 @@ class Team:
             if self._ended:
                 return
             for rank in range(len(self._processes), len(self._devices)):
-                process = WorkerProcess(self._devices[rank], self._errors)
+                process = WorkerProcess(self._devices[rank], self._errors, self._threads)
                 self._processes.append(process)
                 process.send(self._settings_of(rank))
                 self._watching.append(threading.Thread(target=self._watch, args=(process,), daemon=True))

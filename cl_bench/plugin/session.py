@@ -345,7 +345,7 @@ class Session:
             return RayEngine, devices, option.jobs or (1 if self.is_worker else len(devices))
         devices = or_usage_error(lambda: usable_devices(option.device))
         or_usage_error(lambda: check_per_model(per_model, devices))
-        if option.jobs is not None and (line := overcommitted(option.jobs, devices)):
+        if option.jobs is not None and (line := overcommitted(option.jobs, devices, per_model)):
             self.console().print(line, highlight=False, markup=False, soft_wrap=True)
         return LocalEngine, devices, option.jobs or default_jobs(devices, per_model)
 

@@ -93,6 +93,13 @@ def test_more_workers_than_memory_has_room_for_are_one_line(
     assert re.fullmatch(said, found)
 
 
+def test_the_processes_of_a_model_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cl_bench.compute.devices.memory", lambda: 8 * 2**30)
+    assert not overcommitted(5, ["cpu"])
+    assert "--jobs 3: 6 workers on this machine need 9 GiB" in overcommitted(3, ["cpu"], 2)
+    assert overcommitted(3, ["cpu"], 2).endswith("--jobs 2 fits") and not overcommitted(2, ["cpu"], 2)
+
+
 def test_the_line_is_shown_and_the_run_goes_on(monkeypatch: pytest.MonkeyPatch, job: Job) -> None:
     monkeypatch.setattr("cl_bench.compute.devices.memory", lambda: 2**30)
     job.plant()
