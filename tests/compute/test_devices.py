@@ -1,4 +1,4 @@
-"""Several workers on one device: threads, shares and memory, without a device."""
+"""Devices, and the workers on them: names, defaults, threads, shares and memory, without a device."""
 
 from __future__ import annotations
 
@@ -13,10 +13,18 @@ import pytest
 from helpers import dense_row, tiny, until
 from jobs import Job, flat
 
-from cl_bench.compute.devices import overcommitted, sharing, worker_threads
-from cl_bench.compute.local import ComputationError, LocalEngine
+from cl_bench.compute.devices import (
+    default_jobs,
+    overcommitted,
+    sharing,
+    torch_device,
+    usable_devices,
+    worker_threads,
+)
+from cl_bench.compute.local import ComputationError, Desk, LocalEngine
 from cl_bench.compute.process import WorkerProcess
 from cl_bench.compute.progress import Display
+from cl_bench.errors import SpecError
 from cl_bench.store import Store
 
 pytest_plugins = ["pytester"]
@@ -148,3 +156,70 @@ def test_out_of_memory_where_workers_share_a_gpu_names_jobs_too(
     finally:
         engine.close()
     assert str(caught.value) == f"{spec.case}: out of memory; try less{advice}"
+
+
+@pytest.mark.parametrize("name", ["nonsense", "cuda:77", "meta", "", "cpu:0:0", "cuda"])
+def test_a_device_that_does_not_work_is_refused(name: str) -> None:
+    import torch
+
+    if name == "cuda" and torch.cuda.is_available():
+        pytest.skip("there is one")
+    with pytest.raises(SpecError, match=f"^--device {name}: ") as caught:
+        torch_device(name)
+    assert "\n" not in str(caught.value)
+    assert torch_device("auto").type in ("cpu", "cuda")
+
+
+@pytest.mark.parametrize(
+    ("devices", "xdist", "cores", "gibibytes", "jobs"),
+    [
+        (["cpu"], False, 4, 16, 4),
+        (["cpu"], False, 64, 12, 8),
+        (["cpu"], False, 2, 1, 1),
+        (["cpu"], True, 4, 16, 1),
+        (["cuda:1"], False, 4, 16, 1),
+        (["cuda:0", "cuda:1"], False, 4, 16, 2),
+        (["cuda:0", "cuda:1"], True, 4, 16, 1),
+    ],
+)
+def test_workers_by_default(
+    monkeypatch: pytest.MonkeyPatch, devices: list[str], xdist: bool, cores: int, gibibytes: int, jobs: int
+) -> None:
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
+    if xdist:
+        monkeypatch.setenv("PYTEST_XDIST_WORKER", "gw0")
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(cores), raising=False)
+    monkeypatch.setattr("os.sysconf", lambda name: 4096 if name == "SC_PAGE_SIZE" else gibibytes * 2**18)
+    assert default_jobs(devices) == jobs
+
+
+@pytest.mark.parametrize(
+    ("name", "xdist", "found"),
+    [
+        ("cuda", None, ["cuda:0", "cuda:1", "cuda:2"]),
+        ("cuda:1", None, ["cuda:1"]),
+        ("cpu", None, ["cpu"]),
+        ("cuda", "gw4", ["cuda:1", "cuda:2", "cuda:0"]),
+    ],
+)
+def test_every_gpu_is_used_and_xdist_s_workers_begin_at_different_ones(
+    monkeypatch: pytest.MonkeyPatch, name: str, xdist: str | None, found: list[str]
+) -> None:
+    import torch
+
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
+    if xdist:
+        monkeypatch.setenv("PYTEST_XDIST_WORKER", xdist)
+    monkeypatch.setattr("cl_bench.compute.devices.torch_device", torch.device)  # there is no GPU to try
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
+    assert usable_devices(name) == found
+
+
+def test_workers_take_the_devices_in_turn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    told = []
+    monkeypatch.setattr(WorkerProcess, "send", lambda self, message: told.append(message["device"]))
+    engine = LocalEngine(Store(tmp_path), {}, ["cpu", "other"], 3, Display())
+    for number in range(3):
+        engine._spawn(Desk(number))
+    engine.close()
+    assert told == ["cpu", "other", "cpu"]

@@ -16,12 +16,8 @@ from bench import Bench, start, within
 from helpers import alive, children, plant, trained, until, workers
 
 from cl_bench.compute import local
-from cl_bench.compute.devices import default_jobs, torch_device, usable_devices
-from cl_bench.compute.local import ComputationError, Desk, LocalEngine
-from cl_bench.compute.process import WorkerProcess
-from cl_bench.compute.progress import Display
+from cl_bench.compute.local import ComputationError
 from cl_bench.compute.runner import load_record
-from cl_bench.errors import SpecError
 from cl_bench.spec import RunSpec
 from cl_bench.spec.records import Record
 from cl_bench.store import Store, StoreWarning
@@ -391,74 +387,7 @@ def test_a_garbled_record_is_queued_and_told_of_once(bench: Bench) -> None:
     engine.close()
 
 
-@pytest.mark.parametrize("name", ["nonsense", "cuda:77", "meta", "", "cpu:0:0", "cuda"])
-def test_a_device_that_does_not_work_is_refused(name: str) -> None:
-    import torch
-
-    if name == "cuda" and torch.cuda.is_available():
-        pytest.skip("there is one")
-    with pytest.raises(SpecError, match=f"^--device {name}: ") as caught:
-        torch_device(name)
-    assert "\n" not in str(caught.value)
-    assert torch_device("auto").type in ("cpu", "cuda")
-
-
 @pytest.fixture(autouse=True, scope="module")
 def no_stray_workers() -> Iterator[None]:
     yield
     assert not workers(children(os.getpid()))
-
-
-@pytest.mark.parametrize(
-    ("devices", "xdist", "cores", "gibibytes", "jobs"),
-    [
-        (["cpu"], False, 4, 16, 4),
-        (["cpu"], False, 64, 12, 8),
-        (["cpu"], False, 2, 1, 1),
-        (["cpu"], True, 4, 16, 1),
-        (["cuda:1"], False, 4, 16, 1),
-        (["cuda:0", "cuda:1"], False, 4, 16, 2),
-        (["cuda:0", "cuda:1"], True, 4, 16, 1),
-    ],
-)
-def test_workers_by_default(
-    monkeypatch: pytest.MonkeyPatch, devices: list[str], xdist: bool, cores: int, gibibytes: int, jobs: int
-) -> None:
-    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
-    if xdist:
-        monkeypatch.setenv("PYTEST_XDIST_WORKER", "gw0")
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(cores), raising=False)
-    monkeypatch.setattr("os.sysconf", lambda name: 4096 if name == "SC_PAGE_SIZE" else gibibytes * 2**18)
-    assert default_jobs(devices) == jobs
-
-
-@pytest.mark.parametrize(
-    ("name", "xdist", "found"),
-    [
-        ("cuda", None, ["cuda:0", "cuda:1", "cuda:2"]),
-        ("cuda:1", None, ["cuda:1"]),
-        ("cpu", None, ["cpu"]),
-        ("cuda", "gw4", ["cuda:1", "cuda:2", "cuda:0"]),
-    ],
-)
-def test_every_gpu_is_used_and_xdist_s_workers_begin_at_different_ones(
-    monkeypatch: pytest.MonkeyPatch, name: str, xdist: str | None, found: list[str]
-) -> None:
-    import torch
-
-    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
-    if xdist:
-        monkeypatch.setenv("PYTEST_XDIST_WORKER", xdist)
-    monkeypatch.setattr("cl_bench.compute.devices.torch_device", torch.device)  # there is no GPU to try
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
-    assert usable_devices(name) == found
-
-
-def test_workers_take_the_devices_in_turn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    told = []
-    monkeypatch.setattr(WorkerProcess, "send", lambda self, message: told.append(message["device"]))
-    engine = LocalEngine(Store(tmp_path), {}, ["cpu", "other"], 3, Display())
-    for number in range(3):
-        engine._spawn(Desk(number))
-    engine.close()
-    assert told == ["cpu", "other", "cpu"]

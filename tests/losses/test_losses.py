@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from functools import partial
-from typing import NamedTuple
 
 import oracles
 import pytest
@@ -12,86 +10,24 @@ import torch
 from helpers import some
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from torch import Tensor
-from torch.nn.functional import cross_entropy, normalize
+from loss_cases import (
+    MATCHES,
+    NEGATIVES,
+    SCOPES,
+    assert_same,
+    case,
+    close,
+    degenerate,
+    seeds,
+    shapes,
+    temperatures,
+    vectors,
+    with_gradient,
+)
+from torch.nn.functional import cross_entropy
 
 from cl_bench.losses.terms import alignment, info_nce, uniformity
 from cl_bench.losses.types import Match
-
-NEGATIVES = ("both_views", "cross_view", "ntxent")
-SCOPES = ("same_index", "other_images", "all_pairs")
-MATCHES = ("index_wise", "hard", "partial", "soft", "both_ways")
-
-close = partial(torch.testing.assert_close, rtol=1e-7, atol=1e-7)
-seeds = st.integers(0, 9999)
-shapes = st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(2, 5))
-temperatures = st.sampled_from([0.05, 0.2, 1.0, 10.0])
-
-
-def vectors(*shape, seed=0, dtype=torch.float64):
-    x = torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return normalize(x, dim=-1).to(dtype)
-
-
-class Case(NamedTuple):
-    """A match as it is given, and what the oracle is given in its place."""
-
-    match: Match | tuple[Match, Match] | None
-    forth: list
-    back: list
-
-
-def sparse_weights(B, P, seed):
-    """Rows of several positives, of one, and of none."""
-    generator = torch.Generator().manual_seed(seed)
-    w = torch.rand(B, P, P, generator=generator, dtype=torch.float64)
-    w *= torch.rand(B, P, P, generator=generator) < 0.5
-    rows = w.sum(-1, keepdim=True)
-    return torch.where(rows > 0, w / rows, 0.0)
-
-
-def case(kind, B, P, seed):
-    generator = torch.Generator().manual_seed(seed)
-    match = None
-    if kind == "hard":
-        index = torch.randint(P, (B, P), generator=generator)
-        match = Match(index=index, valid=torch.rand(B, P, generator=generator) < 0.7)
-        forth = [
-            [[float(ok and q == k) for q in range(P)] for k, ok in zip(*image, strict=True)]
-            for image in zip(index.tolist(), match.valid.tolist(), strict=True)
-        ]
-    elif kind == "soft":
-        w = torch.randn(B, P, P, generator=generator, dtype=torch.float64).softmax(-1)
-        match, forth = Match(weights=w), w.tolist()
-    elif kind in ("partial", "both_ways"):
-        w = sparse_weights(B, P, seed)
-        match, forth = Match(weights=w), w.tolist()
-    else:
-        forth = oracles.identity(B, P)
-    if kind == "both_ways":  # two matches that know nothing of each other
-        w = sparse_weights(B, P, seed + 1)
-        return Case((match, Match(weights=w)), forth, w.tolist())
-    return Case(match, forth, oracles.reversed_weights(forth))
-
-
-def with_gradient(f, *raw):
-    """Value and gradients of f(unit vectors) with respect to the raw vectors.
-
-    Through normalisation, because the formulas only promise to agree on the sphere.
-    """
-    raw = [x.detach().clone().requires_grad_() for x in raw]
-    value = f(*(normalize(x, dim=-1) for x in raw))
-    # A path of zeros to every leaf, where no anchor takes part.
-    return value.detach(), torch.autograd.grad(value + sum(0 * x.sum() for x in raw), raw)
-
-
-def assert_same(f, reference, *raw):
-    value, grads = with_gradient(f, *raw)
-    expected, references = with_gradient(reference, *raw)
-    close(value, expected)
-    for grad, reference_grad in zip(grads, references, strict=True):
-        close(grad, reference_grad)
-
 
 # Against loops
 
@@ -325,17 +261,6 @@ def test_layout_does_not_matter():
 # Corners
 
 
-def degenerate(name):
-    a, b = vectors(2, 1, 1, 4, seed=3)
-    return {
-        "one image of several cells": (vectors(1, 4, 4, seed=1), vectors(1, 4, 4, seed=2)),
-        "one cell": (vectors(4, 1, 4, seed=1), vectors(4, 1, 4, seed=2)),
-        "duplicates": (a.expand(3, 2, 4), a.expand(3, 2, 4)),
-        "views antipodal": (a.expand(3, 2, 4), -a.expand(3, 2, 4)),
-        "images antipodal": (torch.cat([a, -a]).expand(2, 2, 4), torch.cat([b, -b]).expand(2, 2, 4)),
-    }[name]
-
-
 @pytest.mark.parametrize("temperature", [0.05, 1.0])
 @pytest.mark.parametrize("keep_positive", [True, False])
 @pytest.mark.parametrize("negatives", NEGATIVES)
@@ -352,151 +277,6 @@ def test_degenerate_batches(name, negatives, keep_positive, temperature):
         z1,
         z2,
     )
-
-
-@pytest.mark.parametrize("keep_positive", [True, False])
-@pytest.mark.parametrize("negatives", NEGATIVES)
-def test_an_anchor_without_positive_takes_no_part_but_stays_a_negative(negatives, keep_positive):
-    z1, z2 = vectors(2, 3, 2, 4)
-    valid = torch.tensor([[True, False], [False, False], [True, True]])
-    match = Match(index=torch.tensor([[1, 0], [0, 1], [0, 0]]), valid=valid)
-    options = {"negatives": negatives, "positive_in_denominator": keep_positive}
-    moved = torch.stack([z2[0], -z2[1], z2[2]])  # image 1 has no anchor in either view
-    plain, other = info_nce(z1, z2, match, **options), info_nce(z1, moved, match, **options)
-    close(plain.alignment, other.alignment)
-    assert abs(plain.distribution - other.distribution) > 1e-3
-    _, grads = with_gradient(lambda a, b: info_nce(a, b, match, **options).alignment, z1, z2)
-    assert (grads[0][~valid] == 0).all()
-
-
-@pytest.mark.parametrize("form", ["index", "weights"])
-@pytest.mark.parametrize("keep_positive", [True, False])
-@pytest.mark.parametrize("negatives", NEGATIVES)
-@pytest.mark.parametrize("shape", [(3, 2, 4), (1, 2, 4), (3, 1, 4)])
-def test_no_positive_at_all_is_zero_with_zero_gradient(shape, negatives, keep_positive, form):
-    B, P, _ = shape
-    match = (
-        Match(weights=torch.zeros(B, P, P))
-        if form == "weights"
-        else Match(index=torch.zeros(B, P, dtype=torch.int64), valid=torch.zeros(B, P, dtype=torch.bool))
-    )
-    z1, z2 = (z.requires_grad_() for z in vectors(2, *shape).clone().unbind())
-    loss = info_nce(z1, z2, match, negatives=negatives, positive_in_denominator=keep_positive)
-    aligned = alignment(z1, z2, match)
-    for term in (loss.alignment, loss.distribution, aligned):
-        assert term == 0
-    for grad in torch.autograd.grad(loss.total + aligned, (z1, z2)):
-        assert (grad == 0).all()
-
-
-@pytest.mark.filterwarnings("ignore:Anomaly Detection")
-@pytest.mark.parametrize("negatives", NEGATIVES)
-@pytest.mark.parametrize("shape", [(3, 1, 4), (1, 3, 4)])
-def test_no_nan_is_born_on_the_way_back(shape, negatives):
-    # One cell an image: nothing is left of an anchor's own image; one image: nothing of others. Both are empty sums.
-    z1, z2 = vectors(2, *shape).requires_grad_().unbind()
-    with torch.autograd.detect_anomaly():
-        info_nce(z1, z2, negatives=negatives, positive_in_denominator=False).total.backward()
-
-
-def test_one_anchor_of_one_image_by_hand():
-    z1, z2 = vectors(2, 1, 2, 4)
-    forth = Match(index=torch.tensor([[0, 1]]), valid=torch.tensor([[True, False]]))
-    loss = info_nce(z1, z2, forth, negatives="cross_view", positive_in_denominator=False)
-    s = z1[0] @ z2[0].T / 0.2
-    close(loss.alignment, -s[0, 0])
-    close(loss.distribution, (s[0, 1] + s[1, 0]) / 2)
-
-
-@pytest.mark.parametrize("temperature", [0.01, 100.0])
-@pytest.mark.parametrize("keep_positive", [True, False])
-@pytest.mark.parametrize("negatives", NEGATIVES)
-@pytest.mark.parametrize("name", ["random", "duplicates", "views antipodal", "images antipodal"])
-def test_extreme_temperatures_are_finite_and_right_in_float32(name, negatives, keep_positive, temperature):
-    z1, z2 = vectors(2, 6, 4, 8) if name == "random" else degenerate(name)
-    options = {"temperature": temperature, "negatives": negatives, "positive_in_denominator": keep_positive}
-    narrow = [z.float().requires_grad_() for z in (z1, z2)]
-    loss = info_nce(*narrow, **options)
-    expected = info_nce(z1, z2, **options)
-    for term in ("alignment", "distribution"):
-        torch.testing.assert_close(getattr(loss, term).double(), getattr(expected, term), rtol=1e-5, atol=1e-4)
-    for grad in torch.autograd.grad(loss.total, narrow):
-        assert torch.isfinite(grad).all()
-
-
-@pytest.mark.parametrize("scope", SCOPES)
-@pytest.mark.parametrize("t", [1e-3, 100.0])
-def test_extreme_kernels_are_finite_and_in_range_in_float32(scope, t):
-    z = vectors(6, 4, 8, dtype=torch.float32).requires_grad_()
-    value = uniformity(z, t, scope)
-    assert -4 * t <= value <= 0
-    assert torch.isfinite(torch.autograd.grad(value, z)[0]).all()
-
-
-@pytest.mark.parametrize("kind", MATCHES)
-@pytest.mark.parametrize("keep_positive", [True, False])
-@pytest.mark.parametrize("negatives", NEGATIVES)
-def test_bfloat16_features_come_close(negatives, keep_positive, kind):
-    z1, z2 = vectors(2, 4, 3, 16)
-    c = case(kind, 4, 3, 0)
-    options = {"negatives": negatives, "positive_in_denominator": keep_positive}
-    narrow = [z.bfloat16().requires_grad_() for z in (z1, z2)]
-    loss, expected = info_nce(*narrow, c.match, **options), info_nce(z1, z2, c.match, **options)
-    for term in ("alignment", "distribution"):
-        torch.testing.assert_close(getattr(loss, term).double(), getattr(expected, term), rtol=1e-2, atol=2e-2)
-    for grad in torch.autograd.grad(loss.total, narrow):
-        assert grad.dtype == torch.bfloat16 and torch.isfinite(grad).all()
-
-
-def test_alignment_and_uniformity_of_bfloat16_features_come_close():
-    z1, z2 = vectors(2, 8, 3, 16)
-    near = partial(torch.testing.assert_close, rtol=1e-2, atol=1e-2)
-    near(alignment(z1.bfloat16(), z2.bfloat16()).double(), alignment(z1, z2))
-    for scope in SCOPES:
-        near(uniformity(z1.bfloat16(), scope=scope).double(), uniformity(z1, scope=scope))
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("keep_positive", [True, False])
-@pytest.mark.parametrize("negatives", NEGATIVES)
-def test_half_precision_features_without_rounding_give_the_float32_loss(negatives, keep_positive, dtype):
-    # Entries of +-1/4 in 16 dimensions are exact in every dtype, so that what differs is the arithmetic.
-    # Both terms must be summed in float32: -log p of a probability may not come out negative.
-    z1, z2 = (torch.randn(2, 6, 4, 16, generator=torch.Generator().manual_seed(0)).sign() / 4).unbind()
-    options = {"negatives": negatives, "positive_in_denominator": keep_positive, "temperature": 0.07}
-    narrow, wide = info_nce(z1.to(dtype), z2.to(dtype), **options), info_nce(z1, z2, **options)
-    for term in ("alignment", "distribution"):
-        torch.testing.assert_close(getattr(narrow, term).float(), getattr(wide, term), rtol=1e-4, atol=1e-4)
-    same = info_nce(z1.to(dtype), z1.to(dtype), **options | {"temperature": 0.01})
-    assert not keep_positive or same.total > -1e-4
-
-
-@pytest.mark.parametrize("matched", [True, False])
-def test_a_sum_over_many_float16_anchors_does_not_overflow(matched):
-    # More anchors than float16 counts to (65,504): 1,500 images of 49 cells are enough.
-    z = torch.ones(70_000, 1, 1, dtype=torch.float16)
-    match = Match(index=torch.zeros(70_000, 1, dtype=torch.int64)) if matched else None
-    assert alignment(z, z, match) == -1
-
-
-def test_float16_at_a_low_temperature_does_not_overflow():
-    z = vectors(400, 8).half()  # 800 anchors, each at similarity / temperature = 100
-    loss = info_nce(z, z, temperature=0.01)
-    torch.testing.assert_close(loss.alignment.double(), torch.tensor(-100.0).double(), rtol=1e-2, atol=0)
-
-
-@pytest.mark.parametrize("kind", ["index_wise", "soft"])
-@pytest.mark.parametrize("keep_positive", [True, False])
-@pytest.mark.parametrize("negatives", NEGATIVES)
-def test_autocast_does_not_lower_the_precision_of_float32_features(negatives, keep_positive, kind):
-    z1, z2 = vectors(2, 4, 3, 16, dtype=torch.float32)
-    match = case(kind, 4, 3, 0).match
-    options = {"negatives": negatives, "positive_in_denominator": keep_positive, "temperature": 0.05}
-    plain = info_nce(z1, z2, match, **options)
-    with torch.autocast("cpu", torch.bfloat16):
-        cast = info_nce(z1, z2, match, **options)
-    for term in ("alignment", "distribution"):
-        torch.testing.assert_close(getattr(cast, term), getattr(plain, term), rtol=1e-5, atol=1e-5)
 
 
 # Gradients
@@ -549,108 +329,3 @@ def test_a_match_that_carries_gradient_is_refused():
 
 
 # Refusals
-
-GOOD = vectors(3, 2, 4, dtype=torch.float32)
-NAN, INF = float("nan"), float("inf")
-
-
-def spoiled(value) -> Tensor:
-    z = GOOD.clone()
-    z[1, 0, 2] = value
-    return z
-
-
-BAD_FEATURES = [
-    (torch.ones(4), r"NAME.*\(4,\)"),
-    (torch.ones(1, 2, 3, 4), r"NAME.*\(1, 2, 3, 4\)"),
-    (torch.ones(0, 2, 4), r"NAME.*\(0, 2, 4\)"),
-    (torch.ones(2, 0), r"NAME.*\(2, 0\)"),
-    (torch.ones(3, 2, 1, dtype=torch.int64), r"NAME.*int64"),
-    (spoiled(NAN), r"NAME.*\(3, 2, 4\).*finite"),
-    (spoiled(INF), r"NAME.*\(3, 2, 4\).*finite"),
-    (spoiled(-INF), r"NAME.*\(3, 2, 4\).*finite"),
-    (2 * GOOD, r"NAME.*unit-norm.*2"),
-    (torch.zeros(3, 2, 4), r"NAME.*unit-norm.*0"),
-    (1.002 * GOOD, r"NAME.*unit-norm.*1\.002"),
-    ((1.05 * GOOD).bfloat16(), r"NAME.*unit-norm.*1\.0"),
-]
-
-
-@pytest.mark.parametrize(("bad", "message"), BAD_FEATURES)
-def test_bad_features_are_refused_by_name(bad, message):
-    with pytest.raises(ValueError, match=message.replace("NAME", r"\bz\b")):
-        uniformity(bad)
-    good = normalize(torch.ones_like(bad, dtype=torch.float32), dim=-1)
-    for loss in (alignment, info_nce):
-        with pytest.raises(ValueError, match=message.replace("NAME", r"\bz1\b")):
-            loss(bad, good)
-        if good.ndim in (2, 3) and good.numel():
-            with pytest.raises(ValueError, match=message.replace("NAME", r"\bz2\b")):
-                loss(good, bad)
-
-
-@pytest.mark.parametrize("loss", [alignment, info_nce])
-@pytest.mark.parametrize("other", [GOOD[:2], GOOD[:, :1], GOOD[:, 0]])
-def test_unequal_shapes_are_refused(loss, other):
-    with pytest.raises(ValueError, match=rf"z1 and z2.*\(3, 2, 4\).*\({', '.join(map(str, other.shape))}\)"):
-        loss(GOOD, other)
-
-
-@pytest.mark.parametrize("temperature", [0.0, -0.5, NAN, INF, -INF])
-def test_a_temperature_that_makes_no_sense_is_refused(temperature):
-    with pytest.raises(ValueError, match=f"temperature.*{temperature}"):
-        info_nce(GOOD, GOOD, temperature=temperature)
-
-
-@pytest.mark.parametrize("t", [0.0, -0.5, NAN, INF, -INF])
-def test_a_kernel_that_makes_no_sense_is_refused(t):
-    with pytest.raises(ValueError, match=rf"\bt\b.*{t}"):
-        uniformity(GOOD, t)
-
-
-def test_unknown_names_are_refused():
-    with pytest.raises(ValueError, match=r"negatives.*both_views.*cross_view.*ntxent.*'both'"):
-        info_nce(GOOD, GOOD, negatives="both")
-    with pytest.raises(ValueError, match=r"scope.*same_index.*other_images.*all_pairs.*'all'"):
-        uniformity(GOOD, scope="all")
-
-
-@pytest.mark.parametrize(
-    ("shape", "scope"), [((1, 4), scope) for scope in SCOPES] + [((1, 3, 4), "same_index"), ((1, 3, 4), "other_images")]
-)
-def test_a_batch_without_pairs_is_refused(shape, scope):
-    with pytest.raises(ValueError, match=rf"scope.*{scope}.*\({', '.join(map(str, shape))}\)|{scope}.*\(1, 1, 4\)"):
-        uniformity(vectors(*shape), scope=scope)
-
-
-@pytest.mark.parametrize("negatives", NEGATIVES)
-@pytest.mark.parametrize("keep_positive", [True, False])
-@pytest.mark.parametrize("shape", [(1, 4), (1, 1, 4)])
-def test_one_vector_has_no_negatives(shape, keep_positive, negatives):
-    z1, z2 = vectors(2, *shape)
-    with pytest.raises(ValueError, match=r"negatives.*z1.*\(1, 1, 4\)"):
-        info_nce(z1, z2, negatives=negatives, positive_in_denominator=keep_positive)
-
-
-@pytest.mark.parametrize("negatives", ["both_views", "cross_view"])
-def test_one_image_whose_cells_are_all_positives_has_no_negatives(negatives):
-    z1, z2 = vectors(2, 1, 2, 4)
-    match = Match(weights=torch.full((1, 2, 2), 0.5))
-    with pytest.raises(ValueError, match=rf"{negatives}.*z1.*\(1, 2, 4\)"):
-        info_nce(z1, z2, match, negatives=negatives, positive_in_denominator=False)
-    assert torch.isfinite(info_nce(z1, z2, match, negatives="ntxent", positive_in_denominator=False).total)
-
-
-@pytest.mark.parametrize("shape", [(2, 2), (3, 3), (3, 1)])
-def test_a_match_of_another_shape_is_refused(shape):
-    match = Match(index=torch.zeros(shape, dtype=torch.int64))
-    good = Match(index=torch.zeros(3, 2, dtype=torch.int64))
-    message = rf"match.*\({shape[0]}, {shape[1]}\).*\(3, 2\)"
-    for refuse in (
-        lambda: alignment(GOOD, GOOD, match),
-        lambda: info_nce(GOOD, GOOD, match),
-        lambda: info_nce(GOOD, GOOD, (match, good)),
-        lambda: info_nce(GOOD, GOOD, (good, match)),
-    ):
-        with pytest.raises(ValueError, match=message):
-            refuse()

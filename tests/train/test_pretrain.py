@@ -9,33 +9,21 @@ import pytest
 import torch
 from helpers import drawn_scenes, ragged
 from torch import nn
-from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, MultiStepLR, SequentialLR
+from trainings import AU, CPU, LEVELS, NCE, noise, resolve, spec_for, train, weights
 
 from cl_bench import LossTerms, Match, Method
 from cl_bench.data import Dataset
 from cl_bench.encoders import unit
-from cl_bench.errors import Diverged, MethodError
 from cl_bench.losses.optima import position_only_loss
 from cl_bench.losses.terms import alignment, info_nce, uniformity
 from cl_bench.methods import method
 from cl_bench.methods.method import REGISTERED, matching
-from cl_bench.methods.registry import Registry, spec_of
 from cl_bench.spec import (
     AlignUniform,
-    AugmentSpec,
-    EncoderSpec,
     InfoNCE,
-    OptimiserSpec,
-    PretrainSpec,
     RandomInit,
-    ScenesSpec,
 )
 from cl_bench.train import pretrain, view_batches
-
-CPU = torch.device("cpu")
-LEVELS = {"dense": "dense_index", "instance": "instance"}
-NCE, AU = InfoNCE(temperature=0.2), AlignUniform(w_a=1, w_u=1)
-
 
 pytestmark = pytest.mark.usefixtures("forget_methods")
 
@@ -43,38 +31,6 @@ pytestmark = pytest.mark.usefixtures("forget_methods")
 @pytest.fixture(scope="module")
 def scenes():
     return drawn_scenes("single_object", "train", 128, 16, 0)
-
-
-def noise(n=64, side=16):
-    return Dataset(
-        torch.randint(256, (n, 3, side, side), generator=torch.Generator().manual_seed(0), dtype=torch.uint8), ()
-    )
-
-
-def resolve(plugin):
-    return plugin() if isinstance(plugin, type) else Registry().resolve(plugin)
-
-
-def spec_for(plugin="dense_index", objective=NCE, seed=0, views="overlapping", augment=None, **plan):
-    return PretrainSpec(
-        method=spec_of(resolve(plugin)),
-        objective=objective,
-        data=ScenesSpec(kind="single_object", split="train", images=64, size=16),
-        views=views,
-        augment=AugmentSpec(**{"size": 16, "flip": 0.5, **(augment or {})}),
-        encoder=EncoderSpec(name="small_cnn", hidden=16, projection=8),
-        optimiser=OptimiserSpec(**{"batch": 16, "epochs": 1, "lr": 0.05, "log_every": 1, **plan}),
-        seed=seed,
-    )
-
-
-def train(plugin="dense_index", objective=NCE, data=None, on_step=None, **changes):
-    spec = spec_for(plugin, objective, **changes)
-    return pretrain.pretrain(spec, resolve(plugin), data or noise(), CPU, on_step)
-
-
-def weights(done):
-    return torch.cat([v.flatten().double() for v in done.encoder.state_dict().values()])
 
 
 # Repeatability
@@ -333,58 +289,6 @@ def test_each_epoch_takes_each_image_once_in_an_order_of_its_own(monkeypatch):
 # Views shared by the encoders of a sweep
 
 
-@pytest.fixture
-def drawn(monkeypatch):
-    """Return a list that grows by one for each batch whose views are drawn."""
-    calls = []
-    real = view_batches.two_views
-    monkeypatch.setattr(view_batches, "two_views", lambda *a: calls.append(1) or real(*a))
-    return calls
-
-
-def test_the_encoders_of_a_sweep_share_their_views_and_are_what_they_would_be_alone(drawn):
-    alone = train(objective=AU), train("instance")
-    drawn.clear()
-    data = noise()
-    train(data=data)
-    assert len(drawn) == 4
-    shared = train(data=data, objective=AU), train("instance", data=data)
-    assert len(drawn) == 4
-    for one, other in zip(alone, shared, strict=True):
-        assert torch.equal(weights(one), weights(other)) and one.history == other.history
-
-
-@pytest.mark.parametrize(
-    "change", [{"seed": 1}, {"views": "disjoint"}, {"augment": {"hue": 0.2}}, {"batch": 32}, {"epochs": 2}, {}], ids=str
-)
-def test_other_data_or_views_are_drawn_anew(change, drawn):
-    alone = train(**change)
-    data = noise()
-    train(data=data)
-    drawn.clear()
-    after = train(data=data if change else noise(), **change)
-    assert drawn and torch.equal(weights(after), weights(alone))
-
-
-def test_views_that_do_not_fit_are_drawn_each_time(monkeypatch, drawn):
-    data = noise()
-    monkeypatch.setattr(view_batches, "KEPT_VIEWS", 64 * 2 * 3 * 16 * 16 * 4 - 1)
-    assert torch.equal(weights(train(data=data)), weights(train(data=data)))
-    assert len(drawn) == 8
-
-
-def test_a_run_that_ends_early_keeps_no_part_of_its_views(drawn):
-    data = noise()
-
-    def stop(step, steps):
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        train(data=data, on_step=stop)
-    train(data=data)
-    assert len(drawn) == 1 + 4
-
-
 def test_progress_is_told_after_each_step():
     seen = []
     train(epochs=2, on_step=lambda *step: seen.append(step))
@@ -392,80 +296,6 @@ def test_progress_is_told_after_each_step():
 
 
 # The learning rate
-
-
-def rates(**plan):
-    return [entry["lr"] for entry in train(**plan).history]
-
-
-def reference(schedule, steps, lr, warmup):
-    """Compute the same schedule by torch's own schedulers."""
-    optimiser = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr)
-    schedulers, milestones = [schedule(optimiser)], []
-    if warmup:
-        schedulers.insert(0, LinearLR(optimiser, 1 / warmup, 1.0, max(1, warmup - 1)))
-        milestones = [warmup]
-    scheduler = SequentialLR(optimiser, schedulers, milestones) if warmup else schedulers[0]
-    out = []
-    for _ in range(steps):
-        out.append(optimiser.param_groups[0]["lr"])
-        optimiser.step()
-        scheduler.step()
-    return out
-
-
-@pytest.mark.filterwarnings("ignore:The epoch parameter")
-@pytest.mark.parametrize("warmup", [0, 3])
-def test_the_cosine_is_torch_s_after_the_warm_up(warmup):
-    got = rates(epochs=5, lr=0.1, warmup=warmup)
-    assert got == pytest.approx(reference(lambda o: CosineAnnealingLR(o, 20 - warmup), 20, 0.1, warmup), rel=1e-9)
-    assert max(got) == 0.1 == got[max(0, warmup - 1)]
-    assert 0 < got[-1] < 0.01 * 0.1
-
-
-@pytest.mark.filterwarnings("ignore:The epoch parameter")
-def test_the_steps_are_torch_s():
-    got = rates(epochs=5, lr=0.1, schedule="steps", milestones=[0.5, 0.75])
-    assert got == pytest.approx(reference(lambda o: MultiStepLR(o, [10, 15]), 20, 0.1, 0), rel=1e-9)
-    assert rates(epochs=1, schedule="steps") == [0.05] * 4
-    assert rates(epochs=5, lr=0.1, schedule="steps", milestones=[0.5], warmup=4) == pytest.approx(
-        [0.025, 0.05, 0.075] + [0.1] * 7 + [0.01] * 10
-    )
-
-
-def test_the_rate_is_the_one_that_is_used():
-    def moved(**plan):
-        spec = spec_for(momentum=0, weight_decay=0, **plan)
-        before = dict(pretrain.untrained(spec).named_parameters())
-        done = pretrain.pretrain(spec, resolve("dense_index"), noise(16), CPU)
-        return torch.cat([(p - before[k]).detach().flatten() for k, p in done.encoder.named_parameters()])
-
-    step = moved(lr=1e-2)
-    assert step.norm() > 0
-    torch.testing.assert_close(moved(lr=5e-3), step / 2, rtol=1e-3, atol=1e-6)
-    torch.testing.assert_close(moved(lr=1e-2, warmup=4), step / 4, rtol=1e-3, atol=1e-6)
-
-
-def test_adam_s_first_step_is_the_rate_in_every_direction_and_decays_apart_from_the_gradient():
-    def moved(**plan):
-        spec = spec_for(name="adam", lr=1e-3, **plan)
-        before = dict(pretrain.untrained(spec).named_parameters())
-        done = pretrain.pretrain(spec, resolve("dense_index"), noise(16), CPU)
-        return {k: ((p - before[k]).detach(), before[k].detach()) for k, p in done.encoder.named_parameters()}
-
-    step, start = moved(weight_decay=0)["trunk.0.0.weight"]
-    assert 0.9 < (step.abs() / 1e-3).median() <= 1.001 and start.abs().max() > 0.1
-    decayed, _ = moved(weight_decay=0.5)["trunk.0.0.weight"]
-    torch.testing.assert_close(decayed, step - 1e-3 * 0.5 * start, rtol=0, atol=1e-6)
-
-
-def test_the_rate_follows_the_temperature_of_info_nce_alone():
-    def rate(objective):
-        done = train(objective=objective, data=noise(16), lr=0.5, per_temperature=True)
-        return done.history[0]["lr"]
-
-    assert [rate(InfoNCE(temperature=t)) for t in (0.1, 2.0)] == pytest.approx([0.05, 1.0])
-    assert rate(AU) == 0.5
 
 
 # Learning
@@ -560,135 +390,4 @@ def test_chunks_of_the_whole_batch_are_the_plain_training_and_smaller_ones_are_n
 # What goes wrong
 
 
-@pytest.mark.parametrize("objective", [NCE, AU], ids=lambda o: o.family)
-@pytest.mark.parametrize("lr", [1e6, 1e10, 1e20, 1e35])
-def test_a_rate_far_too_high_diverges(lr, objective):
-    with pytest.raises(Diverged, match=r"step \d+ of 16|after 16 steps"):
-        train(objective=objective, lr=lr, epochs=4)
-
-
-@pytest.mark.parametrize("bad", [math.nan, math.inf])
-@pytest.mark.parametrize(
-    ("when", "log_every", "told"), [(0, 1, r"step 0 of 4"), (3, 1, r"step 3 of 4"), (1, 100, r"of 4")]
-)
-def test_a_loss_that_is_not_finite_diverges(bad, when, log_every, told):
-    class Broken(Method, name="p_broken"):
-        calls = 0
-
-        def match(self, views):
-            return Match.identity(views)
-
-        def loss(self, views, objective):
-            terms = super().loss(views, objective)
-            factor = bad if self.calls == when else 1.0
-            self.calls += 1
-            return LossTerms(terms.alignment * factor, terms.distribution)
-
-    with pytest.raises(Diverged, match=told):
-        train(Broken, log_every=log_every)
-
-
-@pytest.mark.parametrize(
-    ("where", "told"),
-    [
-        ("features", "features not finite at step 37 of 52"),
-        ("loss", "features not finite at step 38 of 52"),  # of a step that is not logged: it reaches the weights
-        ("gradient", "features not finite at step 38 of 52"),
-        ("match", r"p_once.*test_pretrain\.py:\d+\): ValueError: Match: weights .* must be finite"),
-    ],
-)
-@pytest.mark.parametrize("optimiser", ["sgd", "adam"])
-def test_a_nan_once_in_fifty_steps_never_passes(where, told, optimiser):
-    class Once(Method, name="p_once"):
-        step = -1
-
-        def now(self, part):
-            return self.step == 37 and part == where
-
-        def head(self, encoder, spec):
-            inner, method = super().head(encoder, spec), self
-
-            class Head(nn.Module):
-                def __init__(self):
-                    super().__init__()
-                    self.inner = inner
-
-                def forward(self, x):
-                    method.step += 1
-                    return self.inner(x) * (math.nan if method.now("features") else 1.0)
-
-            return Head()
-
-        def match(self, views):
-            B, P = views.z1.shape[:2]
-            return Match(weights=torch.eye(P).expand(B, P, P) * (math.nan if self.now("match") else 1.0))
-
-        def loss(self, views, objective):
-            if self.now("gradient"):
-                views.z1.register_hook(lambda gradient: gradient * math.nan)
-            terms = super().loss(views, objective)
-            return LossTerms(terms.alignment * (math.nan if self.now("loss") else 1.0), terms.distribution)
-
-    with pytest.raises((Diverged, MethodError), match=told):
-        train(Once, name=optimiser, epochs=13, log_every=50)
-
-
-def test_too_few_images_are_refused():
-    with pytest.raises(ValueError, match="batch of 16 images at least, the data set has 15"):
-        train(data=noise(15))
-    assert len(train(data=noise(16)).history) == 1
-
-
-def test_a_strategy_that_raises_stops_the_training():
-    @matching("p_raising")
-    def raising(views):
-        raise RuntimeError("no")
-
-    with pytest.raises(MethodError, match=r"p_raising.*test_pretrain\.py:\d+.*RuntimeError: no"):
-        train(REGISTERED["p_raising"])
-
-
 # Methods that are more than a matching
-
-
-def test_a_method_with_its_own_loss_and_no_match_trains():
-    class Own(Method, name="p_own", level="instance"):
-        def loss(self, views, objective):
-            z1, z2 = views.z1[:, 0], views.z2[:, 0]
-            return LossTerms(alignment(z1, z2), uniformity(torch.cat([z1, z2])))
-
-    done = train(Own)
-    assert done.history[-1]["loss"] < 0
-    assert math.isnan(done.matching_precision)
-    assert done.decomposition_error < 1e-5  # its loss is not the objective's, and need not be
-
-
-def test_a_method_with_its_own_loss_and_a_match_has_a_precision():
-    class Both(Method, name="p_both"):
-        def match(self, views):
-            return Match.identity(views)
-
-        def loss(self, views, objective):
-            return LossTerms(alignment(views.z1, views.z2), uniformity(views.z1))
-
-    done = train(Both)
-    assert done.matching_precision == train().matching_precision
-    assert done.decomposition_error == 0
-
-
-def test_a_loss_of_a_plugin_that_raises_is_reported_as_the_plugin_s():
-    class Raising(Method, name="p_own_raising"):
-        def loss(self, views, objective):
-            raise RuntimeError("no")
-
-    with pytest.raises(MethodError, match=r"p_own_raising.*test_pretrain\.py:\d+.*RuntimeError: no"):
-        train(Raising)
-
-
-def test_a_loss_of_a_plugin_that_is_no_loss_is_reported_as_the_plugin_s():
-    class Number(Method, name="p_number"):
-        def loss(self, views, objective):
-            return views.z1.sum()
-
-    with pytest.raises(MethodError, match=r"p_number.*LossTerms.*Tensor"):
-        train(Number)
