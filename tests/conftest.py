@@ -50,7 +50,7 @@ def as_in_a_shell(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Do not draw figures, which take a second per row and have tests of their own; test_plugin draws them once."""
+    """Do not draw figures, which take a second per row and have tests of their own; test_whole_job draws them once."""
     kind = cl_bench.report.figures.KINDS[0]
     monkeypatch.setattr(cl_bench.report.figures, "drawn", lambda _, stem: [(kind, Path(f"{stem}.png"), b"a figure")])
     monkeypatch.setattr(cl_bench.compute.pictures, "pictures", lambda *_: [])
