@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import difflib
 import json
 import math
 import re
@@ -306,6 +307,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.error(f"{file}: {error}")
         if now != text:
             differ.append(str(file))
+            if given.check and file.suffix != ".svg":
+                lines = difflib.unified_diff(text.splitlines(), now.splitlines(), str(file), "results", n=0, lineterm="")
+                print("\n".join(lines))
             if not given.check:
                 file.write_text(now, encoding="utf-8")
     if given.check and differ:
