@@ -308,8 +308,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if now != text:
             differ.append(str(file))
             if given.check and file.suffix != ".svg":
-                lines = difflib.unified_diff(text.splitlines(), now.splitlines(), str(file), "results", n=0, lineterm="")
-                print("\n".join(lines))
+                both = text.splitlines(), now.splitlines()
+                print("\n".join(difflib.unified_diff(*both, str(file), "results", n=0, lineterm="")))
             if not given.check:
                 file.write_text(now, encoding="utf-8")
     if given.check and differ:
