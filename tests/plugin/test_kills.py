@@ -252,17 +252,20 @@ class Killing:
 
 def test_kills_at_random_lose_nothing(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "subprocess", SimpleNamespace(**{**vars(subprocess), "Popen": ForkedWorker}))
-    right, chance, done = sweep.undisturbed, random.Random(SEED), Counter[str]()
+    right, chance, done, rounds, checkpoints = sweep.undisturbed, random.Random(SEED), Counter[str](), 0, set()
     while kills(done) < KILLS:
-        job = sweep.job(f"store-{kills(done)}")
+        job = sweep.job(f"store-{rounds}")
         killing = Killing(sweep, job, chance, KILLS - kills(done))
         killing.go()
         done += killing.tally
+        rounds += 1
+        checkpoints |= killing.checkpoints
         assert sweep.found(job) == right, f"after {dict(done)}, CL_BENCH_KILLS_SEED={SEED}"
         assert not (job.root / "set_aside").exists()
         assert not litter(job)
-        assert kills(killing.tally) > 0 and killing.checkpoints, "or the test shows nothing"
+        assert rounds <= 3 * KILLS, f"the sweeps end before they are killed: {dict(done)}"
         until(lambda: not any(map(alive, killing.pids)), 20, "every worker ends")  # noqa: B023
+    assert checkpoints, "or the test shows nothing"
     print(f"\n{kills(done)} kills: {dict(sorted(done.items()))}")
 
 

@@ -208,7 +208,6 @@ def test_what_cannot_be_quoted_is_said_with_the_file(
 def test_readme_and_docs_say_what_the_results_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     files = [Path("README.md"), *Path("docs").glob("*.md"), *Path("docs/pictures/results").glob("*.svg")]
-    files.remove(Path("docs/pictures/cluster.svg"))  # of benchmarks/cluster.py
     assert main(["--check", *map(str, sorted(files))]) == 0
 
 
