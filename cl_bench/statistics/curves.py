@@ -100,7 +100,9 @@ def redrawn(values: Array, families: Sequence[Group], draws: int, rng: np.random
         return out
     scores = [_normal_scores(values[f.members]) for f in smooth]
     processes = [_processes(f.places.tobytes(), f.places.shape) for f in smooth if f.places is not None]
-    log_evidence = sum(_log_evidence(p, s) for p, s in zip(processes, scores, strict=True))
+    log_evidence = np.sum([_log_evidence(p, s) for p, s in zip(processes, scores, strict=True)], axis=0)
+    # Noise alone is twice as likely a priori. Were it there twice, the last bit would divide the draws between the two.
+    log_evidence[-1] += math.log(2)
     evidence = np.exp(log_evidence - np.max(log_evidence))
     start = 0
     for k, count in enumerate(rng.multinomial(draws, evidence / evidence.sum())):
@@ -121,7 +123,7 @@ def _normal_scores(values: Array) -> Array:
 
 @lru_cache(maxsize=16)
 def _processes(places: bytes, shape: tuple[int, int]) -> Array:
-    """Compute the (processes, m, m) Cholesky factors of the covariance of every process at m places."""
+    """Compute the (processes, m, m) Cholesky factors of every process's covariance at m places, noise alone last."""
     at = np.frombuffer(places).reshape(shape)
     distance = np.linalg.norm(at[:, None] - at[None], axis=-1)
     near = np.sqrt(3) * distance
@@ -131,7 +133,7 @@ def _processes(places: bytes, shape: tuple[int, int]) -> Array:
         for length, noise in product(LENGTHS, NOISE)
         for kernel in ((1 + near / length) * np.exp(-near / length), np.exp(-((distance / length) ** 2) / 2))
     ]
-    return np.asarray(np.linalg.cholesky(np.stack([*covariances, alone, alone]) + 1e-9 * alone), dtype=np.float64)
+    return np.asarray(np.linalg.cholesky(np.stack([*covariances, alone]) + 1e-9 * alone), dtype=np.float64)
 
 
 def _log_evidence(factors: Array, scores: Array) -> Array:
