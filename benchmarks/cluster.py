@@ -206,7 +206,7 @@ def simulate(queue: Queue, gpus: int, cluster: Cluster, draws: np.random.Generat
 def means(queue: Queue, gpus: int, cluster: Cluster, draws: int) -> Outcome:
     """Return the means of some simulations, each with a seed of its own."""
     found = [simulate(queue.full(), gpus, cluster, np.random.default_rng(seed)) for seed in range(draws)]
-    return Outcome(*(statistics.fmean(values) for values in zip(*found, strict=True)))  # type: ignore[arg-type]
+    return Outcome(*(statistics.fmean(values) for values in zip(*found, strict=True)))  # type: ignore[arg-type]  # one mean a field
 
 
 def table(found: Mapping[str, Sequence[Outcome]]) -> str:

@@ -63,7 +63,7 @@ SCALAR_FROM_CPU = {aten.fill_, aten.masked_fill, aten.masked_fill_, aten.where}
 
 
 class DeviceError(RuntimeError):
-    """What CUDA would refuse."""
+    """Error for a call that CUDA would refuse."""
 
 
 @dataclass

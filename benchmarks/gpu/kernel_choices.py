@@ -87,7 +87,7 @@ def kernel_values(setting: Setting) -> dict[str, Any]:
             try:
                 for name, (shape, group) in shapes.items():
                     told["errors"][name] = errors(kernel, precision, shape, group, SCALE, setting.device)
-            except Exception as error:
+            except Exception as error:  # a candidate that cannot run here is told of beside the others
                 told.update(ok=False, reason=first_line(error))
                 continue
             of_value, of_gradient = WRONG[precision]
@@ -154,7 +154,7 @@ def _timed(ways: dict[str, Callable[[], object]], rounds: int) -> dict[str, Any]
         try:
             run()
             able[name] = run
-        except Exception as error:
+        except Exception as error:  # of memory, or of a compiler; the others are timed
             reasons[name] = first_line(error)
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()

@@ -69,7 +69,7 @@ def _gauge(name: str) -> Any:
     """Read one of torch's gauges, which need NVIDIA's management library."""
     try:
         return getattr(torch.cuda, name)()
-    except Exception as error:
+    except Exception as error:  # the library's own types, which need not be installed
         return first_line(error)
 
 
@@ -92,7 +92,7 @@ def _of_method(method: Method, device: torch.device) -> dict[str, Any]:
             passed += 1
         except SkipTest:
             skipped.append(check.__name__)
-        except Exception as error:
+        except Exception as error:  # whatever fails on this device is what is looked for
             failed.append(f"{check.__name__}: {first_line(error)}")
     with settled(device):
         views = synthetic_views(method, CPU, images=16)

@@ -144,7 +144,7 @@ def _told(run: Callable[[Setting], dict[str, Any]], setting: Setting, sending: C
     gc.freeze()  # what is imported need not be looked through again in each measurement
     try:
         sending.send({"status": DONE, "result": run(setting)})
-    except Exception as error:
+    except Exception as error:  # the other parts must still run
         traceback.print_exc()
         sending.send({"status": FAILED, "reason": first_line(error)})
 

@@ -147,7 +147,7 @@ class Display:
 
 @dataclass
 class _AtWork:
-    """What a worker is at, when it last said so, and whether a person was told that it is silent since."""
+    """Work of one worker: its spec and stage, when it last said so, and whether a person was told that it is silent."""
 
     spec: RunSpec
     stage: str

@@ -56,7 +56,7 @@ Images = Tensor | Ragged
 """Images of one size, (N, 3, H, W) uint8 in memory, of a GPU too; or ``Ragged``, which may be in a memory map."""
 
 
-def take(images: Images, index: Tensor) -> Tensor | list[Tensor]:
+def take(images: Tensor | Sequence[Tensor], index: Tensor) -> Tensor | list[Tensor]:
     """Return the images at those indices: (B, 3, H, W), or B of (3, h_i, w_i)."""
     if isinstance(images, Tensor):
         return images.index_select(0, to_device(index, images.device))

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from cl_bench.data.colour import Colours, colour, draw_colours, to_device
+from cl_bench.data.dataset import take
 from cl_bench.spec import AugmentSpec, ViewPolicy
 
 BLOCK = 2**21
@@ -115,7 +116,7 @@ def two_views(
     drawn = draw(len(images), height, width, augment, policy, generator)
     if rows is not None:
         drawn = drawn[0][rows], drawn[1][rows]
-        images = images[to_device(rows, device)] if isinstance(images, Tensor) else [images[i] for i in rows.tolist()]
+        images = take(images, rows)
         height, width = (side[rows] if isinstance(side, Tensor) else side for side in (height, width))
     views = []
     for draws in drawn:

@@ -24,6 +24,7 @@ from cl_bench.evaluate.average_precision import (
     voc07_average_precision,
 )
 from cl_bench.evaluate.torchvision_detector import Channels, TorchvisionDetector
+from cl_bench.losses.checks import all_finite
 from cl_bench.spec import DetectionSpec
 from cl_bench.train.checkpoint import Checkpoint, State
 from cl_bench.train.rng import random_state, seeded, set_random_state
@@ -241,7 +242,7 @@ def _fit(
         if on_step is not None:
             on_step(step + 1, spec.iterations)
     # No loss is computed after the last step; unchecked, its weights would pass for a detector that finds nothing.
-    if not bool(torch.stack([torch.isfinite(p).all() for p in trained]).all()):
+    if not all_finite(trained):
         raise Diverged(f"detection: a weight is not finite after step {spec.iterations} of {spec.iterations}")
     if spec.precise_norm:
         with _statistics_anew(detector), torch.no_grad():

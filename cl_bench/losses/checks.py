@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -38,6 +38,11 @@ class Gathered:
 
 
 _gathered: ContextVar[Gathered | None] = ContextVar("_gathered", default=None)
+
+
+def all_finite(tensors: Iterable[Tensor]) -> bool:
+    """Return whether every number of some tensors is finite; the CPU waits for a GPU once."""
+    return bool(torch.stack([torch.isfinite(x).all() for x in tensors]).all())
 
 
 def require(ok: Tensor, error: type[Exception], rule: str, found: str | Callable[[], str] = "") -> None:

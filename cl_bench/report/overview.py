@@ -60,8 +60,7 @@ def overview_svg(folder: Path) -> str:
 
 
 def _panel(records: Sequence[Record], level: Level) -> list[Markup]:
-    trained = [r for r in records if r.family != RANDOM_INIT]
-    points, _ = configurations(trained, level)
+    points, _ = configurations(records, level)
     L_a, L_u, performance = figures_of(points)
     plain = [r.performance[level] for r in records if r.family == RANDOM_INIT and level in r.performance]
     x, y = Axis(-0.08, 2.08, 52, 228), Axis.over([*map(float, performance), *plain], 150, 22)
@@ -72,7 +71,7 @@ def _panel(records: Sequence[Record], level: Level) -> list[Markup]:
     for point, total in zip(points, normalised_sum(L_a, L_u), strict=True):
         fill = f"var(--{point.family.replace('_', '-')})"
         parts.append(plain_mark(point.family, x(float(total)), y(point.performance), fill, 3.6))
-    told = minus(f"tau {correlate(trained, level)}") if points else "nothing measured"
+    told = minus(f"tau {correlate(records, level)}") if points else "nothing measured"
     return [*parts, tag("text", told, x=140, y=15, text_anchor="middle")]
 
 

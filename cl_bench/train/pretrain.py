@@ -14,7 +14,7 @@ from cl_bench.data import Dataset
 from cl_bench.encoders import Encoder
 from cl_bench.encoders.trainable import trainable
 from cl_bench.errors import Diverged, MethodError
-from cl_bench.losses.checks import gathering, require
+from cl_bench.losses.checks import all_finite, gathering, require
 from cl_bench.losses.distributed import ALONE, Alone
 from cl_bench.losses.optima import position_only_loss
 from cl_bench.losses.reference import whole_loss
@@ -159,7 +159,7 @@ def _trained(
             if on_step:
                 on_step(step + 1, steps)
         checks.read(f" by step {steps} of {steps}")
-    if not bool(torch.stack([torch.isfinite(p).all() for p in encoder.state_dict().values()]).all()):
+    if not all_finite(encoder.state_dict().values()):
         raise Diverged(f"weights not finite after {steps} steps")
     precision = log.correct / log.positives if log.positives else math.nan
     encoder.eval()
