@@ -1,9 +1,9 @@
 """Candidates for the log-sum-exp over all pairs of vectors on a GPU.
 
-``blocks`` is cl-bench's ``pairwise.logsumexp``, and what every device uses. The others have never run on a card: they
-are here to be measured on one, and none enters the package before it was. Each takes the arguments of
-``pairwise.logsumexp`` and the dtype in which matrices are multiplied, and ``used`` puts it in its place in every loss.
-The gradient has the dtype of the vectors. ``longest`` is of use to ``blocks`` alone.
+``blocks`` and ``triton`` are cl-bench's: every device has blocks, and cards on which they were measured take Triton's
+kernels (``losses.fused``). ``full`` and ``flex`` were measured beside them, and the package has neither. Each takes the
+arguments of ``pairwise.logsumexp`` and the dtype in which matrices are multiplied, and ``used`` puts it in its place in
+every loss. The gradient has the dtype of the vectors. ``longest`` is of use to ``blocks`` and ``triton`` alone.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from cl_bench.losses import pairwise
+from cl_bench.losses import fused, pairwise
+from cl_bench.losses.fused import LARGEST_WEIGHT
 
 LogSumExp = Callable[..., Tensor]
 STREAMING = pairwise.logsumexp
@@ -25,8 +26,6 @@ PRECISIONS = ("float32", "tf32", "float16")
 """Precisions of the inputs of matrix products. The products are summed in float32, and so are the exponentials."""
 COMPILED = 64
 """Sizes and precisions that a function is compiled for; torch's limit of 8 would make it run the others uncompiled."""
-LARGEST_WEIGHT = 2.0**14
-"""Twice this is within float16, whose smallest values would otherwise lose a mean's weights, 1 / n^2 each."""
 
 
 class _Symmetric(torch.autograd.Function):
@@ -46,7 +45,7 @@ class _Symmetric(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, out = ctx.saved_tensors
         norm = torch.where(torch.isfinite(out), out, torch.inf)  # a vector without a pair has no weights
-        unit = grad.abs().max().clamp_min(torch.finfo(torch.float32).tiny) / LARGEST_WEIGHT
+        unit = grad.abs().max().clamp_min(1e-30) / LARGEST_WEIGHT
         of_x = ctx.gradient(x, norm, (grad / unit).contiguous(), ctx.scale, ctx.group)
         return (of_x * (ctx.scale * unit)).to(ctx.dtype), None, None, None, None, None
 
@@ -105,14 +104,15 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def blocks(x: Tensor, scale: float, group: int, dtype: torch.dtype, longest: float | None = None) -> Tensor:
-    """Compute ``pairwise.logsumexp``, which multiplies no halves: a dtype of half precision only rounds the vectors."""
-    return STREAMING(x.to(dtype).to(x.dtype), scale, group, longest)
+    """Compute ``pairwise.logsumexp`` in blocks, of float32: a dtype of half precision only rounds the vectors."""
+    with mock.patch.object(fused, "serves", lambda x: False):
+        return STREAMING(x.to(dtype).to(x.dtype), scale, group, longest)
 
 
 def full(x: Tensor, scale: float, group: int, dtype: torch.dtype, longest: float | None = None) -> Tensor:
     """Compute the log-sum-exp from the whole matrix by ``torch.compile``; eagerly on a CPU.
 
-    It has never run on a card. The n x n similarities in float32 are 2.5 GB at n = 25,088, with their weights 5 GB.
+    The n x n similarities in float32 are 2.5 GB at n = 25,088, with their weights 5 GB.
     """
     values, gradient = (_compiled(f) if x.is_cuda else f for f in (_full_values, _full_gradient))
     out: Tensor = _Symmetric.apply(x, float(scale), int(group), dtype, values, gradient)
@@ -122,9 +122,8 @@ def full(x: Tensor, scale: float, group: int, dtype: torch.dtype, longest: float
 def flex(x: Tensor, scale: float, group: int, dtype: torch.dtype, longest: float | None = None) -> Tensor:
     """Compute the log-sum-exp as that of ``flex_attention``.
 
-    It has never run on a card, and on a CPU torch gives it no gradient. Attention's values are of no use here; they
-    are as narrow as the kernel takes them. Its gradient is magnified by 64 n, for the weights of a mean are lost in
-    float16.
+    On a CPU torch gives it no gradient. Attention's values are of no use here; they are as narrow as the kernel takes
+    them. Its gradient is magnified by 64 n, for the weights of a mean are lost in float16.
     """
     from torch.nn.attention.flex_attention import AuxRequest, flex_attention
 
@@ -148,14 +147,18 @@ def flex(x: Tensor, scale: float, group: int, dtype: torch.dtype, longest: float
 
 
 def triton(x: Tensor, scale: float, group: int, dtype: torch.dtype, longest: float | None = None) -> Tensor:
-    """Compute the log-sum-exp by a Triton kernel, without a matrix in memory and without attention's values.
+    """Compute the log-sum-exp by ``fused``, without a matrix in memory and without attention's values.
 
-    It has never run on a card; its values and gradients were checked by Triton's interpreter on a CPU.
+    Products of float32 are three of TF32 there, and one where TF32 is asked for.
     """
-    import triton_logsumexp as kernel
-
-    out: Tensor = _Symmetric.apply(x, float(scale), int(group), dtype, kernel.values, kernel.gradient)
-    return out
+    in_float32 = "tf32x3" if torch.get_float32_matmul_precision() == "highest" else "tf32"
+    bound = (pairwise._longest(x) if longest is None else longest) ** 2 * abs(scale)
+    shift = bound if bound <= pairwise.SAFE_EXPONENT else None
+    sets = x if x.ndim == 3 else x[None]
+    products: Any = in_float32 if dtype == torch.float32 else "float16"
+    out = fused.logsumexp(sets, None, float(scale), int(group), shift, products)
+    assert isinstance(out, Tensor)
+    return out.view(x.shape[:-1])
 
 
 KERNELS: dict[str, LogSumExp] = {"blocks": blocks, "full": full, "flex": flex, "triton": triton}

@@ -20,10 +20,11 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from gpu.kernel_choices import kernel_choices, kernel_values
+from gpu.kernel_choices import kernel_choices, kernel_values, tiles
 from gpu.numbers import contract, install, values
 from gpu.running import FAILED, Part, Setting, run_parts
 from gpu.sweeps import jobs, sweep
+from gpu.teams import teams
 from gpu.training import detection, resume, steps
 from timing import machine
 
@@ -35,11 +36,13 @@ PARTS = {
     "contract": Part(contract, 60),
     "values": Part(values, 30),
     "kernel values": Part(kernel_values, 150),
+    "tiles": Part(tiles, 90),
     "kernels STL-10": Part(partial(kernel_choices, data="STL-10"), 120),
     "kernels COCO": Part(partial(kernel_choices, data="COCO"), 90),
     "steps STL-10": Part(partial(steps, data="STL-10"), 45),
     "steps COCO": Part(partial(steps, data="COCO"), 75),
     "resume": Part(resume, 60),
+    "teams": Part(teams, 60),
     "detection": Part(detection, 90),
     "jobs": Part(jobs, 200),
     "sweep": Part(sweep, 120, takes_the_rest=True),

@@ -268,6 +268,7 @@ def pretended_gpu(memory: int = 2**30) -> Iterator[Counts]:
         torch.cuda,
         _lazy_init=lambda: None,
         device_count=lambda: 1,
+        get_device_capability=lambda device=None: (7, 5),
         mem_get_info=lambda device=None: (memory, memory),
         get_rng_state=lambda device=None: torch.get_rng_state(),
         set_rng_state=lambda state, device=None: None,

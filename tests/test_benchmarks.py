@@ -181,53 +181,6 @@ def test_parts_keep_their_tensors_on_one_device(benchmark_module, monkeypatch, t
 
 
 @pytest.mark.slow
-def test_triton_kernels_in_the_interpreter():
-    """In a process of its own, because Triton reads the variable when it is first imported."""
-    pytest.importorskip("triton", reason="triton comes with torch for CUDA")
-    shapes = [((61, 32), 0), ((130, 48), 7), ((2, 3, 70, 20), 1), ((64, 128), 1)]
-    code = (
-        "import json, torch; from gpu.kernel_choices import errors; "
-        f"print(json.dumps([errors('triton', p, s, g, 20.0, torch.device('cpu')) for s, g in {shapes} "
-        "for p in ('float32', 'float16')]))"
-    )
-    surroundings = environment(PYTHONPATH=f"{ROOT}:{ROOT / 'benchmarks'}", TRITON_INTERPRET="1")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=surroundings)
-    if "InterpreterError" in done.stderr:
-        pytest.skip(f"Triton's interpreter cannot run: {done.stderr.strip().splitlines()[-1]}")
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    for exact, rounded in zip(found[::2], found[1::2], strict=True):
-        assert exact["value"] < 1e-5 and exact["gradient"] < 1e-5
-        assert 1e-5 < rounded["value"] < 5e-2 and 1e-5 < rounded["gradient"] < 5e-3
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("precision", ["fp16", "tf32"])
-@pytest.mark.parametrize("name", ["_values_kernel", "_gradient_kernel"])
-def test_triton_kernels_compile_for_an_h100(name, precision, benchmark_module, monkeypatch, tmp_path):
-    """Without one: it has 227 KiB of shared memory for a program, and multiplies by the instruction wgmma."""
-    triton = pytest.importorskip("triton", reason="triton comes with torch for CUDA")
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    kernels = benchmark_module("triton_logsumexp")
-    kernel = getattr(kernels, name).fn
-    vectors = "*fp16" if precision == "fp16" else "*fp32"
-    for tile in kernels.TILES:
-        constants = {"D": 128, "WIDTH": 128, "GROUP": 49, "PRECISION": "tf32", **tile.kwargs}
-        kinds = {"x": vectors, "n": "i32", "scale": "fp32", **dict.fromkeys(constants, "constexpr")}
-        signature = {argument: kinds.get(argument, "*fp32") for argument in kernel.arg_names}
-        places = {argument: (i,) for i, argument in enumerate(kernel.arg_names)}
-        aligned = {places[a]: [["tt.divisibility", 16]] for a, k in signature.items() if a == "n" or k[0] == "*"}
-        source = ASTSource(kernel, signature, {places[a]: value for a, value in constants.items()}, aligned)
-        options = {"num_warps": tile.num_warps, "num_stages": tile.num_stages}
-        compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
-        assert "wgmma" in compiled.asm["ptx"]
-        assert compiled.metadata.shared <= 227 * 2**10
-
-
-@pytest.mark.slow
 def test_on_gpu_runs_every_part_on_a_cpu(benchmark_module, tmp_path):
     on_gpu = benchmark_module("on_gpu")
     out = tmp_path / "results.json"

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 
 from cl_bench import __version__
+from cl_bench.losses.fused import products, works_on
 
 THREADS = torch.get_num_threads()
 """Number of threads that torch uses by default, read at import, which in a worker comes before any plugin."""
@@ -93,7 +94,10 @@ def provenance(device: torch.device) -> dict[str, Any]:
     """Return machine, versions and settings of a computation as plain values."""
     import torchvision  # slow to import
 
-    on_gpu = device.type == "cuda"
+    gpu = {}
+    if device.type == "cuda":
+        gpu = {"gpu": torch.cuda.get_device_name(device), "cuda": torch.version.cuda}
+        gpu["log_sum_exp"] = "kernels" if works_on(device, products()) else "blocks"
     return {
         "cl_bench": __version__,
         "torch": torch.__version__,
@@ -102,7 +106,7 @@ def provenance(device: torch.device) -> dict[str, Any]:
         "machine": platform.machine(),
         "device": str(device),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        **({"gpu": torch.cuda.get_device_name(device), "cuda": torch.version.cuda} if on_gpu else {}),
+        **gpu,
         **{switch.name: _plain(switch.get()) for switch in switches(device)},
     }
 

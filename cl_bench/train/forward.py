@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from cl_bench.encoders import cells, pooled, unit_and_norm, widened
+from cl_bench.losses.fused import rounded_to_half
 from cl_bench.losses.types import DenseViews
 from cl_bench.methods.method import Method
 from cl_bench.spec import Precision
@@ -24,14 +25,16 @@ def forward(
 ) -> DenseViews:
     """Pass both views through encoder and head in one batch, and return them as a matching strategy sees them.
 
-    With bfloat16 precision only encoder and head compute in bfloat16; their outputs are float32.
+    With bfloat16 precision only encoder and head compute in bfloat16; their outputs are float32, of which the
+    projections hold values of float16, so that a GPU can multiply halves without another error (``losses.fused``).
     """
     (x1, g1), (x2, g2) = views
     x = torch.cat([x1, x2]).contiguous(memory_format=torch.channels_last)
     with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
         feature_map = widened(encoder(x))
         features = pooled(feature_map) if method.level == "instance" else cells(feature_map)
-        z1, z2 = widened(method.project(head, features)).chunk(2)
+        z = widened(method.project(head, features))
+    z1, z2 = (rounded_to_half(z) if precision == "bfloat16" else z).chunk(2)
     grid = (1, 1) if method.level == "instance" else (feature_map.shape[2], feature_map.shape[3])
     h, norm = unit_and_norm(features.detach())
     (h1, h2), (norm1, norm2) = h.chunk(2), norm.chunk(2)

@@ -16,6 +16,7 @@ from cl_bench.encoders.trainable import trainable
 from cl_bench.errors import Diverged, MethodError
 from cl_bench.losses.checks import all_finite, gathering, require
 from cl_bench.losses.distributed import ALONE, Alone
+from cl_bench.losses.fused import in_halves
 from cl_bench.losses.optima import position_only_loss
 from cl_bench.losses.reference import whole_loss
 from cl_bench.losses.types import DenseViews, LossTerms, correct_positives
@@ -136,7 +137,8 @@ def _trained(
         return error if isinstance(error, Diverged) else MethodError(f"{method}: {error}")
 
     views_of_batches = pairs_of_views(spec, data, device, state["place"] if state else None, over)
-    with closing(views_of_batches) as batches, gathering(device, told_as) as checks:
+    halves = in_halves(plan.precision == "bfloat16")
+    with closing(views_of_batches) as batches, gathering(device, told_as) as checks, halves:
         for step, pair, place in batches:
             for group in optimiser.param_groups:
                 group["lr"] = peak * _rate(plan, step, steps)
