@@ -1,7 +1,7 @@
 """Two augmented views of every image of an epoch: our feeder compared with a DataLoader of torchvision's transforms.
 
 Our feeder runs in three ways: in one process; in two workers with one thread each, as a sweep's encoders are trained on
-two cores; and the crops alone, which are the host's part when the rest is done on a GPU.
+two cores; and the copies of the crops alone, which are the host's part when the rest is done on a GPU.
 
 python benchmarks/feeder.py
 """
@@ -32,8 +32,9 @@ from torchvision import transforms
 
 from cl_bench.compute.memory import keep_freed_memory
 from cl_bench.data import Dataset, Images, Ragged
+from cl_bench.data.crops import end_to_end
 from cl_bench.data.dataset import take
-from cl_bench.data.views import draw, resized_crops
+from cl_bench.data.views import draw
 from cl_bench.methods.registry import Registry, spec_of
 from cl_bench.spec import AugmentSpec, EncoderSpec, InfoNCE, OptimiserSpec, PretrainSpec, ScenesSpec
 from cl_bench.train import view_batches
@@ -123,15 +124,14 @@ def ours(images: Images, augment: AugmentSpec, batch: int) -> Callable[[], None]
 
 
 def crops(images: Ragged, augment: AugmentSpec, batch: int) -> Callable[[], None]:
-    """Make a function that computes the crops of an epoch."""
+    """Make a function that copies the crops of an epoch."""
     draws = torch.Generator().manual_seed(0)
 
     def run() -> None:
         for index in torch.randperm(len(images), generator=draws).split(batch)[: len(images) // batch]:
             height, width = images.sizes[index].unbind(1)
             for view in draw(batch, height, width, augment, "overlapping", draws):
-                made = resized_crops(take(images, index), view.boxes, view.flips, augment.size)
-                assert made.shape == (batch, 3, augment.size, augment.size)
+                assert end_to_end(take(images, index), view.boxes, pinned=False).dtype == torch.uint8
 
     return run
 

@@ -137,6 +137,8 @@ class _Device(TorchDispatchMode):
             return _is_pinned(args[0])
         if packet is aten._pin_memory:
             return _pinned(args[0])
+        if kwargs.get("pin_memory"):
+            return _pinned(func(*args, **{**kwargs, "pin_memory": False}))
         if packet is aten.scalar_tensor:  # a number in an operation, which stays on the CPU where others are on CUDA
             return func(*args, **{**kwargs, "device": CPU})
         given: list[Any] = []

@@ -5,16 +5,14 @@ Parameters are drawn by a CPU generator before any pixel is read, so that a seed
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 from cl_bench.data.colour import Colours, colour, draw_colours, to_device
+from cl_bench.data.crops import resized_crop, resized_crops, spread
 from cl_bench.data.dataset import take
 from cl_bench.spec import AugmentSpec, ViewPolicy
 
@@ -98,7 +96,7 @@ def two_views(
 
     Args:
         images: (B, 3, H, W) uint8; or B of (3, h_i, w_i) uint8 on the CPU, of which only the crops are read, and
-            copied to the device once they are resized.
+            copied to the device, which resizes them.
         augment: Sizes, probabilities and strengths.
         policy: ``overlapping``: two RandomResizedCrops of the image. ``disjoint``: two that share no pixel.
         generator: CPU generator; advances by the same amount whatever the device and the sizes of the images.
@@ -172,8 +170,8 @@ def render_views(images: Tensor | Sequence[Tensor], draws: Draws, augment: Augme
             pixels = images.index_select(0, of).float().div_(255)
             pixels = resized_crop(pixels, boxes.index_select(0, of), flips.index_select(0, of), size)
         else:
-            crops = resized_crops([images[i] for i in rows.tolist()], draws.boxes[rows], draws.flips[rows], size)
-            pixels = to_device(crops, device)
+            of_rows = [images[i] for i in rows.tolist()]
+            pixels = resized_crops(of_rows, draws.boxes[rows], draws.flips[rows], size, device)
         return colour(pixels, draws.colours[rows], augment)
 
     largest = max(size * size, images.shape[-2] * images.shape[-1] if isinstance(images, Tensor) else 0)
@@ -191,49 +189,6 @@ def render_views(images: Tensor | Sequence[Tensor], draws: Draws, augment: Augme
 
     spread(work, n, most)
     return out
-
-
-def resized_crops(images: Sequence[Tensor], boxes: Tensor, flips: Tensor, size: int) -> Tensor:
-    """Crop each image to its own box, resize (bilinear, antialiased) and mirror it; rounded to uint8 as in PIL.
-
-    Args:
-        images: B of (3, h_i, w_i) uint8 on the CPU, possibly in a memory map; nothing outside the box is read.
-        boxes: (B, 4) int64 (x1, y1, x2, y2).
-        flips: (B,) bool, mirror left to right.
-        size: Side of the output.
-
-    Returns:
-        (B, 3, size, size) uint8.
-    """
-    out = torch.empty(len(images), 3, size, size, dtype=torch.uint8)
-
-    def work(rows: slice) -> None:
-        for image, (x1, y1, x2, y2), flip, view in zip(
-            images[rows], boxes[rows].tolist(), flips[rows].tolist(), out[rows], strict=True
-        ):
-            crop = interpolate(image[None, :, y1:y2, x1:x2], (size, size), mode="bilinear", antialias=True)[0]
-            view.copy_(crop.flip(-1) if flip else crop)
-
-    spread(work, len(images), 16)
-    return out
-
-
-def spread(work: Callable[[slice], None], n: int, most: int) -> None:
-    """Process n images, ``most`` at a time, in as many threads as torch may use, each with its share of the images."""
-    threads = torch.get_num_threads()
-    rounds = math.ceil(n / (most * threads))
-    step = math.ceil(n / (rounds * threads))
-    parts = [slice(start, start + step) for start in range(0, n, step)]
-    if min(threads, len(parts)) == 1:
-        for part in parts:
-            work(part)
-        return
-    try:
-        with ThreadPoolExecutor(min(threads, len(parts)), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            for _ in pool.map(work, parts):
-                pass
-    finally:
-        torch.set_num_threads(threads)  # this sets the number for this thread and for threads that start later
 
 
 def crop_boxes(
@@ -291,49 +246,3 @@ def _random_crop(region: Tensor, augment: AugmentSpec, generator: torch.Generato
     y = torch.where(found, (draws[3, :, 0] * (height - h + 1)).long(), (height - h) // 2)
     corner = region[:, :2] + torch.stack([x, y], 1)
     return torch.cat([corner, corner + torch.stack([w, h], 1)], 1)
-
-
-def resized_crop(images: Tensor, boxes: Tensor, flips: Tensor, size: int) -> Tensor:
-    """Crop each image to its own box and resize it (bilinear, antialiased), by two matrix products per batch.
-
-    Args:
-        images: (B, C, H, W) float.
-        boxes: (B, 4) int64 (x1, y1, x2, y2); nothing outside the box is read.
-        flips: (B,) bool, mirror left to right.
-        size: Side of the output.
-
-    Returns:
-        (B, C, size, size), equal to torchvision's ``resized_crop(antialias=True)`` for each image.
-    """
-    H, W = images.shape[-2:]
-    rows = _resampling(boxes[:, 1], boxes[:, 3], H, size, torch.zeros_like(flips))
-    columns = _resampling(boxes[:, 0], boxes[:, 2], W, size, flips)
-    # The second product is for the three channels at once: the same number of rows, a third of the matrices.
-    out: Tensor = (rows[:, None] @ images).flatten(1, 2) @ columns.mT
-    return out.view(len(images), -1, size, size)
-
-
-def resized(image: Tensor, short: int | None, longest: int | None = None) -> Tensor:
-    """Resize an image (3, h, w) uint8 to that short side, bilinear and antialiased; None leaves it unchanged.
-
-    The short side is smaller where the long one would exceed ``longest``.
-    """
-    if short is None:
-        return image
-    h, w = image.shape[-2:]
-    scale = min(short / min(h, w), (longest or math.inf) / max(h, w))
-    size = int(h * scale + 0.5), int(w * scale + 0.5)
-    return interpolate(image[None], size, mode="bilinear", antialias=True)[0]
-
-
-def _resampling(start: Tensor, stop: Tensor, length: int, size: int, mirror: Tensor) -> Tensor:
-    """Compute (B, size, length) weights of source pixels in output pixels: triangles as wide as the larger of both."""
-    step = ((stop - start) / size)[:, None]
-    out = torch.arange(size, device=start.device).expand(len(start), size)
-    out = torch.where(mirror[:, None], size - 1 - out, out)
-    centre = start[:, None] + (out + 0.5) * step
-    pixel = torch.arange(length, device=start.device) + 0.5
-    distance = (pixel - centre[..., None]).abs_().div_(step.clamp_min(1)[..., None])
-    inside = (pixel > start[:, None]) & (pixel < stop[:, None])
-    weights = distance.neg_().add_(1).clamp_min_(0).mul_(inside.float()[:, None])
-    return weights.div_(weights.sum(-1, keepdim=True))

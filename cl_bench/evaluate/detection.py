@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from cl_bench.data.colour import to_device
+from cl_bench.data.crops import resized
 from cl_bench.data.dataset import Dataset, Images
-from cl_bench.data.views import resized
 from cl_bench.encoders import Encoder
 from cl_bench.errors import Diverged, SpecError
 from cl_bench.evaluate.average_precision import (

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from cl_bench.data import Dataset, Images
 from cl_bench.data.colour import to_device
+from cl_bench.data.crops import resized
 from cl_bench.data.dataset import take
 from cl_bench.data.on_device import on_device
-from cl_bench.data.views import random_view, resized
+from cl_bench.data.views import random_view
 from cl_bench.encoders import Backbone
 from cl_bench.errors import Diverged
 from cl_bench.spec import AugmentSpec, LinearSpec

@@ -9,41 +9,15 @@ import torch
 from helpers import ragged, rng, some
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL.Image import Resampling
 from scipy.stats import ks_2samp
 from torchvision.transforms import RandomResizedCrop
-from torchvision.transforms.functional import pil_to_tensor, to_pil_image
-from torchvision.transforms.v2 import functional as tv
-from view_cases import OFF, PLAIN, POLICIES, any_boxes, bytes_of, close, colour, plain, seeds, sides
+from view_cases import OFF, PLAIN, POLICIES, bytes_of, close, colour, plain, seeds, sides
 
 from cl_bench.data import views
-from cl_bench.data.views import crop_boxes, resized_crop, resized_crops, spread, two_views
+from cl_bench.data.views import crop_boxes, two_views
 from cl_bench.spec import AugmentSpec
 
 # Crops
-
-
-@some(60)
-@given(height=sides, width=sides, size=st.integers(1, 33), seed=seeds)
-def test_resized_crop_is_torchvision_s_image_by_image(height, width, size, seed):
-    images = torch.rand(4, 3, height, width, generator=rng(seed))
-    boxes, flips = any_boxes(4, height, width, seed)
-    for image, (x1, y1, x2, y2), flip, view in zip(
-        images, boxes.tolist(), flips, resized_crop(images, boxes, flips, size), strict=True
-    ):
-        expected = tv.resized_crop(image, y1, x1, y2 - y1, x2 - x1, [size, size], antialias=True)
-        close(view, tv.horizontal_flip(expected) if flip else expected)
-
-
-@some(30)
-@given(height=sides, width=sides, size=st.integers(1, 33), seed=seeds)
-def test_no_pixel_outside_the_box_is_read(height, width, size, seed):
-    images = torch.rand(4, 3, height, width, generator=rng(seed))
-    boxes, flips = any_boxes(4, height, width, seed)
-    loud = torch.full_like(images, 1e30)
-    for image, other, (x1, y1, x2, y2) in zip(images, loud, boxes.tolist(), strict=True):
-        other[:, y1:y2, x1:x2] = image[:, y1:y2, x1:x2]
-    assert torch.equal(resized_crop(images, boxes, flips, size), resized_crop(loud, boxes, flips, size))
 
 
 ODD = [(1, 2), (2, 1), (1, 3), (1, 17), (19, 1), (2, 2), (2, 3), (3, 5), (7, 4), (31, 33), (64, 9)]
@@ -140,32 +114,6 @@ def test_flip_is_a_probability(flip, low, high):
         assert low <= geometry.flips.float().mean() <= high
 
 
-@some(40)
-@given(height=st.integers(2, 60), width=st.integers(2, 60), size=st.integers(1, 33), seed=seeds)
-def test_a_cut_is_pil_s_to_the_last_bit_but_one(height, width, size, seed):
-    images = ragged([(height, width), (width, height)], seed)
-    boxes = torch.cat([any_boxes(1, height, width, seed)[0], any_boxes(1, width, height, seed)[0]])
-    flips = torch.tensor([False, True])
-    for image, box, flip, mine in zip(
-        images, boxes.tolist(), flips.tolist(), resized_crops(list(images), boxes, flips, size), strict=True
-    ):
-        expected = pil_to_tensor(to_pil_image(image).crop(box).resize((size, size), Resampling.BILINEAR))
-        assert mine.dtype == torch.uint8
-        assert (mine.int() - (expected.flip(-1) if flip else expected).int()).abs().max() <= 1
-
-
-@some(20)
-@given(size=st.integers(1, 33), seed=seeds)
-def test_a_cut_reads_no_pixel_outside_its_box(size, seed):
-    images = list(ragged([(20, 30), (41, 17), (1, 9)], seed))
-    boxes = torch.cat([any_boxes(1, *image.shape[1:], seed)[0] for image in images])
-    others = [255 - image for image in images]
-    for image, other, (x1, y1, x2, y2) in zip(images, others, boxes.tolist(), strict=True):
-        other[:, y1:y2, x1:x2] = image[:, y1:y2, x1:x2]
-    flips = torch.tensor([False, True, False])
-    assert torch.equal(resized_crops(images, boxes, flips, size), resized_crops(others, boxes, flips, size))
-
-
 @pytest.mark.parametrize("policy", POLICIES)
 def test_images_of_one_size_give_the_same_views_in_a_tensor_and_in_a_list(policy):
     images = bytes_of(30, 40, 52)
@@ -207,21 +155,6 @@ def test_neither_threads_nor_blocks_change_a_bit(images, monkeypatch):
     finally:
         torch.set_num_threads(1)
     assert all(torch.equal(seen[0], other) for other in seen[1:])
-
-
-@pytest.mark.parametrize("threads", [1, 2])
-def test_what_fails_in_a_thread_is_raised(threads):
-    def work(rows):
-        if rows.start == 6:
-            raise ZeroDivisionError
-
-    torch.set_num_threads(threads)
-    try:
-        with pytest.raises(ZeroDivisionError):
-            spread(work, 10, 2)
-        assert torch.get_num_threads() == threads
-    finally:
-        torch.set_num_threads(1)
 
 
 # Colour
