@@ -1,4 +1,4 @@
-"""The map of decoded images under kill -9, garbage, rivals and a full disk."""
+"""The map of decoded images under garbage and on a full disk."""
 
 from __future__ import annotations
 
@@ -6,71 +6,22 @@ import errno
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from collections import namedtuple
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from helpers import environment, until
+from decoded_coco import SHARDS, SPEC, N, check, folder, fresh, lines
 from PIL import Image
 from real_formats import Odd, write_coco, write_stl10
 
 import cl_bench.data
-from cl_bench.data import DataPaths, Dataset, decoded, load, pictures, prepare, shards, verify
+from cl_bench.data import DataPaths, decoded, load, pictures, prepare, shards, verify
 from cl_bench.data.dataset import Ragged
 from cl_bench.errors import DataError
 from cl_bench.spec import COCOSpec, STL10Spec
 from cl_bench.store import StoreWarning
-
-SPEC = COCOSpec(name="coco", split="train2017")
-N = 12
-SHARDS = 6
-
-
-@pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("data")
-    write_coco(root, images=N)
-    return root
-
-
-@pytest.fixture
-def places(tmp_path: Path, written: Path, monkeypatch: pytest.MonkeyPatch) -> DataPaths:
-    monkeypatch.setattr(shards, "SHARD", 2 * 3 * 64 * 80)  # two images, for these are the smallest
-    return DataPaths(written, tmp_path / "cache")
-
-
-@pytest.fixture
-def decodings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Every image that is decoded, in order of its beginning."""
-    seen: list[int] = []
-    read = pictures.ImageFiles.read
-    monkeypatch.setattr(pictures.ImageFiles, "read", lambda self, i, last: seen.append(i) or read(self, i, last))
-    return seen
-
-
-def fresh(places: DataPaths) -> Dataset:
-    """As a process does that has nothing in memory."""
-    load.cache_clear()
-    return load(SPEC, places)
-
-
-def folder(places: DataPaths) -> Path:
-    (found,) = (p for p in places.cache.iterdir() if p.name != "set_aside")
-    return found
-
-
-def check(data: Dataset, places: DataPaths) -> None:
-    """Pixels are Pillow's."""
-    files = sorted((places.root / "coco" / "train2017").iterdir())
-    assert len(data) == len(files) == N
-    for i, path in enumerate(files):
-        assert np.array_equal(data.images[i].permute(1, 2, 0).numpy(), np.asarray(Image.open(path).convert("RGB")))
 
 
 def test_images_are_decoded_once(places, decodings):
@@ -112,72 +63,6 @@ def test_progress_is_told_of_every_image(places):
     told = []
     prepare(SPEC, places, lambda *what: told.append(what))
     assert told == [("coco train2017", i + 1, N) for i in range(N)]
-
-
-DECODE = """
-import sys, time, warnings
-from pathlib import Path
-from cl_bench.data import DataPaths, pictures, prepare, shards
-from cl_bench.errors import DataWarning
-from cl_bench.spec import COCOSpec
-warnings.simplefilter("ignore", DataWarning)
-shards.SHARD, shards.THREADS = 2 * 3 * 64 * 80, 1
-read = pictures.ImageFiles.read
-def slow(self, first, last):
-    print(first, flush=True)
-    time.sleep(float(sys.argv[3]))
-    return read(self, first, last)
-pictures.ImageFiles.read = slow
-prepare(COCOSpec(name="coco", split="train2017"), DataPaths(Path(sys.argv[1]), Path(sys.argv[2])))
-"""
-
-
-def decoder(places: DataPaths, pause: float) -> subprocess.Popen[str]:
-    command = [sys.executable, "-W", "error", "-c", DECODE, str(places.root), str(places.cache), str(pause)]
-    surroundings = environment(PYTHONPATH=os.pathsep.join(filter(None, sys.path)))
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=surroundings)
-
-
-def lines(places: DataPaths) -> int:
-    found = list(places.cache.glob("*/journal"))
-    return found[0].read_bytes().count(b"\n") if found else 0
-
-
-@pytest.mark.slow
-def test_kill_9_costs_no_more_than_the_shards_under_way(places, decodings, recwarn):
-    for wanted in (1, 3):
-        process = decoder(places, 0.1)
-        until(lambda: lines(places) >= wanted, what="a shard in the journal")  # noqa: B023
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert not list(places.cache.glob("*/manifest.json"))
-    kept = lines(places)
-    data = fresh(places)
-    assert kept >= 3 and len(decodings) <= N - 2 * kept
-    check(data, places)
-    assert not [w for w in recwarn if issubclass(w.category, StoreWarning)], "what the journal has was on disk"
-
-
-@pytest.mark.slow
-def test_the_second_process_waits_for_the_first_and_decodes_nothing(places):
-    processes = [decoder(places, 0.05) for _ in range(3)]
-    decoded_by = [len(process.communicate(timeout=60)[0].split()) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0, 0]
-    assert sorted(decoded_by) == [0, 0, N]
-    check(fresh(places), places)
-
-
-@pytest.mark.slow
-def test_the_next_process_goes_on_when_the_first_one_is_killed(places):
-    first = decoder(places, 0.1)
-    until(lambda: lines(places) >= 1, what="a shard in the journal")
-    second = decoder(places, 0.0)
-    time.sleep(0.2)
-    first.kill()
-    assert len(second.communicate(timeout=60)[0].split()) <= N - 2
-    first.wait()
-    assert second.returncode == 0
-    check(fresh(places), places)
 
 
 def flip(path: Path, at: int) -> None:
