@@ -97,7 +97,8 @@ def test_right_numbers_in_the_trial_let_the_kernels_serve(products, hopper, monk
     monkeypatch.setattr(fused, "logsumexp", by_blocks)
     with pretended_gpu():
         hopper()
-        assert fused.works_on(GPU, products)
+        with torch.inference_mode():
+            assert fused.works_on(GPU, products)
 
 
 def test_wrong_numbers_or_an_error_in_the_trial_leave_the_blocks(hopper, monkeypatch):
