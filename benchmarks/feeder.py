@@ -1,7 +1,7 @@
 """Two augmented views of every image of an epoch: our feeder compared with a DataLoader of torchvision's transforms.
 
-Our feeder runs in three ways: in one process; in two workers with one thread each, as a sweep's encoders are trained on
-two cores; and the copies of the crops alone, which are the host's part when the rest is done on a GPU.
+Our feeder runs in one process, and in two workers with one thread each, as a sweep's encoders are trained on two cores.
+Of its work the crops are also timed alone: resized, and only copied, which is the host's part when a GPU does the rest.
 
 python benchmarks/feeder.py
 """
@@ -32,7 +32,7 @@ from torchvision import transforms
 
 from cl_bench.compute.memory import keep_freed_memory
 from cl_bench.data import Dataset, Images, Ragged
-from cl_bench.data.crops import end_to_end
+from cl_bench.data.crops import GPU_NUMBERS, end_to_end, resized_crops
 from cl_bench.data.dataset import take
 from cl_bench.data.views import draw
 from cl_bench.methods.registry import Registry, spec_of
@@ -123,15 +123,23 @@ def ours(images: Images, augment: AugmentSpec, batch: int) -> Callable[[], None]
     return run
 
 
-def crops(images: Ragged, augment: AugmentSpec, batch: int) -> Callable[[], None]:
-    """Make a function that copies the crops of an epoch."""
+def crops(images: Ragged, augment: AugmentSpec, batch: int, resize: bool) -> Callable[[], None]:
+    """Make a function that resizes the crops of an epoch, or only copies them."""
     draws = torch.Generator().manual_seed(0)
 
     def run() -> None:
         for index in torch.randperm(len(images), generator=draws).split(batch)[: len(images) // batch]:
             height, width = images.sizes[index].unbind(1)
             for view in draw(batch, height, width, augment, "overlapping", draws):
-                assert end_to_end(take(images, index), view.boxes, pinned=False).dtype == torch.uint8
+                whole = take(images, index)
+                if resize:
+                    assert len(resized_crops(whole, view.boxes, view.flips, augment.size)) == batch
+                    continue
+                # As many at a time as for a GPU. Its pinned memory is used again, as such small memory is here.
+                together = max(1, GPU_NUMBERS // int(3 * height.max() * width.max()))
+                for start in range(0, batch, together):
+                    part = slice(start, start + together)
+                    assert len(end_to_end(whole[part], view.boxes[part], pinned=False))
 
     return run
 
@@ -206,7 +214,8 @@ def compare(setting: str, n: int, side: tuple[int, int], batch: int, rounds: int
         mine = {
             "ours": ours(ragged, augment, batch),
             "ours, two workers": workers(pool, setting, batch, file, ragged.sizes),
-            "ours, crops alone": crops(ragged, augment, batch),
+            "ours, crops resized": crops(ragged, augment, batch, resize=True),
+            "ours, crops copied": crops(ragged, augment, batch, resize=False),
         }
         seconds = medians(mine | peers, rounds)
     for name, s in seconds.items():

@@ -60,7 +60,7 @@ def test_extra_memory_sees_what_is_allocated():
     assert 60 * 2**20 < int(done.stdout) < 90 * 2**20
 
 
-@pytest.mark.parametrize(("setting", "ways"), [("COCO", 5), ("STL-10", 4)])
+@pytest.mark.parametrize(("setting", "ways"), [("COCO", 6), ("STL-10", 5)])
 @pytest.mark.slow
 def test_the_feeder_against_a_data_loader(setting, ways, benchmark_module, monkeypatch, tmp_path, capsys):
     feeder = benchmark_module("feeder")

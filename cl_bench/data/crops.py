@@ -62,7 +62,7 @@ def _on_gpu(images: Sequence[Tensor], boxes: Tensor, flips: Tensor, size: int, d
         places = torch.stack([(3 * h * w).cumsum(0) - 3 * h * w, h, w], 1).to(torch.int32)
         first, h, w = to_device(places, device)[..., None, None, None].unbind(1)
         # Past its own edge a crop repeats its last row and column, which then have no weight.
-        index = first + (channel * h + torch.minimum(y, h - 1)) * w + torch.minimum(x, w - 1)
+        index = first + (torch.minimum(y, h - 1) * w + torch.minimum(x, w - 1)) * 3 + channel
         crops = pixels.index_select(0, index.flatten()).view(index.shape)
         own = torch.stack([torch.zeros_like(w), torch.zeros_like(h), w, h], 1).view(-1, 4)
         out[part] = resized_crop(crops.float(), own, to_device(flips[part], device), size).round_()
@@ -70,14 +70,17 @@ def _on_gpu(images: Sequence[Tensor], boxes: Tensor, flips: Tensor, size: int, d
 
 
 def end_to_end(images: Sequence[Tensor], boxes: Tensor, pinned: bool) -> Tensor:
-    """Copy crops one after the other, (3 h_1 w_1 + 3 h_2 w_2 + ...,) uint8, into pinned memory if asked for."""
+    """Copy crops one after the other, (h_1 w_1 3 + h_2 w_2 3 + ...,) uint8, into pinned memory if asked for.
+
+    Colours are innermost, as in decoded images, so that rows are copied whole.
+    """
     ends = (3 * (boxes[:, 2:] - boxes[:, :2]).prod(1)).cumsum(0)
     held = torch.empty(int(ends[-1]), dtype=torch.uint8, pin_memory=pinned)
 
     def work(rows: slice) -> None:
         for image, (x1, y1, x2, y2), end in zip(images[rows], boxes[rows].tolist(), ends[rows].tolist(), strict=True):
-            shape = (3, y2 - y1, x2 - x1)
-            held[end - math.prod(shape) : end].view(shape).copy_(image[:, y1:y2, x1:x2])
+            crop = image[:, y1:y2, x1:x2].permute(1, 2, 0)
+            held[end - crop.numel() : end].view(crop.shape).copy_(crop)
 
     spread(work, len(images), 16)
     return held
