@@ -78,7 +78,3 @@ def _help() -> str:
             "cl-bench COMMAND --help says more of one; cl-bench --version",
         ]
     )
-
-
-if __name__ == "__main__":
-    sys.exit(main())

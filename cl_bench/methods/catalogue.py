@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cl_bench.errors import plain
+from cl_bench.folders import PACKAGE
 from cl_bench.methods.method import Method, Option
 from cl_bench.methods.registry import BUILT_IN, Registry
 from cl_bench.predictors.registry import Predictors
@@ -142,9 +143,11 @@ def _arguments(docstring: str) -> dict[str, str]:
 
 
 def _relative(origin: str, base: Path) -> str:
+    """Return ``file:line`` as seen from ``base``, or from the folder that cl-bench is installed in."""
     file, _, line = origin.rpartition(":")
     path = Path(file)
-    return f"{path.relative_to(base) if path.is_relative_to(base) else path}:{line}"
+    near = next((folder for folder in (base, PACKAGE.parent) if path.is_relative_to(folder)), None)
+    return f"{path.relative_to(near) if near else path}:{line}"
 
 
 if __name__ == "__main__":

@@ -84,6 +84,12 @@ def test_the_table_has_it_all(found: dict[str, Entry], tmp_path: Path) -> None:
     assert lines[-1][:3] == ["failed", "to", "load"]
 
 
+def test_the_table_says_where_built_in_methods_are_in_a_few_words(tmp_path: Path) -> None:
+    console = Console(width=200, record=True)
+    console.print(methods_table(entries(Registry()), [], tmp_path))
+    assert "dense_index.py:" in console.export_text() and str(ROOT) not in console.export_text()
+
+
 def test_methods_md_is_current() -> None:
     said = markdown(entries(Registry()))
     assert (ROOT / "METHODS.md").read_text() == said, "run: python -m cl_bench.methods.catalogue > METHODS.md"

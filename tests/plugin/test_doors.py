@@ -90,10 +90,10 @@ def test_run_and_report_of_the_command_line(tmp_path: Path) -> None:
     job = Job(tmp_path)
     job.plant()
     ours = "--suite", "single_object", "--profile", str(job.profile_file), "--store", str(job.root)
-    done = call(tmp_path, "cl_bench.cli", "run", *ours, "--device", "cpu", "--report", "first")
+    done = call(tmp_path, "cl_bench", "run", *ours, "--device", "cpu", "--report", "first")
     assert done.returncode == 0, done.stdout + done.stderr
     (job.store.run(job.specs()[0].pretrain.key).path / "status.json").unlink()
-    again = call(tmp_path, "cl_bench.cli", "report", *ours, "--report", "second", "-rs")
+    again = call(tmp_path, "cl_bench", "report", *ours, "--report", "second", "-rs")
     assert again.returncode == 0, again.stdout + again.stderr
     assert "not in the store" in again.stdout and "1 record(s) missing" in again.stdout
     assert (tmp_path / "second" / "report.html").exists()
