@@ -117,23 +117,26 @@ def tau_table(folder: Path) -> str:
     return markdown_table(columns, [*lines.values()])
 
 
-OTHER_KERNEL = "-other-kernel"
-"""Suffix of the folder with results of the same specs that were computed with other kernels of the same library."""
+OTHERS = {"-other-kernel": "other kernels", "-other-processor": "other processor"}
+"""Suffixes of folders with results of the same specs that were rounded otherwise, and how: by other kernels of the same
+library, or by the kernels that it has for another processor."""
 
 
 def verdicts_table(folder: Path) -> str:
-    """Write a table of verdicts on every claim: with all seeds, with each seed alone, and with other kernels if any."""
+    """Write a table of verdicts on every claim: with all seeds, with each seed alone, and in each of ``OTHERS``."""
     records, claims = read_records(folder / "records.csv"), _claims(folder)
     told = {"all seeds": records}
-    for seed in _seeds(records.values()):
+    seeds = _seeds(records.values())
+    for seed in seeds:
         told[f"seed {seed}"] = {
             row: [r for r in runs if r.seed == seed or r.family == RANDOM_INIT] for row, runs in records.items()
         }
-    other = folder.with_name(folder.name + OTHER_KERNEL)
-    if other.is_dir():
-        found = read_records(other / "records.csv")
-        used = _seeds(found.values())
-        told[f"seed{'s' if len(used) > 1 else ''} {', '.join(map(str, used))}, other kernels"] = found
+    for suffix, how in OTHERS.items():
+        other = folder.with_name(folder.name + suffix)
+        if other.is_dir():
+            found = read_records(other / "records.csv")
+            used = _seeds(found.values())
+            told[f"{'all seeds' if used == seeds else 'seed ' + ', '.join(map(str, used))}, {how}"] = found
     columns = {name: [str(judged(claim, of).verdict) for claim in claims] for name, of in told.items()}
     lines = [
         [claim["row"], _named(Claim(**claim["claim"])), *verdicts]
