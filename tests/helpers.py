@@ -11,6 +11,7 @@ import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from pprint import pformat
 from typing import Any
 
 import torch
@@ -265,3 +266,11 @@ def _toml(value: Any) -> str:
     if isinstance(value, list):
         return "[" + ", ".join(map(_toml, value)) + "]"
     return json.dumps(value)
+
+
+def in_full(value: object) -> str:
+    """Write out a value with all that it holds, to compare two in which nan stands for what is not known.
+
+    Dataclasses compare tuples of their fields before Python 3.13, where one nan equals itself, and then field by field.
+    """
+    return pformat(value)
