@@ -199,6 +199,21 @@ def place_sentence(records: Sequence[Record], untrained: Sequence[Record]) -> st
     return f"encoders of this row mostly know the place: the median's position share is {share:.2f}{beside}"
 
 
+def warnings(records: Sequence[Record], untrained: Sequence[Record]) -> list[str]:
+    """Return sentences on encoders of a row that learnt something other than content, with their names."""
+    told = [place] if (place := place_sentence(records, untrained)) else []
+    at_optimum = (
+        f"end at the loss of features that know only the place of each cell (within {AT_OPTIMUM:.0%}), or above it"
+    )
+    for names, what in (
+        (collapsed(records), f"collapsed (dense L_u above {COLLAPSED:g})"),
+        (at_shortcut(records), at_optimum),
+    ):
+        if names:
+            told.append(f"{len(names)} of {len(records)} encoders {what}: {listed(names)}")
+    return told
+
+
 def listed(names: Sequence[str]) -> str:
     """Return the first five names as text, and the number of the others."""
     more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""

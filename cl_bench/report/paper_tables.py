@@ -186,23 +186,25 @@ def paper_notes(rows: Sequence[RowResult]) -> Iterator[str]:
         return
     taus = [row.score(level).tau for row in paper.ROWS for level in LEVELS]
     yield (
-        f"beside the paper: to its schemes answer {' and '.join(paper.METHODS.values())}, its dense matching being "
-        "index-wise; of other strategies it prints nothing. sign: whether both taus lie on one side of 0; ?: one of "
-        "them is not told from 0, since our interval holds 0 (or there is none, below four configurations), or since "
-        "so many models without any correlation give a tau as large as the paper's 5 times in 100 or more (normal "
-        "approximation; it prints no interval)."
+        f"beside the paper: its two schemes are compared with our methods {' and '.join(paper.METHODS.values())}, "
+        "because its dense matching is index-wise; it prints nothing about other strategies. sign: whether both taus "
+        "have the same sign. A question mark says that one of the two cannot be told from 0: our interval contains 0 "
+        "(or there is no interval, with fewer than four configurations), or as many models without any correlation "
+        "would give a tau as large as the paper's in 5 cases of 100 or more (normal approximation; the paper prints no "
+        "intervals)."
     )
     yield (
         "agreement is counted over rows that share no model: families, and the totals of Table 3, whose families are "
-        f"not printed. It is a count and no test: {sum(tau < 0 for tau in taus)} of the paper's {len(taus)} taus are "
-        "negative, so that whatever makes ours negative agrees, and our rows share a grid, seeds and evaluation "
-        "images. order: Kendall's tau-b of our rows' taus with the paper's; its p takes rows as exchangeable, "
-        "which rows of unlike n are but roughly, and there is none for both evaluations, which are of the same models."
+        f"not printed. It is a count, not a test: {sum(tau < 0 for tau in taus)} of the paper's {len(taus)} taus are "
+        "negative, so anything that makes ours negative looks like agreement; and our rows share their grid, seeds and "
+        "evaluation images. order: Kendall's tau-b between our rows' taus and the paper's. Its p treats rows as "
+        "exchangeable, which holds only roughly for rows of different n. Both evaluations together have no p, because "
+        "they rest on the same models."
     )
     if any(line.printed.table == 1 for line in lines):
         yield f"Table 1: {paper.RANDOM_NOTE}."
     if any(line.averages for line in lines):
         yield (
-            "avg: mean performance, beside the paper's below its tau; only where data sets, recipe and metric are the "
-            "paper's."
+            "avg: mean performance, with the paper's below its tau; shown only where data sets, recipe and metric are "
+            "those of the paper."
         )

@@ -15,7 +15,7 @@ from cl_bench.claims import paper
 from cl_bench.claims.judge import holm
 from cl_bench.claims.judgement import Judgement, Verdict
 from cl_bench.claims.paper import PaperRow
-from cl_bench.claims.validity import AT_OPTIMUM, COLLAPSED, at_shortcut, collapsed, listed, place_sentence
+from cl_bench.claims.validity import warnings
 from cl_bench.report.comparison_table import comparison_notes, comparison_table
 from cl_bench.report.league_table import league_notes, league_table
 from cl_bench.report.paper_tables import paper_notes, paper_tables
@@ -50,7 +50,7 @@ def _row(row: RowResult) -> Iterator[RenderableType]:
         shares = f"{low:.2f} to {high:.2f} over {len(row.matching_precision)} encoders"
         yield Text(f"matching precision: {mean:.2f} of the positives are correct ({shares})", style="dim")
     yield from shortcut_table(row)
-    yield from (Text(line, style="yellow") for line in _learnt(row))
+    yield from (Text(line, style="yellow") for line in warnings(row.records, row.random_init))
     measured = row.measured
     for level in LEVELS:
         unit = row.unit(level) if level in measured else "not measured"
@@ -83,19 +83,6 @@ def _controls(found: Controls, correlation: Correlation) -> str:
     placebo = correlation.placebo
     told = "" if math.isnan(placebo) else f"; 1 in 20 curves that know nothing below {placebo:.2f}"
     return f"{found}{told}"
-
-
-def _learnt(row: RowResult) -> Iterator[str]:
-    """Yield sentences on encoders of a row that learnt something other than content, with their names."""
-    place = place_sentence(row.records, row.random_init)
-    if place:
-        yield place
-    for names, what in (
-        (collapsed(row.records), f"collapsed (dense L_u above {COLLAPSED:g})"),
-        (at_shortcut(row.records), f"ends within {AT_OPTIMUM:.0%} of the loss of knowing the place alone, or above"),
-    ):
-        if names:
-            yield f"{what}: {len(names)} of {len(row.records)} encoders: {listed(names)}"
 
 
 def _level(row: RowResult, level: Level, *, header: bool) -> Table:

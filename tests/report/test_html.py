@@ -233,11 +233,11 @@ def test_the_answer_says_the_contrary_or_nothing_and_why() -> None:
     )
     one = answer(lost, judged(lost), [lost])
     assert one.said.endswith(
-        "this run does not show that better aligned and more uniform features go with better detection"
+        "this run leaves open whether better aligned and more uniform features go with better detection"
     )
     assert one.why == "Too few encoders learnt to tell: 0 of 20 did better than untrained ones."
     few = replace(row, records=tuple(sweep(range(6), [60, 40, 55, 45, 50, 42])))
-    assert "Too few configurations to tell" in answer(few, judged(few), [few]).why
+    assert "There are too few configurations" in answer(few, judged(few), [few]).why
     error = IncompleteSweep(row.name, ["a", "b"])
     missing = answer(row, Judgement.incomplete(Claim("tau_negative", "dense"), error), [row])
     assert missing.evidence == "2 encoders are missing"

@@ -219,7 +219,7 @@ def test_other_strategies_do_not_stand_beside_the_paper() -> None:
 
 def test_what_the_agreement_does_not_mean_is_said() -> None:
     text = " ".join(shown(summary_table([sweep()]), 100).split())
-    assert "27 of the paper's 28 taus are negative" in text and "It is a count and no test" in text
+    assert "27 of the paper's 28 taus are negative" in text and "It is a count, not a test" in text
     assert "Table 1: of random initialisation only n = 1 and the score are printed" in text
     assert "Table 1: of random" not in shown(summary_table([sweep(data="multi_object")]), 100)
 

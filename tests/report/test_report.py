@@ -97,12 +97,13 @@ def test_what_was_learnt_in_the_place_of_content_is_said_above_the_verdicts(row:
     flat, names = " ".join(text.split()), ", ".join(r.case for r in records[:5])
     for said in (
         "encoders of this row mostly know the place: the median's position share is 0.90",
-        f"collapsed (dense L_u above -0.02): 7 of 20 encoders: {names} and 2 more",
-        f"ends within 1% of the loss of knowing the place alone, or above: 7 of 20 encoders: {names} and 2 more",
+        f"7 of 20 encoders collapsed (dense L_u above -0.02): {names} and 2 more",
+        "7 of 20 encoders end at the loss of features that know only the place of each cell (within 1%), or above it: "
+        f"{names} and 2 more",
     ):
         assert said in flat and flat.index(said) < flat.index("Linear evaluation (accuracy, %)")
     plain = render(row, width=width)
-    assert not [word for word in ("collapsed", "knowing the place", "mostly know") if word in plain]
+    assert not [word for word in ("collapsed", "know only the place", "mostly know") if word in plain]
 
 
 @pytest.mark.parametrize("width", [80, 120])

@@ -15,7 +15,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from cl_bench.claims.validity import AT_OPTIMUM, COLLAPSED, at_shortcut, collapsed, listed, place_sentence
+from cl_bench.claims.validity import warnings
 from cl_bench.report.html import grids, places, similarities, training
 from cl_bench.report.html.forest import forest_lines, forest_scale
 from cl_bench.report.html.sheets import TEMPLATES, style
@@ -129,7 +129,7 @@ def _details(row: RowResult, parts: Sequence[str]) -> dict[str, Any]:
         "row": row,
         "complete": sum(r.status == "complete" for r in trained),
         "left_out": [(r.case, " ".join(filter(None, (r.status, r.detail)))) for r in trained if r.status != "complete"],
-        "warnings": _warnings(row),
+        "warnings": [f"{text[:1].upper()}{text[1:]}." for text in warnings(row.records, row.random_init)],
         "families": [grids.families_grid(row, level) for level in row.measured],
         "unmeasured": [name for level, name in EVALUATIONS.items() if level not in row.measured],
         "claims": [
@@ -162,15 +162,3 @@ def _details(row: RowResult, parts: Sequence[str]) -> dict[str, Any]:
 
 def _known(row: RowResult, claim: object) -> str:
     return next((reason for known, reason in row.known if known == claim), "")
-
-
-def _warnings(row: RowResult) -> list[str]:
-    """Return warnings about what encoders of a row learnt in place of content."""
-    told = [place_sentence(row.records, row.random_init)]
-    for names, what in (
-        (collapsed(row.records), f"collapsed (dense L_u above {COLLAPSED:g})"),
-        (at_shortcut(row.records), f"end within {AT_OPTIMUM:.0%} of the loss of knowing the place alone, or above"),
-    ):
-        if names:
-            told.append(f"{len(names)} of {len(row.records)} encoders {what}: {listed(names)}")
-    return [f"{text[:1].upper()}{text[1:]}." for text in told if text]

@@ -75,7 +75,7 @@ def _said(judgement: Judgement) -> str:
     if judgement.verdict is Verdict.SUPPORTED:
         return text
     if judgement.verdict is Verdict.INCONCLUSIVE:
-        return f"this run does not show that {text}"
+        return f"this run leaves open whether {text}"
     if judgement.claim.kind == "tau_negative":
         return text.replace("go with better", "go with worse")
     return f"the contrary holds of this: {text}"
@@ -110,8 +110,8 @@ def _why(judgement: Judgement) -> str:
     needed = judgement.correlation and judgement.correlation.needed
     if judgement.claim.kind == "tau_negative" and needed and judgement.correlation and judgement.correlation.within < 0:
         worth = judgement.correlation.effective_n
-        has = "" if math.isnan(worth) else f"; these are worth {worth:.0f}"
-        return f"Too few configurations to tell: were it true, about {needed} independent ones would show it{has}."
+        has = "" if math.isnan(worth) else f"; the {judgement.correlation.n} here are worth about {worth:.0f} of those"
+        return f"There are too few configurations: if it is true, about {needed} independent ones would show it{has}."
     return "Chance alone would give such figures too often."
 
 
