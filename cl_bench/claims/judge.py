@@ -117,7 +117,10 @@ def judge(
     elif verdict is Verdict.INCONCLUSIVE and correlation:
         evidence += _needed(claim, correlation, alpha)
     if correlation and correlation.disagrees:
-        evidence += "; all pairs and families disagree: what goes together here is families, not configurations"
+        evidence += (
+            "; tau over all pairs and tau within families disagree: it is families that differ here, not the "
+            "configurations of one"
+        )
     if left_out:
         evidence += f"; left out: {listed(left_out)}"
     reasons = [reason for reason in (gate.reason, uncontrolled) if reason]

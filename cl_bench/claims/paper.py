@@ -176,7 +176,7 @@ class Own:
 
     def __str__(self) -> str:
         if self.verdict is None:
-            return f"the paper's own {self.numbers}; it prints no spread, and our rule gives no verdict"
+            return f"the paper's own {self.numbers}; it prints no spread, so our rule has no verdict on them"
         return f"the paper's own {self.numbers}: our rule says {self.verdict} (p = {self.p:.2g})"
 
 
@@ -234,7 +234,7 @@ def inconsistencies(total: Score, families: Sequence[Score]) -> tuple[str, ...]:
         (total.top10 > total.max, f"top10 {total.top10:.2f}, where the max is {total.max:.2f}"),
         (
             not min(taus) <= total.tau <= max(taus),
-            f"tau {total.tau:.2f}, outside its families' {between}: it compares across them too",
+            f"tau {total.tau:.2f}, outside its families' {between}: it compares families too",
         ),
     )
     return tuple(text for is_off, text in off if is_off)

@@ -81,7 +81,7 @@ def _row(row: RowResult) -> Iterator[RenderableType]:
 
 def _controls(found: Controls, correlation: Correlation) -> str:
     placebo = correlation.placebo
-    told = "" if math.isnan(placebo) else f"; 1 in 20 curves that know nothing below {placebo:.2f}"
+    told = "" if math.isnan(placebo) else f"; 1 in 20 random curves below {placebo:.2f}"
     return f"{found}{told}"
 
 
@@ -148,7 +148,7 @@ def _notes(rows: Sequence[RowResult]) -> Iterator[Text]:
         "tau-b: rank correlation of minmax(L_a) + minmax(L_u) with performance over configurations of the objective "
         "(models; their seeds are averaged first). Below 0: better aligned and more uniform goes with better.",
         "within families: tau over pairs of one family, which the verdict rests on. Neighbours on a knob are alike, so "
-        "that the models are worth fewer independent ones, ~k; intervals and p know it (docs/statistics.md).",
+        "that the models count as fewer independent ones, ~k; intervals and p allow for it (docs/statistics.md).",
         f"best {BEST}: mean of the best ten; (k) is shown where there are only k. untrained: encoders as initialised.",
         *dict.fromkeys(f"linear evaluation: {row.linear_protocol}" for row in rows),
         *dict.fromkeys(f"detection: {row.detection_protocol}" for row in rows),

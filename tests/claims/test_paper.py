@@ -89,7 +89,7 @@ def row(*key: str) -> PaperRow:
             "instance",
             [
                 "avg 63.47, where 70 x 64.61 and 30 x 60.85 give 63.48",
-                "tau -0.32, outside its families' -0.19 and -0.01: it compares across them too",
+                "tau -0.32, outside its families' -0.19 and -0.01: it compares families too",
             ],
         ),
         (
@@ -102,7 +102,7 @@ def row(*key: str) -> PaperRow:
             "instance",
             [
                 "avg 50.39, where 40 x 53.41 and 20 x 46.36 give 51.06",
-                "tau -0.01, outside its families' -0.21 and -0.10: it compares across them too",
+                "tau -0.01, outside its families' -0.21 and -0.10: it compares families too",
             ],
         ),
         (("coco", "overlapping", "dense", "info_nce"), "dense", []),
@@ -135,7 +135,10 @@ FAMILIES = (Score(30, 60, 40, 50, -0.5), Score(10, 70, 60, 65, -0.1))
         (Score(40, 69, 45, 66, -0.3), ["max 69.00, where the families' is 70.00"]),
         (Score(40, 70, 45, 64, -0.3), ["top10 64.00, where a family has 65.00"]),
         (Score(40, 70, 45, 71, -0.3), ["top10 71.00, where the max is 70.00"]),
-        (Score(40, 70, 45, 66, 0), ["tau 0.00, outside its families' -0.50 and -0.10: it compares across them too"]),
+        (
+            Score(40, 70, 45, 66, 0),
+            ["tau 0.00, outside its families' -0.50 and -0.10: it compares families too"],
+        ),
     ],
 )
 def test_a_total_is_held_against_its_families(total: Score, told: list[str]) -> None:
@@ -220,7 +223,7 @@ def test_printed_means_are_told_without_a_verdict(
     kind: str, level: Level, row: tuple[str, str, str], numbers: str
 ) -> None:
     found = own(Claim(kind, level), *row)  # type: ignore[arg-type]
-    said = f"the paper's own averages {numbers} points; it prints no spread, and our rule gives no verdict"
+    said = f"the paper's own averages {numbers} points; it prints no spread, so our rule has no verdict on them"
     assert found is not None and found.verdict is None and math.isnan(found.p) and str(found) == said
 
 

@@ -268,7 +268,12 @@ def league_grid(rows: Sequence[RowResult]) -> Grid | None:
     ]
     columns = ("predictor", "performance", "rows", "mean tau", "minus that of L_a + L_u", "p (Holm)")
     return (
-        grid("Mean tau of each predictor over the rows; below 0 it predicts", columns, lines, sortable=True)
+        grid(
+            "Mean tau of each predictor over the rows: below 0 it predicts well",
+            columns,
+            lines,
+            sortable=True,
+        )
         if lines
         else None
     )
