@@ -52,9 +52,8 @@ def _on_gpu(images: Sequence[Tensor], boxes: Tensor, flips: Tensor, size: int, d
     most_h, most_w = int(height.max()), int(width.max())
     together = max(1, GPU_NUMBERS // (3 * most_h * most_w))
     out = torch.empty(len(images), 3, size, size, dtype=torch.uint8, device=device)
-    channel, y, x = torch.meshgrid(
-        *(torch.arange(length, dtype=torch.int32, device=device) for length in (3, most_h, most_w)), indexing="ij"
-    )
+    channel, y, x = (torch.arange(length, dtype=torch.int32, device=device) for length in (3, most_h, most_w))
+    channel, y = channel[:, None, None], y[:, None]
     for start in range(0, len(images), together):
         part = slice(start, start + together)
         h, w = height[part], width[part]
@@ -62,7 +61,7 @@ def _on_gpu(images: Sequence[Tensor], boxes: Tensor, flips: Tensor, size: int, d
         places = torch.stack([(3 * h * w).cumsum(0) - 3 * h * w, h, w], 1).to(torch.int32)
         first, h, w = to_device(places, device)[..., None, None, None].unbind(1)
         # Past its own edge a crop repeats its last row and column, which then have no weight.
-        index = first + (torch.minimum(y, h - 1) * w + torch.minimum(x, w - 1)) * 3 + channel
+        index = (first + channel + 3 * w * torch.minimum(y, h - 1)) + 3 * torch.minimum(x, w - 1)
         crops = pixels.index_select(0, index.flatten()).view(index.shape)
         own = torch.stack([torch.zeros_like(w), torch.zeros_like(h), w, h], 1).view(-1, 4)
         out[part] = resized_crop(crops.float(), own, to_device(flips[part], device), size).round_()
