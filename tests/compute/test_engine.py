@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from bench import Bench, start, within
-from helpers import alive, children, plant, trained, until, workers
+from helpers import alive, children, in_full, plant, trained, until, workers
 
 from cl_bench.compute import local
 from cl_bench.compute.local import ComputationError
@@ -281,7 +281,7 @@ def test_runs_that_another_process_holds_are_waited_for_without_spinning(
             looks = looked.total() - before
             assert set(bench.notes.begun) == {third.case}
             plant(bench.store, first)  # as the other process would
-        assert within(30, lambda: engine.record(first)) == load_record(first, bench.store)
+        assert in_full(within(30, lambda: engine.record(first))) == in_full(load_record(first, bench.store))
         assert isinstance(within(30, lambda: engine.record(second)), Record)
         assert not engine.has(bench.specs("dense_index")[3])
     finally:

@@ -24,7 +24,7 @@ from types import SimpleNamespace
 from typing import IO
 
 import pytest
-from helpers import alive, children, environment, trained, until, workers
+from helpers import alive, children, environment, in_full, trained, until, workers
 from jobs import Fork, Job
 
 from cl_bench.compute import process, worker
@@ -32,7 +32,6 @@ from cl_bench.compute.runner import load_record
 from cl_bench.methods.registry import BUILT_IN, Registry, spec_of
 from cl_bench.spec import RunSpec
 from cl_bench.spec.profile import Row
-from cl_bench.spec.records import Record
 from cl_bench.train import checkpoint
 
 pytestmark = [
@@ -118,7 +117,7 @@ class Sweep:
         return (*profile.sweep(Row(method, "single_object", "overlapping")), *profile.random_init())
 
     @cached_property
-    def undisturbed(self) -> dict[RunSpec, tuple[Record, bytes]]:
+    def undisturbed(self) -> dict[RunSpec, tuple[str, bytes]]:
         job = self.job("undisturbed")
         assert self.ask(job).wait() in (0, 1)
         found = self.found(job)
@@ -133,7 +132,7 @@ class Sweep:
     def ask(self, job: Job) -> Fork:
         return job.fork(f"--method={self.file}", "--jobs=1")
 
-    def found(self, job: Job) -> dict[RunSpec, tuple[Record, bytes]]:
+    def found(self, job: Job) -> dict[RunSpec, tuple[str, bytes]]:
         """Return the records that a store holds, without what differs from run to run, and the encoders' bytes."""
         kept = {}
         with warnings.catch_warnings():
@@ -142,7 +141,7 @@ class Sweep:
                 record = load_record(spec, job.store)
                 if record is not None:
                     weights = (job.store.run(spec.pretrain.key).path / "encoder.safetensors").read_bytes()
-                    kept[spec] = replace(record, seconds={}, provenance={}), weights
+                    kept[spec] = in_full(replace(record, seconds={}, provenance={})), weights
         return kept
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from cl_bench.claims import paper
 from cl_bench.claims.validity import warnings
 from cl_bench.report.html import grids, places, similarities, training
 from cl_bench.report.html.forest import forest_lines, forest_scale
@@ -88,7 +89,7 @@ def _page(
     script = (TEMPLATES / "script.js").read_text(encoding="utf-8")
     policy = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     found = answers(rows)
-    beside, letters = grids.paper_grid(rows)
+    beside, letters = grids.paper_grids(rows)
     groups: dict[str, list[Picture]] = {}
     for picture in pictures if "pictures" in parts else ():
         groups.setdefault(picture.group, []).append(picture)
@@ -109,6 +110,7 @@ def _page(
         league=grids.league_grid(rows),
         league_notes=[*league_notes(rows), *dict.fromkeys(failures(rows))],
         beside=beside,
+        source=paper.SOURCE,
         letters=letters,
         paper_notes=[*paper_notes(rows)] if beside else [],
         probe_notes=[*shortcut_notes(rows)],

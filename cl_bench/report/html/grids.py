@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cl_bench.claims import paper
 from cl_bench.claims.judge import holm
 from cl_bench.claims.judgement import Judgement
 from cl_bench.report.comparison_table import comparison_lines
@@ -279,31 +278,26 @@ def league_grid(rows: Sequence[RowResult]) -> Grid | None:
     )
 
 
-def paper_grid(rows: Sequence[RowResult]) -> tuple[Grid | None, dict[str, str]]:
-    """Tabulate our rows beside the paper's Tables 1 to 3; and return the notes on printed values by letter."""
+def paper_grids(rows: Sequence[RowResult]) -> tuple[list[Grid], dict[str, str]]:
+    """Tabulate our rows beside each of the paper's tables; and return the notes on printed values by letter."""
     found = paper_lines(rows)
     letters = footnotes(found)
-    lines: list[Line] = [
-        [
-            line.group,
-            NAMES[line.printed.loss],
-            EVALUATIONS[line.level],
-            line.correlation.n,
-            _tau(line.correlation),
-            _verdicts(line.judgements),
-            line.pair.printed.models,
-            Cell(minus(f"{line.pair.printed.tau:.2f}") + f" {line.marks(letters)}".rstrip(), line.pair.printed.tau),
-            line.sign,
-        ]
-        for line in found
-    ]
-    columns = ("table", "family", "evaluation", "our n", "our tau [95 % interval]", "verdict")
-    told = (
-        grid(f"Beside {paper.SOURCE}", (*columns, "paper's n", "paper's tau", "sign"), lines, sortable=True)
-        if lines
-        else None
-    )
-    return told, {letter: note for note, letter in letters.items()}
+    tables: dict[str, list[Line]] = {}
+    for line in found:
+        printed = line.pair.printed
+        tables.setdefault(line.group, []).append(
+            [
+                f"{NAMES[line.printed.loss]}, {EVALUATIONS[line.level]}",
+                _tau(line.correlation),
+                Cell(minus(f"{printed.tau:.2f}") + f" {line.marks(letters)}".rstrip(), printed.tau),
+                _verdicts(line.judgements),
+                line.sign,
+                line.correlation.n,
+                printed.models,
+            ]
+        )
+    columns = ("family, evaluation", "our tau [95 % interval]", "paper's tau", "verdict", "sign", "our n", "paper's n")
+    return [grid(title, columns, lines) for title, lines in tables.items()], {a: note for note, a in letters.items()}
 
 
 def stamp_grid(stamp: Mapping[str, Any]) -> Grid:
