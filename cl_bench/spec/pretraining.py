@@ -20,6 +20,8 @@ from cl_bench.spec.records import RANDOM_INIT, Level
 
 RECIPE = 3
 """Version of the numerical recipe. Raise it when a change of code changes results, and nothing older is mixed in."""
+BFLOAT16_RECIPE = 4
+"""Version of that of training in bfloat16. Raise it with the other, and alone when only such training changes."""
 
 ViewPolicy = Literal["overlapping", "disjoint"]
 EncoderName = Literal["small_cnn", "resnet18"]
@@ -197,6 +199,13 @@ class PretrainSpec(Frozen):
     optimiser: OptimiserSpec
     seed: int
     recipe: int = RECIPE
+
+    @model_validator(mode="before")
+    @classmethod
+    def _recipe_of_the_precision(cls, told: Any) -> Any:
+        plan = told.get("optimiser") if isinstance(told, dict) else None
+        precision = plan.get("precision") if isinstance(plan, dict) else getattr(plan, "precision", None)
+        return {"recipe": BFLOAT16_RECIPE, **told} if precision == "bfloat16" else told
 
     @property
     def case(self) -> str:

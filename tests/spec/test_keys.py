@@ -11,6 +11,7 @@ import pytest
 from specs import DENSE, STAGES, first, keys, smoke
 
 from cl_bench.spec import MethodSpec, PretrainSpec, RunSpec
+from cl_bench.spec.pretraining import BFLOAT16_RECIPE, RECIPE
 
 SETTINGS = [
     (("optimiser.lr=0.517",), {"pretrain"}),
@@ -94,6 +95,17 @@ def another(value):
     if isinstance(value, str):
         return OTHER[value]
     return value + 8 if isinstance(value, int) else value * 0.9 + 0.013
+
+
+def test_training_in_bfloat16_has_a_recipe_of_its_own():
+    spec = first().pretrain
+    raw = spec.model_dump(mode="json")
+    assert spec.recipe == raw.pop("recipe") == RECIPE
+    raw["optimiser"]["precision"] = "bfloat16"
+    half = PretrainSpec.model_validate(raw)
+    assert half.recipe == BFLOAT16_RECIPE != RECIPE
+    assert PretrainSpec(**{**dict(spec), "optimiser": half.optimiser, "recipe": 1}).recipe == 1, "as it was kept"
+    assert PretrainSpec(**{k: v for k, v in dict(half).items() if k != "recipe"}) == half
 
 
 def test_every_field_of_a_pre_training_is_part_of_its_key():
