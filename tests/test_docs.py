@@ -98,7 +98,7 @@ class Links(HTMLParser):
     not all(map(find_spec, ("mkdocs", "material", "mkdocstrings"))), reason="no mkdocs here: pip install -e '.[docs]'"
 )
 def test_the_site_is_built_and_its_links_lead_to_files(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict", "-f", "docs/site/mkdocs.yml"]
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "-f", "docs/site/mkdocs.yml"]
     done = subprocess.run(
         [*command, "-d", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
     )
@@ -112,4 +112,6 @@ def test_the_site_is_built_and_its_links_lead_to_files(tmp_path: Path) -> None:
     for origin in provenance("paper"):
         assert origin.key == "about" or f"<code>{origin.key}</code>" in reference
     assert "minmax" in (tmp_path / "index.html").read_text(), "the front page is README"
+    results = (tmp_path / "results" / "index.html").read_text()
+    assert results.count("<table>") > 5 and 'id="what-hangs-on-a-seed-and-on-rounding"' in results
     assert "Moon" in (tmp_path / "METHODS" / "index.html").read_text()

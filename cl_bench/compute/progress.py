@@ -107,7 +107,7 @@ class Display:
 
             def on_step(name: str, done: int, total: int) -> None:
                 if name not in tasks:
-                    tasks[name] = bars.add_task(name)
+                    tasks[name] = bars.add_task(name, total=total)
                 bars.update(tasks[name], completed=done, total=total)
                 if done == total and not console.is_terminal:
                     console.print(f"{name}: {total:,} images", highlight=False, markup=False, soft_wrap=True)
@@ -140,7 +140,7 @@ class Display:
         room = width - _bar(width) - _BESIDE_BAR - max(map(len, [*notes.values(), " " * _NOTE]))
         for worker, one in sorted(work.items()):
             if worker not in tasks:
-                tasks[worker] = bars.add_task("", note="")
+                tasks[worker] = bars.add_task("", total=one.total, note="")
             what = f"  {_name(one.spec, room)}"
             bars.update(tasks[worker], description=what, completed=one.done, total=one.total, note=notes[worker])
 

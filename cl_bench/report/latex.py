@@ -70,6 +70,8 @@ def _table(number: int, lines: Sequence[PaperLine], letters: Mapping[str, str]) 
     yield r"\end{tabular}"
     used = {mark for line in lines for mark in line.marks(letters)}
     own = [rf"\textsuperscript{{{mark}}} {escape(note)}." for note, mark in letters.items() if mark in used]
+    if any(j.claim.exploratory for line in lines for j in line.judgements):
+        own.append("$^*$ exploratory: the paper does not claim it.")
     yield from (rf"\par\raggedright {text}" for text in own)
     yield r"\end{table}"
 
@@ -77,7 +79,7 @@ def _table(number: int, lines: Sequence[PaperLine], letters: Mapping[str, str]) 
 def _line(line: PaperLine, letters: Mapping[str, str], *, avg: bool) -> str:
     score, marks = line.pair.printed, line.marks(letters)
     means = [f"{mean:.2f}" for mean in line.averages] if line.averages else ["", ""]
-    verdict = r"\\".join(rf"\textsc{{{j.verdict.lower()}}}" for j in line.judgements)
+    verdict = r"\\".join(rf"\textsc{{{j.verdict.lower()}}}{'$^*$' * j.claim.exploratory}" for j in line.judgements)
     if len(line.judgements) > 1:
         verdict = rf"\shortstack[l]{{{verdict}}}"
     cells = [

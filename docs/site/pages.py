@@ -22,6 +22,8 @@ from cl_bench.spec.provenance import provenance
 ROOT = Path(__file__).resolve().parents[2]
 _LINK = re.compile(r"\[([^\]]*)\]\(([^)\s]+)\)")
 _FENCE = re.compile(r"(^```.*?^```)", re.DOTALL | re.MULTILINE)
+_MOVED = {"README.md": "index.md", "results/README.md": "results-folder.md"}
+"""Files of the repository whose place in the site is another page's: results/ is that of docs/results.md."""
 _PROFILES = "<!-- a table for each profile -->"
 
 
@@ -86,14 +88,14 @@ def _added(path: str, files: Files, config: MkDocsConfig) -> File:
 
 def _in_repository(src_uri: str) -> str:
     """Return where a file of the site lies in the repository."""
-    if src_uri == "index.md":
-        return "README.md"
+    if src_uri in _MOVED.values():
+        return next(path for path, there in _MOVED.items() if there == src_uri)
     return src_uri if (ROOT / src_uri).is_file() else f"docs/{src_uri}"
 
 
 def _in_site(path: str) -> str:
     """Return where a file of the repository lies in the site."""
-    return "index.md" if path == "README.md" else path.removeprefix("docs/")
+    return _MOVED.get(path, path.removeprefix("docs/"))
 
 
 def _relinked(markdown: str, src_uri: str, link: Callable[[str, str, str], str]) -> str:

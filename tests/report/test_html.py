@@ -216,7 +216,11 @@ def test_the_answer_is_a_sentence() -> None:
         "two claims about alignment, uniformity and performance that were tested here, this run supports two, speaks "
         "against none and leaves none open."
     )
-    assert headline([linear]).endswith("tested here, this run supports it.")
+    one = "This run tested one claim about alignment, uniformity and performance, and supports it."
+    assert headline([linear]) == one
+    missing = replace(detection, judged=False)
+    assert headline([linear, missing]) == f"{one} One more could not be judged, because encoders are missing."
+    assert headline([missing]).endswith("no claim about a correlation yet: encoders are missing.")
 
 
 def test_the_answer_says_the_contrary_or_nothing_and_why() -> None:

@@ -40,7 +40,7 @@ class ForestLine:
     @property
     def verdicts(self) -> list[tuple[Verdict, str]]:
         """Each verdict with its claim about tau, such as ``tau < 0``."""
-        return [(j.verdict, j.claim.symbols) for j in self.judgements]
+        return [(j.verdict, f"{j.claim.symbols}{', exploratory' * j.claim.exploratory}") for j in self.judgements]
 
     @property
     def evaluation(self) -> str:

@@ -84,7 +84,7 @@ def _tau(found: Correlation) -> Cell:
 
 
 def _verdicts(judgements: Sequence[Judgement]) -> Cell:
-    told = list(dict.fromkeys(str(j.verdict) for j in judgements))
+    told = list(dict.fromkeys(f"{j.verdict}{' (exploratory)' * j.claim.exploratory}" for j in judgements))
     return Cell(", ".join(told), verdict=told[0].lower() if len(told) == 1 else "")
 
 

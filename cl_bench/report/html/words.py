@@ -18,12 +18,16 @@ _NO_COUNT = {0: "none", 1: "one", 2: "two", 3: "three", 4: "four", 5: "five", 6:
 
 @dataclass(frozen=True)
 class Answer:
-    """Answer to one claim: the sentence ``said``, its ``evidence``, and ``why`` the claim is open if it is."""
+    """Answer to one claim: the sentence ``said``, its ``evidence``, and ``why`` the claim is open if it is.
+
+    It was not ``judged`` where encoders are missing.
+    """
 
     verdict: Verdict
     said: str
     evidence: str
     why: str = ""
+    judged: bool = True
 
 
 def answers(rows: Sequence[RowResult]) -> list[Answer]:
@@ -39,22 +43,25 @@ def answers(rows: Sequence[RowResult]) -> list[Answer]:
 
 
 def headline(found: Sequence[Answer]) -> str:
-    """Return a sentence that says how many of the claims hold."""
-    if not found:
-        return "This run has judged no claim about a correlation yet."
-    counts = {verdict: sum(one.verdict is verdict for one in found) for verdict in Verdict}
-    about = "the one claim" if len(found) == 1 else f"the {_count(len(found))} claims"
+    """Return a sentence that says how many of the claims hold, and one on those that could not be judged."""
+    judged = [one for one in found if one.judged]
+    if not judged:
+        why = ": encoders are missing" if found else ""
+        return f"This run has judged no claim about a correlation yet{why}."
+    rest = len(found) - len(judged)
+    more = f" {_count(rest).capitalize()} more could not be judged, because encoders are missing." if rest else ""
+    about = "about alignment, uniformity and performance"
     told = [
-        (counts[Verdict.SUPPORTED], "supports {}"),
-        (counts[Verdict.REFUTED], "speaks against {}"),
-        (counts[Verdict.INCONCLUSIVE], "leaves {} open"),
+        (Verdict.SUPPORTED, "supports {}"),
+        (Verdict.REFUTED, "speaks against {}"),
+        (Verdict.INCONCLUSIVE, "leaves {} open"),
     ]
-    if len(found) == 1:
-        verb = next(text for count, text in told if count).format("it")
-        return f"Of {about} about alignment, uniformity and performance that was tested here, this run {verb}."
-    parts = [text.format(_count(count)) for count, text in told]
+    if len(judged) == 1:
+        verb = next(text for verdict, text in told if judged[0].verdict is verdict).format("it")
+        return f"This run tested one claim {about}, and {verb}.{more}"
+    parts = [text.format(_count(sum(one.verdict is verdict for one in judged))) for verdict, text in told]
     said = f"{', '.join(parts[:-1])} and {parts[-1]}"
-    return f"Of {about} about alignment, uniformity and performance that were tested here, this run {said}."
+    return f"Of the {_count(len(judged))} claims {about} that were tested here, this run {said}.{more}"
 
 
 def _count(number: int) -> str:
@@ -67,7 +74,7 @@ def answer(row: RowResult, judgement: Judgement, rows: Sequence[RowResult]) -> A
     images = f"{row.data.replace('_', '-').replace(',', ', ')} images"
     views = " whose two views do not overlap" if row.views == "disjoint" else ""
     said = f"On {images}{views}{method}, {_said(judgement)}"
-    return Answer(judgement.verdict, said, _evidence(row, judgement), _why(judgement))
+    return Answer(judgement.verdict, said, _evidence(row, judgement), _why(judgement), not judgement.missing)
 
 
 def _said(judgement: Judgement) -> str:
