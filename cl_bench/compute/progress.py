@@ -85,7 +85,7 @@ class Display:
             return
         columns = _text("{task.description}"), BarColumn(bar_width=_bar(console.width)), MofNCompleteColumn()
         with Progress(*columns, _text("{task.fields[note]}"), console=console, transient=True) as bars:
-            tasks: dict[int | str, TaskID] = {"all": bars.add_task("encoders", note="")}
+            tasks: dict[int | str, TaskID] = {"all": bars.add_task("encoders", total=None, note="")}
 
             def refresh() -> None:
                 self._write(console)

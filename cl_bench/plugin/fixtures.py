@@ -109,13 +109,17 @@ class ClaimTest:
         rows = self.session.pulled_by(self.claim, self.row).rows
         for row in rows:
             tell(self.node, ROW, row_to_json(row))
+        incomplete = None
         try:
             judgement = first_decided(self.at(look) for look in self.session.looks_of(rows))
         except IncompleteSweep as error:
-            tell_judgement(self.node, Judgement.incomplete(self.claim, error))
+            incomplete = error
+        if incomplete:  # told outside of the except, or pytest would show this error and the first
+            tell_judgement(self.node, Judgement.incomplete(self.claim, incomplete))
             if self.session.options.from_store:
-                pytest.skip(f"This is not judged, because --from-store computes nothing. {error}.")
-            pytest.fail("\n".join([str(error), *getattr(error, "__notes__", [])]), pytrace=False)
+                pytest.skip(f"This is not judged, because --from-store computes nothing. {incomplete}.")
+            notes = dict.fromkeys(getattr(incomplete, "__notes__", []))
+            pytest.fail("\n".join([str(incomplete), *notes]), pytrace=False)
         tell_judgement(self.node, judgement)
         held = self._held_against_baseline(judgement)
         if judgement.verdict is Verdict.SUPPORTED:

@@ -238,7 +238,7 @@ class Profile(Frozen):
         """Return the reason why there is no row of these scenes; empty where there is one."""
         if not scenes or scenes in self.scenes:
             return ""
-        return f"profile {self.name} draws no scenes with {scenes.replace('_', ' ')}; --profile dial does"
+        return f"profile {self.name} has no scenes called {scenes!r}; --profile dial has"
 
     def sources(self, kind: DataKind) -> Sources:
         """Return the settings of one kind of pre-training data."""

@@ -92,8 +92,8 @@ def test_a_profile_without_such_scenes_skips_with_the_one_that_has_them(
 ) -> None:
     result = Job(tmp_path, pytester).run("-k", "not model", "-rs", suites=SUITE)
     assert outcomes(result)["skipped"] == 4 and result.ret == 0
-    assert "profile tiny draws no scenes with one class; --profile dial does" not in flat(result)
-    assert "profile tiny draws no scenes with different classes; --profile dial does" in flat(result)
+    assert "profile tiny has no scenes called 'one_class'; --profile dial has" not in flat(result)
+    assert "profile tiny has no scenes called 'different_classes'; --profile dial has" in flat(result)
 
 
 def test_the_profile_dial_has_the_scenes_that_the_suite_asks_for() -> None:

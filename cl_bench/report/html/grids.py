@@ -302,7 +302,7 @@ def paper_grids(rows: Sequence[RowResult]) -> tuple[list[Grid], dict[str, str]]:
 
 def stamp_grid(stamp: Mapping[str, Any]) -> Grid:
     """Tabulate the provenance of the figures."""
-    lines = [(name.replace("_", " "), _plain(value)) for name, value in stamp.items() if value not in ("", [], None)]
+    lines = [(name, _plain(value)) for name, value in stamp.items() if value not in ("", [], None)]
     return grid("Where these figures come from", ("what", "value"), lines)
 
 

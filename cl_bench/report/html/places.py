@@ -107,7 +107,7 @@ def sum_chart(row: RowResult, level: Level) -> Markup | None:
     y = Axis.over([p.performance for p in points] + plain, 250, 26)
     parts = []
     for k, family in enumerate(SWEPT):
-        x = Axis(-0.08, 2.08, *((52, 208), (222, 376))[k])
+        x = Axis.over(sums, *((52, 208), (222, 376))[k])
         of_family = [(s, p) for s, p in zip(sums, points, strict=True) if p.family == family]
         parts.append(frame(x, y, "", "" if k else f"{EVALUATIONS[level]} ({row.unit(level)})", heights=not k))
         if plain:

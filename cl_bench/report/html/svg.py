@@ -104,8 +104,8 @@ def frame(x: Axis, y: Axis, across: str, up: str, *, heights: bool = True) -> Ma
     parts.append(tag("text", across, class_="axis", x=(left + right) / 2, y=bottom + 31, text_anchor="middle"))
     middle = (top + bottom) / 2
     if up:
-        place = f"rotate(-90 12 {number(middle)})"
-        parts.append(tag("text", up, class_="axis", x=12, y=middle + 3, text_anchor="middle", transform=place))
+        place = f"rotate(-90 9 {number(middle)})"
+        parts.append(tag("text", up, class_="axis", x=9, y=middle + 3, text_anchor="middle", transform=place))
     return tag("g", *parts, aria_hidden="true")
 
 

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from cl_bench.report.html.svg import Axis, chart, colour, colour_bar, frame, line_path, named, tag, two
 from cl_bench.report.row import RowResult, number
-from cl_bench.spec.records import EVALUATIONS, NAMES, Family, Record
+from cl_bench.spec.records import EVALUATIONS, NAMES, Family, Record, configurations
 
 WIDTH, HEIGHT = 380, 320
 POINTS = 60
@@ -33,7 +33,7 @@ def training_chart(row: RowResult, family: Family) -> Markup | None:
     if not curves:
         return None
     scores = {config: _score(runs) for config, (runs, _) in curves.items()}
-    all_scores = [s for r in records if math.isfinite(s := r.performance.get("dense", math.nan))]
+    all_scores = [c.performance for c in configurations(records, "dense")[0]]  # as in the other charts of the row
     low, high = min(all_scores, default=0.0), max(all_scores, default=1.0)
     heights = [h for _, curve in curves.values() for _, h in curve] + [0.0] * known
     x = Axis(0, max(1.0, *(step for _, curve in curves.values() for step, _ in curve)) * 1.03, 52, WIDTH - 8)
@@ -48,7 +48,9 @@ def training_chart(row: RowResult, family: Family) -> Markup | None:
         name = f"{config}: from {two(curve[0][1])} to {two(curve[-1][1])}{told}, {seeds}"
         places, shade = [(x(step), y(height)) for step, height in curve], colour(scores[config], low, high)
         end = tag("circle", cx=places[-1][0], cy=places[-1][1], r=4, fill=shade)
-        parts.append(named(name, tag("path", d=line_path(places), class_="curve", style=f"--shade:{shade}"), end))
+        path = line_path(places)
+        halo = tag("path", d=path, class_="halo")  # the brightest shades are faint on white, the darkest on black
+        parts.append(named(name, halo, tag("path", d=path, class_="curve", style=f"--shade:{shade}"), end))
     bar = colour_bar(205, 297, 165, low, high, f"{EVALUATIONS['dense']} ({row.unit('dense')})")
     return chart(WIDTH, HEIGHT, f"Training curves, {NAMES[family]}: {row.title}", *parts, bar)
 
