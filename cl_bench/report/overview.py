@@ -63,12 +63,13 @@ def _panel(records: Sequence[Record], level: Level) -> list[Markup]:
     points, _ = configurations(records, level)
     L_a, L_u, performance = figures_of(points)
     plain = [r.performance[level] for r in records if r.family == RANDOM_INIT and level in r.performance]
-    x, y = Axis(-0.08, 2.08, 52, 228), Axis.over([*map(float, performance), *plain], 150, 22)
+    sums = [float(total) for total in normalised_sum(L_a, L_u)]
+    x, y = Axis.over(sums, 52, 228), Axis.over([*map(float, performance), *plain], 150, 22)
     parts = [frame(x, y, "", f"{EVALUATIONS[level]}, {_UNITS[level]}")]
     if plain:
         at = y(statistics.fmean(plain))
         parts.append(tag("line", class_="floor", x1=x.start, x2=x.end, y1=at, y2=at))
-    for point, total in zip(points, normalised_sum(L_a, L_u), strict=True):
+    for point, total in zip(points, sums, strict=True):
         fill = f"var(--{point.family.replace('_', '-')})"
         parts.append(plain_mark(point.family, x(float(total)), y(point.performance), fill, 3.6))
     told = minus(f"tau {correlate(records, level)}") if points else "nothing measured"

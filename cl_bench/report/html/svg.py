@@ -61,12 +61,12 @@ class Axis:
         return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
 
     def ticks(self, about: int = 5) -> list[float]:
-        """Return about so many round values inside."""
+        """Return about so many round values inside, and two at least: one alone shows no scale."""
         raw = (self.high - self.low) / about
         unit = 10.0 ** math.floor(math.log10(raw))
         step = next(unit * k for k in (1, 2, 5, 10) if unit * k >= raw * 0.999)
-        first = math.ceil(self.low / step - 1e-9)
-        return [k * step for k in range(first, math.floor(self.high / step + 1e-9) + 1)]
+        first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
+        return [k * step for k in range(first, last + 1)] if last > first else self.ticks(about + 1)
 
 
 def tick_text(value: float, ticks: Sequence[float]) -> str:
