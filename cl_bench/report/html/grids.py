@@ -94,23 +94,23 @@ def families_grid(row: RowResult, level: Level) -> Grid:
     for family in FAMILIES:
         kept, _ = configurations(row.records, level, family)
         lines.append(
-            [NAMES[family], *_performance([c.performance for c in kept]), _tau(row.correlations[level, family])]
+            [NAMES[family], _tau(row.correlations[level, family]), *_performance([c.performance for c in kept])]
         )
     total = row.correlations[level, "total"]
     if not math.isnan(total.between):
         inside = Cell(minus(total.inside), total.within)
-        lines.append([f"total, within families (worth {total.effective_n:.0f})", "", "", "", "", inside])
+        lines.append([f"total, within families (worth {total.effective_n:.0f})", inside, "", "", "", ""])
     for family in FAMILIES:
         printed = row.printed(family)
         if printed is not None:
             score = printed.score(level)
             same = "" if row.of_papers_setting(printed, level) else " *"
-            figures = (score.models, score.max, score.avg, score.top10, score.tau)
+            figures = (score.tau, score.models, score.max, score.avg, score.top10)
             lines.append([f"paper, {NAMES[family]}{same}", *figures])
     plain = row.untrained(level)
     if plain:
-        lines.append(["untrained", *_performance(plain), ""])
-    columns = ("family", "models", "best", "mean", f"mean of best {BEST}", "tau [95 % interval]")
+        lines.append(["untrained", "", *_performance(plain)])
+    columns = ("family", "tau [95 % interval]", "models", "best", "mean", f"mean of best {BEST}")
     return grid(f"{EVALUATIONS[level].capitalize()} ({row.unit(level)})", columns, lines)
 
 
