@@ -32,7 +32,7 @@ from torchvision import transforms
 
 from cl_bench.compute.memory import keep_freed_memory
 from cl_bench.data import Dataset, Images, Ragged
-from cl_bench.data.crops import GPU_NUMBERS, end_to_end, resized_crops
+from cl_bench.data.crops import at_a_time, end_to_end, resized_crops
 from cl_bench.data.dataset import take
 from cl_bench.data.views import draw
 from cl_bench.methods.registry import Registry, spec_of
@@ -136,7 +136,7 @@ def crops(images: Ragged, augment: AugmentSpec, batch: int, resize: bool) -> Cal
                     assert len(resized_crops(whole, view.boxes, view.flips, augment.size)) == batch
                     continue
                 # As many at a time as for a GPU. Its pinned memory is used again, as such small memory is here.
-                together = max(1, GPU_NUMBERS // int(3 * height.max() * width.max()))
+                together = at_a_time(int(height.max()), int(width.max()))
                 for start in range(0, batch, together):
                     part = slice(start, start + together)
                     assert len(end_to_end(whole[part], view.boxes[part], pinned=False))

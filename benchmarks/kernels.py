@@ -153,10 +153,9 @@ def triton(x: Tensor, scale: float, group: int, dtype: torch.dtype, longest: flo
     """
     in_float32 = "tf32x3" if torch.get_float32_matmul_precision() == "highest" else "tf32"
     bound = (pairwise._longest(x) if longest is None else longest) ** 2 * abs(scale)
-    shift = bound if bound <= pairwise.SAFE_EXPONENT else None
     sets = x if x.ndim == 3 else x[None]
     products: Any = in_float32 if dtype == torch.float32 else "float16"
-    out = fused.logsumexp(sets, None, float(scale), int(group), shift, products)
+    out = fused.logsumexp(sets, None, float(scale), int(group), pairwise.common_shift(bound), products)
     assert isinstance(out, Tensor)
     return out.view(x.shape[:-1])
 

@@ -89,9 +89,8 @@ def kernel_values(setting: Setting) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     for kernel in KERNELS:
-        shapes = SHAPES if setting.device.type == "cpu" else LARGE
-        if shapes is LARGE and kernel not in ("full", "flex"):
-            shapes = LARGE | MORE
+        on_card = LARGE if kernel in ("full", "flex") else LARGE | MORE
+        shapes = SHAPES if setting.device.type == "cpu" else on_card
         for precision in PRECISIONS:
             told: dict[str, Any] = {"errors": {}}
             found[f"{kernel}, {precision}"] = told

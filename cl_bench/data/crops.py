@@ -50,7 +50,7 @@ def _on_gpu(images: Sequence[Tensor], boxes: Tensor, flips: Tensor, size: int, d
     """Copy the crops end to end into pinned memory, and from there to the GPU, which spreads and resizes them."""
     width, height = (boxes[:, 2:] - boxes[:, :2]).unbind(1)
     most_h, most_w = int(height.max()), int(width.max())
-    together = max(1, GPU_NUMBERS // (3 * most_h * most_w))
+    together = at_a_time(most_h, most_w)
     out = torch.empty(len(images), 3, size, size, dtype=torch.uint8, device=device)
     channel, y, x = (torch.arange(length, dtype=torch.int32, device=device) for length in (3, most_h, most_w))
     channel, y = channel[:, None, None], y[:, None]
@@ -66,6 +66,11 @@ def _on_gpu(images: Sequence[Tensor], boxes: Tensor, flips: Tensor, size: int, d
         own = torch.stack([torch.zeros_like(w), torch.zeros_like(h), w, h], 1).view(-1, 4)
         out[part] = resized_crop(crops.float(), own, to_device(flips[part], device), size).round_()
     return out
+
+
+def at_a_time(height: int, width: int) -> int:
+    """Return how many images a GPU crops and resizes at a time, none of which is larger than that."""
+    return max(1, GPU_NUMBERS // (3 * height * width))
 
 
 def end_to_end(images: Sequence[Tensor], boxes: Tensor, pinned: bool) -> Tensor:

@@ -60,6 +60,12 @@ def require(ok: Tensor, error: type[Exception], rule: str, found: str | Callable
         raise error(rule + (found if isinstance(found, str) else found()))
 
 
+def refuse_second_derivative(function: str) -> None:
+    """Raise RuntimeError in the backward pass of a function, by name, if its gradient is to be differentiated too."""
+    if torch.is_grad_enabled():  # create_graph=True
+        raise RuntimeError(f"{function} has no second derivative: differentiate it without create_graph")
+
+
 def are_gathered() -> bool:
     """Return whether checks are gathered, so that nothing else should make the CPU wait either."""
     return _gathered.get() is not None

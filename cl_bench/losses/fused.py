@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from cl_bench.errors import first_line
+from cl_bench.losses.checks import refuse_second_derivative
 
 Products = Literal["tf32x3", "float16"]
 """Precision in which similarities are multiplied; they are summed in float32."""
@@ -143,8 +144,7 @@ class _LogSumExp(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None, None]:
         from cl_bench.losses import triton_kernels as kernels
 
-        if torch.is_grad_enabled():  # create_graph=True
-            raise RuntimeError("pairwise.logsumexp has no second derivative: differentiate it without create_graph")
+        refuse_second_derivative("pairwise.logsumexp")
         x, y, *outs = ctx.saved_tensors
         unit: Tensor | float = 1.0
         if ctx.magnified:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from cl_bench.losses import fused
+from cl_bench.losses.checks import refuse_second_derivative
 from cl_bench.losses.distributed import Alone, processes
 
 BLOCK_ELEMENTS = 2**18  # similarities held at a time: 1 MB in float32, within a core's cache
@@ -80,12 +81,19 @@ def logsumexp_between(
     return over.own(rows, 1).reshape(x.shape[:-1]), over.own(columns, 1).reshape(y.shape[:-1])
 
 
+def common_shift(bound: float) -> float | None:
+    """Return what to subtract from exponents, of which none exceeds ``bound``; None for each row's own maximum.
+
+    Where every exponent is known to be small, one common shift works as well.
+    """
+    return bound if bound <= SAFE_EXPONENT else None
+
+
 def _log_sum_exp(
     x: Tensor, y: Tensor | None, scale: float, group: int, bound: float, over: Alone
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Compute the log-sum-exp within one set or between two, by the fastest way that this device has."""
-    # Where every exponent is known to be small, one common shift works as well as each row's own maximum.
-    shift = bound if bound <= SAFE_EXPONENT else None
+    shift = common_shift(bound)
     if over.size == 1 and fused.serves(x):
         return fused.logsumexp(x, y, scale, group, shift, fused.products())
     out: Tensor | tuple[Tensor, Tensor] = _LogSumExp.apply(x, y, scale, group, shift, over)
@@ -133,8 +141,7 @@ class _LogSumExp(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None, None]:
-        if torch.is_grad_enabled():  # create_graph=True
-            raise RuntimeError("pairwise.logsumexp has no second derivative: differentiate it without create_graph")
+        refuse_second_derivative("pairwise.logsumexp")
         a, b, *outs = ctx.saved_tensors
         x, y = _accumulating(a), None if b is None else _accumulating(b)
         shift, over = ctx.shift, ctx.over

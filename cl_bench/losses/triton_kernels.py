@@ -40,6 +40,16 @@ def _tile(x, start, n, d, D: tl.constexpr, SIZE: tl.constexpr):
 
 
 @triton.jit
+def _own(x, y, n, m, D: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr):
+    batch = tl.program_id(1).to(tl.int64)
+    x += batch * n * D
+    y += batch * m * D
+    d = tl.arange(0, WIDTH)
+    rows, a = _tile(x, tl.program_id(0) * ROWS, n, d, D, ROWS)
+    return batch, y, d, rows, a
+
+
+@triton.jit
 def _scores(a, b, rows, columns, m, scale, shift, GROUP: tl.constexpr, PRECISION: tl.constexpr):
     s = tl.dot(a, tl.trans(b), input_precision=PRECISION) * scale - shift
     paired = columns[None, :] < m
@@ -66,11 +76,7 @@ def values_kernel(
     COLUMNS: tl.constexpr,
 ):
     """Write ``values`` times log2(e), of the rows of one tile."""
-    batch = tl.program_id(1).to(tl.int64)
-    x += batch * n * D
-    y += batch * m * D
-    d = tl.arange(0, WIDTH)
-    rows, a = _tile(x, tl.program_id(0) * ROWS, n, d, D, ROWS)
+    batch, y, d, rows, a = _own(x, y, n, m, D, WIDTH, ROWS)
     peak = tl.full((ROWS,), float("-inf"), tl.float32)
     total = tl.zeros((ROWS,), tl.float32)
     for start in range(0, m, COLUMNS):
@@ -111,11 +117,7 @@ def gradient_kernel(
     COLUMNS: tl.constexpr,
 ):
     """Write ``gradient``, of the rows of one tile."""
-    batch = tl.program_id(1).to(tl.int64)
-    x += batch * n * D
-    y += batch * m * D
-    d = tl.arange(0, WIDTH)
-    rows, a = _tile(x, tl.program_id(0) * ROWS, n, d, D, ROWS)
+    batch, y, d, rows, a = _own(x, y, n, m, D, WIDTH, ROWS)
     factor_r = tl.load(factor_x + batch * n + rows, mask=rows < n, other=0.0)
     norm_r = tl.load(norm_x + batch * n + rows, mask=rows < n, other=float("inf"))
     total = tl.zeros((ROWS, WIDTH), tl.float32)
@@ -143,7 +145,8 @@ def values(
         scale: Factor on the similarity.
         group: Length of runs: r and c exclude each other where ``r // group == c // group``; 0 excludes nothing.
         shift: What no exponent exceeds, if it is so small that its double can be an exponent; None otherwise.
-        precision: Of products of float32: ``tf32``, or ``tf32x3`` for three of them, which are nearly float32.
+        precision: Of products: ``float16`` of such vectors; of float32 ``tf32``, or ``tf32x3`` for three of them, which
+            are nearly float32.
         tile: Similarities that a program computes at a time.
 
     Returns:
@@ -186,8 +189,9 @@ def gradient(
         else:  # one exponential will do: f exp(s - l) = exp(s - shift) f exp(shift - l)
             weights += [norm, (factor * torch.exp(shift - norm)).contiguous()]
     out = torch.empty(x.shape, device=x.device)
-    tile = tile or GRADIENT_TILES["float16" if x.dtype == torch.float16 else precision]
-    _launch(gradient_kernel, x, y, tuple(weights), out, scale, group, shift, precision, tile)
+    _launch(
+        gradient_kernel, x, y, tuple(weights), out, scale, group, shift, precision, tile or GRADIENT_TILES[precision]
+    )
     return out
 
 
