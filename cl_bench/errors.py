@@ -2,7 +2,7 @@
 
 import difflib
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 LONGEST_LINE = 2000
 """Most characters of a line that is quoted from an error."""
@@ -76,6 +76,13 @@ def nearest(name: str, known: Sequence[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the nearest known name, or an empty text if none is near."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def listed(names: Iterable[str], shown: int = 5) -> str:
+    """Return the first names as text, and the number of the others: ``"a, b and 3 more"``."""
+    every = list(names)
+    more = f" and {len(every) - shown:,} more" if len(every) > shown else ""
+    return f"{', '.join(every[:shown])}{more}"
 
 
 def first_line(error: BaseException) -> str:

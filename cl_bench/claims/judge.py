@@ -13,7 +13,8 @@ from cl_bench.claims.judgement import (
     Verdict,
 )
 from cl_bench.claims.league import holm_adjusted, predicted
-from cl_bench.claims.validity import Validity, listed, performances, validity
+from cl_bench.claims.validity import Validity, performances, validity
+from cl_bench.errors import listed
 from cl_bench.spec.claim import (
     NEGLIGIBLE,
     TWIN,
@@ -204,11 +205,11 @@ def _on_tau(claim: Claim, found: Correlation, alpha: float) -> tuple[float, floa
 def _needed(claim: Claim, found: Correlation, alpha: float) -> str:
     """Say how many configurations would decide a claim about tau if the observed tau were the true one."""
     if claim.kind == "no_correlation":
-        n, way, given = needed_for_none(NEGLIGIBLE, alpha), "support", "were there none"
+        n, way, given = needed_for_none(NEGLIGIBLE, alpha), "support", "if there is none"
     elif found.needed is None:
         return ""
     else:
-        n, given = found.needed, "were it true"
+        n, given = found.needed, "if it is true"
         way = "support" if (found.within < 0) == (claim.kind == "tau_negative") else "refute"
     return f"; {given}, {n} independent configurations would {way} it with power {POWER}"
 

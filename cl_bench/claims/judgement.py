@@ -12,6 +12,7 @@ from typing import Any
 from cl_bench.claims.comparison import Comparison, Contrast
 from cl_bench.claims.league import Prediction
 from cl_bench.claims.validity import Validity
+from cl_bench.errors import listed
 from cl_bench.spec.claim import Claim
 from cl_bench.spec.records import Level, Record
 from cl_bench.statistics.controls import Controls
@@ -34,7 +35,8 @@ class IncompleteSweep(Exception):
         self.row, self.missing = row, tuple(missing)
 
     def __str__(self) -> str:
-        return f"{self.row}: {len(self.missing)} record(s) missing: {', '.join(self.missing)}"
+        count = len(self.missing)
+        return f"{self.row}: {count} record{'s' if count != 1 else ''} missing: {listed(self.missing)}"
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ class Judgement:
     @classmethod
     def incomplete(cls, claim: Claim, error: IncompleteSweep) -> Judgement:
         """Make an INCONCLUSIVE judgement that names what is missing, for when ``judge`` raised ``error``."""
-        sentence = f"{error.row}: INCONCLUSIVE: {claim.text}; missing: {', '.join(error.missing)}"
+        sentence = f"{error.row}: INCONCLUSIVE: {claim.text}; missing: {listed(error.missing)}"
         return cls(claim, error.row, Verdict.INCONCLUSIVE, None, None, sentence, error.missing)
 
     def to_json(self) -> str:

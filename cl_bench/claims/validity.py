@@ -14,6 +14,7 @@ from itertools import groupby
 
 from scipy import stats
 
+from cl_bench.errors import listed
 from cl_bench.spec.records import EVALUATIONS, RANDOM_INIT, Level, Record, configurations, figures
 
 COLLAPSED = -0.02
@@ -25,7 +26,6 @@ It is in units of ``max(1, |optimum|)``: relative where the optimum is far from 
 distance would be meaningless (L_a + w L_u passes through 0)."""
 MOSTLY = 0.5
 """Position share above which features mostly encode the place of their cell."""
-LISTED = 5
 
 
 @dataclass(frozen=True)
@@ -212,12 +212,6 @@ def warnings(records: Sequence[Record], untrained: Sequence[Record]) -> list[str
         if names:
             told.append(f"{len(names)} of {len(records)} encoders {what}: {listed(names)}")
     return told
-
-
-def listed(names: Sequence[str]) -> str:
-    """Return the first five names as text, and the number of the others."""
-    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return f"{', '.join(names[:LISTED])}{more}"
 
 
 def _trained(records: Sequence[Record]) -> list[Record]:

@@ -40,7 +40,7 @@ from cl_bench.data.shards import (
     read_journal,
 )
 from cl_bench.data.source import Listing
-from cl_bench.errors import DataError, DataWarning
+from cl_bench.errors import DataError, DataWarning, listed
 from cl_bench.store import StoreWarning, locked, sealed, set_aside, unsealed, write_atomically
 
 Progress = Callable[[str, int, int], None]
@@ -255,6 +255,5 @@ def _annotations_of(listing: Listing, broken: Mapping[int, str]) -> bytes:
 
 def _some(broken: Mapping[str, str], total: int) -> str:
     """Return the number of broken images, and the first of them by name, as text."""
-    named = ", ".join(f"{name} ({why})" for name, why in list(broken.items())[:NAMED])
-    more = f" and {len(broken) - NAMED:,} more" if len(broken) > NAMED else ""
-    return f"{len(broken):,} of {total:,} images: {named}{more}"
+    named = listed((f"{name} ({why})" for name, why in broken.items()), NAMED)
+    return f"{len(broken):,} of {total:,} images: {named}"

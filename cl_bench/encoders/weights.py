@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cl_bench.errors import EncoderError, first_line, nearest
+from cl_bench.errors import EncoderError, first_line, listed, nearest
 from cl_bench.spec.encoder_names import SUFFIXES
 
 WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "backbone", "encoder")
@@ -72,7 +72,7 @@ def read_weights(file: Path) -> dict[str, Tensor]:
         content = inner
     tensors = {str(k): v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, Mapping) else {}
     if not tensors:
-        what = f"keys {_some(map(str, content))}" if isinstance(content, Mapping) else type(content).__name__
+        what = f"keys {listed(map(str, content), 3)}" if isinstance(content, Mapping) else type(content).__name__
         raise EncoderError(f"{file}: holds no weights ({what or 'nothing'})")
     return tensors
 
@@ -101,9 +101,9 @@ def load_weights(network: nn.Module, tensors: Mapping[str, Tensor], file: Path, 
         for n in shared
         if held[n].shape != wanted[n].shape
     ]
-    faults = [f"lacks {_some(missing)}"] if missing else []
-    faults += [f"has {_some(surplus)}, which the encoder has not"] if surplus else []
-    faults += [_some(shapes)] if shapes else []
+    faults = [f"lacks {listed(missing, 3)}"] if missing else []
+    faults += [f"has {listed(surplus, 3)}, which the encoder has not"] if surplus else []
+    faults += [listed(shapes, 3)] if shapes else []
     if faults:
         raise EncoderError(f"{file}: does not fit: {'; '.join(faults)}")
     network.load_state_dict({name: held[name] for name in shared}, strict=False)
@@ -130,9 +130,3 @@ def _prefixes(names: Iterable[str]) -> list[str]:
                 break
             found.add(".".join(parts[:depth]) + ".")
     return sorted(found)
-
-
-def _some(names: Iterable[str], shown: int = 3) -> str:
-    listed = list(names)
-    more = f" and {len(listed) - shown} more" if len(listed) > shown else ""
-    return ", ".join(listed[:shown]) + more

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from cl_bench.claims.judgement import (
     Verdict,
 )
 from cl_bench.claims.sequential import Look, first_decided
+from cl_bench.errors import listed
 from cl_bench.plugin.hooks import ClaimNotSupported, claim_of
 from cl_bench.plugin.kept import row_to_json
 from cl_bench.plugin.session import Session
@@ -118,8 +120,7 @@ class ClaimTest:
             tell_judgement(self.node, Judgement.incomplete(self.claim, incomplete))
             if self.session.options.from_store:
                 pytest.skip(f"This is not judged, because --from-store computes nothing. {incomplete}.")
-            notes = dict.fromkeys(getattr(incomplete, "__notes__", []))
-            pytest.fail("\n".join([str(incomplete), *notes]), pytrace=False)
+            pytest.fail("\n".join([str(incomplete), *by_reason(getattr(incomplete, "__notes__", []))]), pytrace=False)
         tell_judgement(self.node, judgement)
         held = self._held_against_baseline(judgement)
         if judgement.verdict is Verdict.SUPPORTED:
@@ -216,6 +217,15 @@ class ClaimTest:
         if failed and not self.claim.exploratory:
             pytest.fail("\n".join(failed), pytrace=False)
         return judgement in baseline
+
+
+def by_reason(failures: Iterable[str]) -> list[str]:
+    """Join lines such as ``CASE: REASON`` of encoders that failed for the same reason."""
+    cases: dict[str, list[str]] = {}
+    for failure in dict.fromkeys(failures):
+        case, _, reason = failure.partition(": ")
+        cases.setdefault(reason, []).append(case)
+    return [f"{listed(of_reason, 1)}: {reason}" for reason, of_reason in cases.items()]
 
 
 def _session(config: pytest.Config) -> Session:

@@ -250,6 +250,7 @@ class Hooks:
     def pytest_terminal_summary(self, terminalreporter: TerminalReporter, exitstatus: int) -> None:
         """Show the table, the path of the report and, of an interrupted run, how much of it is kept."""
         self.summary.show(terminalreporter)
+        self.summary.show_skipped()
         if exitstatus == pytest.ExitCode.INTERRUPTED:
             self.summary.show_interrupted(terminalreporter, self._asked)
 

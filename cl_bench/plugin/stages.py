@@ -22,8 +22,8 @@ from cl_bench.claims.judgement import (
     Verdict,
 )
 from cl_bench.claims.sequential import Look
-from cl_bench.claims.validity import listed
 from cl_bench.compute.asked import duration_seconds
+from cl_bench.errors import listed
 from cl_bench.plugin.hooks import Hooks, claimed, parameters_of
 from cl_bench.plugin.options import or_usage_error
 from cl_bench.report.plan import time_text

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from rich.text import Text
 
 from cl_bench.claims.judgement import Judgement
 from cl_bench.compute.runner import load_record
@@ -27,6 +29,8 @@ from cl_bench.spec.records import Record
 if TYPE_CHECKING:
     from _pytest.terminal import TerminalReporter
 
+SKIPS = 3
+"""Most reasons for skipped tests that are shown."""
 _REST = "All tables and notes are in summary.txt beside it; -vv shows them here."
 
 
@@ -38,9 +42,14 @@ class Summary:
         self._rows: dict[str, Row] = {}
         self._judgements: dict[str, dict[Claim, Judgement]] = {}
         self._findings: dict[str, None] = {}
+        self._skipped: Counter[str] = Counter()
 
     def take(self, report: pytest.TestReport) -> None:
-        """Note the row of a test and its judgement."""
+        """Note the row of a test and its judgement, or the reason for which it was skipped."""
+        if report.skipped and isinstance(report.longrepr, tuple):
+            reason = report.longrepr[2].removeprefix("Skipped: ")
+            if reason.startswith("This is not "):  # so those of the suites begin
+                self._skipped[reason] += 1
         for key, told in told_by(report):
             if key == ROW:
                 row = row_from_json(told)
@@ -124,6 +133,16 @@ class Summary:
             best.append(max(sweep, key=lambda spec: scores.get(spec.pretrain.key, -1.0)))
         drawn = pictures(best, self.session.store, self.session.registry, self.session.data.places)
         return [Picture(one.group, one.caption, one.content, "image/webp") for one in drawn]
+
+    def show_skipped(self) -> None:
+        """Print why tests of the suites were skipped, which pytest tells only with ``-rs``."""
+        if self.session.config.option.verbose < 0:
+            return
+        for reason, count in self._skipped.most_common(SKIPS):
+            self.session.console().print(Text(f"{count} skipped: {reason}", style="dim"))
+        if len(self._skipped) > SKIPS:
+            rest = sum(self._skipped.values()) - sum(count for _, count in self._skipped.most_common(SKIPS))
+            self.session.console().print(Text(f"{rest} more skipped: -rs shows why", style="dim"))
 
     def show_interrupted(self, terminalreporter: TerminalReporter, wanted: Sequence[RunSpec]) -> None:
         """Print how many of the requested encoders the store holds after an interruption."""

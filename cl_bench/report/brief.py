@@ -99,7 +99,7 @@ def _lines(row: RowResult) -> Iterator[Line]:
 
 def _table(lines: Sequence[Line]) -> Table:
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")
-    table.add_column("row", width=23, no_wrap=True, overflow="ellipsis")
+    table.add_column("row", width=23, overflow="fold")
     table.add_column("evaluation", width=10, no_wrap=True)
     for name, width in zip(_HEADS[:2], (5, 14), strict=True):
         table.add_column(name, width=width, justify="right", no_wrap=True)

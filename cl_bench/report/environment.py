@@ -30,13 +30,16 @@ def origin(records: Iterable[Record], commit: str) -> dict[str, str]:
 def environment(rows: Sequence[RowResult], command: str, commit: str) -> dict[str, Any]:
     """Collect how the records of a run were made.
 
-    The result has ``command``, ``commit``, ``profile``, ``seeds``, ``encoders``, ``begun`` (dates of the first and the
-    last encoder) and, for each name in the records' provenance, the values that occur: a single value, or a list of
-    several.
+    The result has ``command`` and ``commit`` of the session that writes the report, ``profile``, ``seeds``,
+    ``encoders``, ``begun`` (dates of the first and the last encoder) and, for each name in the records' provenance, the
+    values that occur: a single value, or a list of several. Switches of CUDA are left out where no record is of a GPU.
     """
     records = {r.key: r for row in rows for r in (*row.records, *row.random_init)}.values()
     begun = sorted(str(r.provenance["begun"]) for r in records if "begun" in r.provenance)
-    names = sorted({name for r in records for name in r.provenance} - {"begun"})
+    on_gpu = any(str(r.provenance.get("device", "")).startswith("cuda") for r in records)
+    of_gpus = () if on_gpu else ("cuda.", "cudnn.")
+    named = {name for r in records for name in r.provenance if not name.startswith(of_gpus)}
+    names = sorted(named - {"begun"})
     values = {name: sorted({json.dumps(r.provenance[name]) for r in records if name in r.provenance}) for name in names}
     return {
         "command": command,

@@ -36,22 +36,10 @@ _AGAINST = (
 )
 _PAPER = (
     *("table", "data", "views", "scheme", "loss", "level", "row", "dataset", "n", "tau", "tau_low", "tau_high"),
-    *(
-        "verdict",
-        "exploratory",
-        "paper_n",
-        "paper_tau",
-        "paper_p",
-        "paper_verdict",
-        "sign",
-        "certain",
-        "separate",
-        "avg",
-        "paper_avg",
-        "marks",
-        "notes",
-    ),
+    *("verdict", "exploratory", "paper_n", "paper_tau", "paper_p", "paper_verdict", "sign", "certain", "separate"),
+    *("comparable", "max", "avg", "top10", "paper_max", "paper_avg", "paper_top10", "marks", "notes"),
 )
+_FIGURES = ("max", "avg", "top10")
 _STAMP = ("profile", *ORIGIN)
 
 
@@ -166,7 +154,7 @@ def _beside(line: PaperLine, letters: Mapping[str, str]) -> dict[str, Any]:
     printed, ours, score = line.printed, line.correlation, line.pair.printed
     about = {name: getattr(printed, name) for name in ("table", "data", "views", "scheme", "loss", "separate")}
     values = {"n": ours.n, "tau": ours.tau, "tau_low": ours.low, "tau_high": ours.high}
-    avg, paper_avg = line.averages or ("", "")
+    performance = line.performance
     own = [found for j in line.judgements if (found := line.row.papers_own(j.claim))]
     return {
         **about,
@@ -183,8 +171,9 @@ def _beside(line: PaperLine, letters: Mapping[str, str]) -> dict[str, Any]:
         "paper_verdict": " ".join(found.verdict or "" for found in own),
         "sign": line.pair.sign,
         "certain": line.pair.certain,
-        "avg": avg,
-        "paper_avg": paper_avg,
+        "comparable": line.comparable,
+        **{name: getattr(performance, name) if performance else "" for name in _FIGURES},
+        **{f"paper_{name}": getattr(score, name) for name in _FIGURES},
         "marks": line.marks(letters),
         "notes": "; ".join(line.notes),
     }

@@ -9,7 +9,7 @@ from itertools import groupby
 
 from cl_bench.claims import paper
 from cl_bench.report.paper_tables import SHORT, PaperLine, agreements, footnotes, order, paper_lines, paper_notes
-from cl_bench.report.row import RowResult
+from cl_bench.report.row import BEST, RowResult, number
 from cl_bench.spec.records import NAMES
 from cl_bench.statistics.correlation import Correlation
 from cl_bench.statistics.power import FEWEST
@@ -39,58 +39,95 @@ def paper_latex(rows: Sequence[RowResult]) -> str:
 
 def _tables(lines: Sequence[PaperLine], notes: Sequence[str]) -> Iterator[str]:
     letters = footnotes(lines)
-    for number, of_table in groupby(lines, lambda line: line.printed.table):
-        yield from _table(number, [*of_table], letters)
+    for table, group in groupby(lines, lambda line: line.printed.table):
+        of_table = [*group]
+        yield from _taus(table, of_table, letters)
+        yield from _performance(table, of_table)
     yield r"{\footnotesize\raggedright"
     yield from (rf"\par\noindent {text}" for text in (*_agreements(lines), *map(escape, notes)))
     yield r"\par}"
 
 
-def _table(number: int, lines: Sequence[PaperLine], letters: Mapping[str, str]) -> Iterator[str]:
-    avg = any(line.averages for line in lines)
-    ours, printed = ("rrrl", "rlr") if avg else ("rrl", "rl")
-    columns, middle = 3 + len(ours) + len(printed), 2 + len(ours)
-    mean = ["avg"] if avg else []
-    heads = (["row", "evaluation"], ["$n$", r"$\tau$ [95\,\%]", *mean, "verdict"], ["$n$", r"$\tau$", *mean], ["sign"])
-    yield r"\begin{table}"
-    size, space = ("scriptsize", 2) if avg else ("footnotesize", 3)
-    yield rf"\centering\{size}\setlength{{\tabcolsep}}{{{space}pt}}"
-    yield rf"\caption{{Ours beside Table {number} of {escape(paper.CITED)}.}}"
-    yield rf"\begin{{tabular}}{{@{{}}ll{ours}{printed}l@{{}}}}"
-    yield r"\toprule"
-    yield rf" & & \multicolumn{{{len(ours)}}}{{c}}{{ours}} & \multicolumn{{{len(printed)}}}{{c}}{{paper}} & \\"
-    yield rf"\cmidrule(lr){{3-{middle}}}\cmidrule(lr){{{middle + 1}-{columns - 1}}}"
-    yield " & ".join(name for part in heads for name in part) + r" \\"
-    for group, of_group in groupby(lines, lambda line: line.group):
-        yield r"\midrule"
-        setting = escape(group.partition(": ")[2])
-        yield rf"\multicolumn{{{columns}}}{{@{{}}p{{0.9\linewidth}}@{{}}}}{{\raggedright {setting}}} \\"
-        yield from (_line(line, letters, avg=avg) for line in of_group)
-    yield r"\bottomrule"
-    yield r"\end{tabular}"
+def _taus(table: int, lines: Sequence[PaperLine], letters: Mapping[str, str]) -> Iterator[str]:
     used = {mark for line in lines for mark in line.marks(letters)}
     own = [rf"\textsuperscript{{{mark}}} {escape(note)}." for note, mark in letters.items() if mark in used]
     if any(j.claim.exploratory for line in lines for j in line.judgements):
         own.append("$^*$ exploratory: the paper does not claim it.")
-    yield from (rf"\par\raggedright {text}" for text in own)
+    ours, printed = ["$n$", r"$\tau$ [95\,\%]", "verdict"], ["$n$", r"$\tau$"]
+    yield from _table(
+        f"Kendall's tau, ours beside Table {table} of {paper.CITED}.",
+        (ours, printed, ["sign"]),
+        "rrlrll",
+        [(line, _tau_cells(line, letters)) for line in lines],
+        own,
+    )
+
+
+def _performance(table: int, lines: Sequence[PaperLine]) -> Iterator[str]:
+    columns = ["$n$", "max", "avg", f"best {BEST}"]
+    apart = any(not line.comparable for line in lines)
+    own = ["$^*$ Data, recipe or metric are not the paper's: the figures cannot be compared."] if apart else []
+    own.append(f"best {BEST}: mean of the best ten, or of all if there are fewer.")
+    yield from _table(
+        f"Performance in percent, ours beside Table {table} of {paper.CITED}.",
+        (columns, columns, []),
+        "rrrrrrrr",
+        [(line, _performance_cells(line)) for line in lines],
+        own,
+    )
+
+
+def _table(
+    caption: str,
+    heads: tuple[Sequence[str], Sequence[str], Sequence[str]],
+    alignment: str,
+    lines: Sequence[tuple[PaperLine, Sequence[str]]],
+    below: Sequence[str],
+) -> Iterator[str]:
+    """Yield a table: our columns, the paper's, and further ones, with a heading above the lines of each setting."""
+    ours, printed, further = heads
+    columns, middle = 2 + len(alignment), 2 + len(ours)
+    last = middle + len(printed)
+    yield r"\begin{table}"
+    yield r"\centering\footnotesize\setlength{\tabcolsep}{3pt}"
+    yield rf"\caption{{{escape(caption)}}}"
+    yield rf"\begin{{tabular}}{{@{{}}ll{alignment}@{{}}}}"
+    yield r"\toprule"
+    yield (
+        rf" & & \multicolumn{{{len(ours)}}}{{c}}{{ours}} & \multicolumn{{{len(printed)}}}{{c}}{{paper}}"
+        rf"{' &' * len(further)} \\"
+    )
+    yield rf"\cmidrule(lr){{3-{middle}}}\cmidrule(lr){{{middle + 1}-{last}}}"
+    yield " & ".join(["row", "evaluation", *ours, *printed, *further]) + r" \\"
+    for group, of_group in groupby(lines, lambda one: one[0].group):
+        yield r"\midrule"
+        setting = escape(group.partition(": ")[2])
+        yield rf"\multicolumn{{{columns}}}{{@{{}}p{{0.9\linewidth}}@{{}}}}{{\raggedright {setting}}} \\"
+        for line, cells in of_group:
+            yield " & ".join([escape(NAMES[line.printed.loss]), SHORT[line.level], *cells]) + r" \\"
+    yield r"\bottomrule"
+    yield r"\end{tabular}"
+    yield from (rf"\par\raggedright {text}" for text in below)
     yield r"\end{table}"
 
 
-def _line(line: PaperLine, letters: Mapping[str, str], *, avg: bool) -> str:
+def _tau_cells(line: PaperLine, letters: Mapping[str, str]) -> list[str]:
     score, marks = line.pair.printed, line.marks(letters)
-    means = [f"{mean:.2f}" for mean in line.averages] if line.averages else ["", ""]
     verdict = r"\\".join(rf"\textsc{{{j.verdict.lower()}}}{'$^*$' * j.claim.exploratory}" for j in line.judgements)
     if len(line.judgements) > 1:
         verdict = rf"\shortstack[l]{{{verdict}}}"
-    cells = [
-        *(escape(NAMES[line.printed.loss]), SHORT[line.level], str(line.correlation.n), _tau(line.correlation)),
-        *means[:avg],
-        *(verdict, str(score.models)),
+    return [
+        *(str(line.correlation.n), _tau(line.correlation), verdict, str(score.models)),
         f"${score.tau:.2f}$" + (rf"\textsuperscript{{{marks}}}" if marks else ""),
-        *means[1 : 1 + avg],
         line.sign.replace("-", "--"),
     ]
-    return " & ".join(cells) + r" \\"
+
+
+def _performance_cells(line: PaperLine) -> list[str]:
+    ours, score = line.performance, line.pair.printed
+    own = ["0", "--", "--", "--"] if ours is None else [str(ours.models), *map(number, ours[1:])]
+    printed = [str(score.models), *(f"{value:.2f}" for value in (score.max, score.avg, score.top10))]
+    return [*own, *printed[:-1], printed[-1] + "$^*$" * (not line.comparable)]
 
 
 def _tau(found: Correlation) -> str:

@@ -110,12 +110,12 @@ def failures(rows: Sequence[RowResult]) -> Iterator[str]:
 
 
 def league_notes(rows: Sequence[RowResult]) -> Iterator[str]:
-    """Yield an explanation of the columns; nothing if no predictor was measured."""
+    """Yield an explanation of the columns, here and on the page; nothing if no predictor was measured."""
     if any(record.predictors for row in rows for record in row.records):
         yield (
             "predictors: tau-b with performance over configurations, the mean over this run's rows; a predictor has "
             "the sign with which a tau below 0 predicts well. difference: its tau minus that of minmax(L_a) + "
-            "minmax(L_u) at the performance's level (sum_minmax, bold); below 0 it predicts better. In brackets p of "
+            "minmax(L_u) at the performance's level (sum_minmax); below 0 it predicts better. p is that of "
             "no difference, by a permutation test that swaps the two predictors' ranks by configuration, after Holm's "
             "correction for all predictors of that performance."
         )

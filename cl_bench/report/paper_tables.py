@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -17,7 +16,7 @@ from rich.text import Text
 from cl_bench.claims import paper
 from cl_bench.claims.judgement import Judgement
 from cl_bench.claims.paper import Agreement, Pair, PaperRow, agreement
-from cl_bench.report.row import RowResult, number, verdicts
+from cl_bench.report.row import Performance, RowResult, number, performance_of, verdicts
 from cl_bench.spec.records import EVALUATIONS, LEVELS, NAMES, Level, configurations
 from cl_bench.statistics.correlation import Correlation
 from cl_bench.statistics.power import FEWEST
@@ -77,12 +76,21 @@ class PaperLine:
         return pair.sign if pair.sign == "-" or pair.certain else f"{pair.sign}?"
 
     @property
-    def averages(self) -> tuple[float, float] | None:
-        """Our mean performance and the paper's, percent, if data sets, recipe and metric are the paper's; else None."""
+    def performance(self) -> Performance | None:
+        """Performance of our models; None if no configuration is complete."""
         kept, _ = configurations(self.row.records, self.level, self.printed.loss)
-        if not kept or not self.row.of_papers_setting(self.printed, self.level):
-            return None
-        return statistics.fmean(c.performance for c in kept), self.printed.score(self.level).avg
+        return performance_of([c.performance for c in kept])
+
+    @property
+    def comparable(self) -> bool:
+        """True if data sets, recipe and metric are the paper's, so that performance can be compared with its own."""
+        return self.row.of_papers_setting(self.printed, self.level)
+
+    @property
+    def averages(self) -> tuple[float, float] | None:
+        """Our mean performance and the paper's, percent, if they can be compared; else None."""
+        ours = self.performance
+        return (ours.avg, self.printed.score(self.level).avg) if ours and self.comparable else None
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -99,7 +107,7 @@ def paper_lines(rows: Sequence[RowResult]) -> list[PaperLine]:
 
     The dense scheme is index-wise matching. Rows of other matching strategies are left out, since the paper has none.
     """
-    ours = [(row, [row.printed(family) for family in NAMES]) for row in rows if row.method == paper.METHODS[row.scheme]]
+    ours = [(row, [row.printed(family) for family in NAMES]) for row in rows]
     return [
         PaperLine(row, printed, level)
         for printed in paper.ROWS
@@ -179,6 +187,15 @@ def _agreement(lines: Sequence[PaperLine]) -> Table:
     return table
 
 
+def average_notes(rows: Sequence[RowResult]) -> Iterator[str]:
+    """Yield an explanation of the means in the terminal's tables, where there are any."""
+    if any(line.averages for line in paper_lines(rows)):
+        yield (
+            "avg: mean performance, with the paper's below its tau; shown only where data sets, recipe and metric are "
+            "those of the paper."
+        )
+
+
 def paper_notes(rows: Sequence[RowResult]) -> Iterator[str]:
     """Yield an explanation of the comparison, of the signs and of the agreement; nothing without a comparison."""
     lines = paper_lines(rows)
@@ -203,8 +220,3 @@ def paper_notes(rows: Sequence[RowResult]) -> Iterator[str]:
     )
     if any(line.printed.table == 1 for line in lines):
         yield f"Table 1: {paper.RANDOM_NOTE}."
-    if any(line.averages for line in lines):
-        yield (
-            "avg: mean performance, with the paper's below its tau; shown only where data sets, recipe and metric are "
-            "those of the paper."
-        )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from rich.text import Text
 
@@ -22,6 +23,7 @@ from cl_bench.spec.records import FAMILIES, LEVELS, RANDOM_INIT, Better, Family,
 from cl_bench.statistics.correlation import Correlation, correlate
 
 Metric = Literal["coco_ap", "voc07_ap"]
+BEST = 10
 AP_UNITS: dict[Metric, str] = {"coco_ap": "AP, %", "voc07_ap": "VOC07 AP, %"}
 COLOURS = {Verdict.SUPPORTED: "green", Verdict.REFUTED: "red", Verdict.INCONCLUSIVE: "yellow"}
 
@@ -90,8 +92,9 @@ class RowResult:
         return "accuracy, %" if level == "instance" else AP_UNITS[self.detection_metric]
 
     def printed(self, family: Family) -> PaperRow | None:
-        """Return the paper's row that corresponds to this one, or None."""
-        return paper.lookup(self.data, self.views, self.scheme, family)
+        """Return the paper's row that corresponds to this one, or None: it has none of another matching strategy."""
+        named = self.method == paper.METHODS[self.scheme]
+        return paper.lookup(self.data, self.views, self.scheme, family) if named else None
 
     def papers_own(self, claim: Claim) -> Own | None:
         """Judge a claim about this row by the paper's own numbers; None if it has none."""
@@ -139,6 +142,35 @@ class RowResult:
     def matching_precision(self) -> list[float]:
         """Share in [0, 1] of correct positives, for each trained encoder for which it is defined."""
         return [r.extra["matching_precision"] for r in self.records if "matching_precision" in r.extra]
+
+
+class Performance(NamedTuple):
+    """Performance of some models, percent, by the columns of the paper's tables.
+
+    Attributes:
+        models: Number of models.
+        max: Best model.
+        avg: Mean over models.
+        top10: Mean of the best ten, or of all if they are fewer.
+    """
+
+    models: int
+    max: float
+    avg: float
+    top10: float
+
+    @property
+    def few(self) -> str:
+        """Number of models behind ``top10`` in brackets, if they are fewer than ten; else empty."""
+        return f" ({self.models})" if self.models < BEST else ""
+
+
+def performance_of(scores: Sequence[float]) -> Performance | None:
+    """Return the figures of some models' performance, or None without models."""
+    if not scores:
+        return None
+    best = sorted(scores, reverse=True)[:BEST]
+    return Performance(len(scores), best[0], statistics.fmean(scores), statistics.fmean(best))
 
 
 def number(value: float) -> str:

@@ -18,15 +18,14 @@ from cl_bench.claims.paper import PaperRow
 from cl_bench.claims.validity import warnings
 from cl_bench.report.comparison_table import comparison_notes, comparison_table
 from cl_bench.report.league_table import league_notes, league_table
-from cl_bench.report.paper_tables import paper_notes, paper_tables
+from cl_bench.report.paper_tables import average_notes, paper_notes, paper_tables
 from cl_bench.report.probes_table import shortcut_notes, shortcut_table
-from cl_bench.report.row import COLOURS, Metric, RowResult, number, verdicts
+from cl_bench.report.row import BEST, COLOURS, Metric, RowResult, number, performance_of, verdicts
 from cl_bench.spec.records import EVALUATIONS, FAMILIES, LEVELS, NAMES, Level, configurations
 from cl_bench.statistics.controls import Controls
 from cl_bench.statistics.correlation import Correlation
 
 AP_NAMES: dict[Metric, str] = {"coco_ap": "COCO AP", "voc07_ap": "VOC07 11-point AP"}
-BEST = 10
 
 
 def summary_table(rows: Sequence[RowResult]) -> Group:
@@ -81,7 +80,7 @@ def _row(row: RowResult) -> Iterator[RenderableType]:
 
 def _controls(found: Controls, correlation: Correlation) -> str:
     placebo = correlation.placebo
-    told = "" if math.isnan(placebo) else f"; 1 in 20 random curves below {placebo:.2f}"
+    told = "" if math.isnan(placebo) else f"; 1 in 20 random curves is below {placebo:.2f}"
     return f"{found}{told}"
 
 
@@ -126,12 +125,10 @@ def _level(row: RowResult, level: Level, *, header: bool) -> Table:
 
 def _statistics(performance: Sequence[float]) -> tuple[str, str, str, str]:
     """Format the number of models, max, avg and mean of the best ten, or of all with their number if they are fewer."""
-    if not performance:
+    found = performance_of(performance)
+    if found is None:
         return "0", "-", "-", "-"
-    best = sorted(performance, reverse=True)[:BEST]
-    few = "" if len(best) == BEST else f" ({len(best)})"
-    top, mean, mean_of_best = (number(v) for v in (best[0], statistics.fmean(performance), statistics.fmean(best)))
-    return str(len(performance)), top, mean, mean_of_best + few
+    return str(found.models), number(found.max), number(found.avg), number(found.top10) + found.few
 
 
 def _setting(row: RowResult, printed: PaperRow, level: Level) -> str:
@@ -163,6 +160,7 @@ def _notes(rows: Sequence[RowResult]) -> Iterator[Text]:
         ),
         *_printed_notes(rows),
         *paper_notes(rows),
+        *average_notes(rows),
         _multiplicity([j for row in rows for j in row.judgements]),
     ]
     return (Text(note, style="dim") for note in notes)

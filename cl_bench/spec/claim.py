@@ -30,16 +30,16 @@ _SYMBOLS: Mapping[Kind, str] = {
 _TEXTS: Mapping[Kind, str] = {
     "tau_negative": "better aligned and more uniform features go with better {}",
     "tau_not_negative": "better aligned and more uniform features no longer go with better {}",
-    "no_correlation": "alignment and uniformity tell next to nothing of {}",
+    "no_correlation": "alignment and uniformity say next to nothing about {}",
     "at_random_level": "on average {} falls to the level of random initialisation or below",
     "above_random_level": "on average {} is better than with random initialisation",
     "no_worse_than": "on average the reference does no worse at {}",
     "keeps_up": "on average it does no worse at {} than the other scheme",
     "falls_behind": "on average it does worse at {} than the same method on single-object data",
-    "predictor_against": "what the predictor counts as better is worse at {}",
+    "predictor_against": "encoders that the predictor ranks higher do worse at {}",
 }
 PAIRED = ("no_worse_than", "keeps_up", "falls_behind")
-TWIN = "its twin of overlapping views"
+TWIN = "the same row with overlapping views"
 
 
 @dataclass(frozen=True)

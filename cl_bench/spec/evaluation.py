@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from cl_bench.errors import listed
 from cl_bench.spec.datasets import DataSpec, FilesSpec
 from cl_bench.spec.frozen import Count, Frozen, NonNegative, Positive, Precision, Scope
 from cl_bench.spec.records import Better
@@ -48,8 +49,7 @@ class Evaluation(Frozen):
         found = [part.found if isinstance(part, FilesSpec) else None for part in (self.train, self.test)]
         train, test = (None if part is None else part.classes for part in found)
         if train is not None and test is not None and (alone := sorted(set(test) - set(train))):
-            named = ", ".join(map(repr, alone[:3])) + (f" and {len(alone) - 3} more" if len(alone) > 3 else "")
-            return f"{self.test} has classes that {self.train} has no image of: {named}"
+            return f"{self.test} has classes that {self.train} has no image of: {listed(map(repr, alone), 3)}"
         return ""
 
 

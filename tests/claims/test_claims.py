@@ -49,7 +49,7 @@ def test_absence_of_a_correlation_supports_nothing() -> None:
             f"{found.correlation.tau:.2f} [",
             "n = 8",
             "p(tau",
-            f"were it true, {found.correlation.needed} independent configurations would",
+            f"if it is true, {found.correlation.needed} independent configurations would",
         ):
             assert part in found.sentence
 
@@ -87,7 +87,7 @@ def test_what_is_missing_is_listed_and_never_averaged_away() -> None:
     with pytest.raises(IncompleteSweep) as caught:
         judge(DOWN, asked(records[:4], "the row", records), LOW)
     assert caught.value.missing == tuple(records[k].case for k in (2, 4, 5))
-    assert "the row: 3 record(s) missing" in str(caught.value) and records[5].case in str(caught.value)
+    assert "the row: 3 records missing" in str(caught.value) and records[5].case in str(caught.value)
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
     shown = Judgement.incomplete(DOWN, caught.value)
     assert shown.verdict is Verdict.INCONCLUSIVE and shown.missing == caught.value.missing
@@ -142,7 +142,7 @@ def test_no_correlation_is_supported_by_many_configurations_and_by_few_never() -
     assert judge(UP, asked(sweep(range(many[0]), many[1])), LOW).verdict is Verdict.INCONCLUSIVE
     found = judge(NONE, asked(sweep(range(few[0]), few[1])), LOW)
     assert found.verdict is Verdict.INCONCLUSIVE
-    assert "were there none, 44 independent configurations would support it with power 0.8" in found.sentence
+    assert "if there is none, 44 independent configurations would support it with power 0.8" in found.sentence
     found = judge(NONE, asked(sweep(range(40), range(40))), LOW)
     assert found.verdict is Verdict.REFUTED and "p(|tau| > 0.3) = " in found.sentence
 
@@ -191,10 +191,12 @@ def test_of_confusing_positives_the_twin_must_have_learnt(claim: Claim) -> None:
     failed = asked(sweep(range(5), [3.0, 3.2, 9.0, 2.0, 1.0]), "twin")
     random = untrained(5.0, 5.1)
     found = judge(claim, disjoint, random, twin=LEARNT)
-    assert found.verdict is Verdict.SUPPORTED and "its twin of overlapping views: 5 of 5 beat" in found.sentence
+    assert found.verdict is Verdict.SUPPORTED and "the same row with overlapping views: 5 of 5 beat" in found.sentence
     found = judge(claim, disjoint, random, twin=failed)
     assert found.verdict is Verdict.INCONCLUSIVE
-    said = "row: INCONCLUSIVE: encoders of its twin of overlapping views did not learn: 1 of 5 beat an untrained one"
+    said = (
+        "row: INCONCLUSIVE: encoders of the same row with overlapping views did not learn: 1 of 5 beat an untrained one"
+    )
     assert found.sentence.startswith(said)
 
 

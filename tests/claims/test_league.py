@@ -152,7 +152,7 @@ def test_a_claim_that_a_predictor_goes_against_performance(values: list[float], 
     records = row(range(6), y, **({"high": values} if values else {}))
     claim = Claim("predictor_against", "dense", exploratory=True, predictor="high@dense")
     found = judge(claim, asked(records), untrained(1.0, 1.1), better=LOW)
-    assert found.verdict is verdict and "what high@dense counts as better is worse at detection" in found.sentence
+    assert found.verdict is verdict and "encoders that high@dense ranks higher do worse at detection" in found.sentence
     assert in_full(Judgement.from_json(found.to_json())) == in_full(found)
     assert found.prediction is not None and found.prediction.n == len(values)
 

@@ -14,7 +14,7 @@ import pytest
 from helpers import point, sweep, untrained
 from scipy import stats
 
-from cl_bench.claims.validity import at_shortcut, collapsed, listed, performances, place_sentence, validity
+from cl_bench.claims.validity import at_shortcut, collapsed, performances, place_sentence, validity
 from cl_bench.spec.records import Record
 
 LOW = untrained(1.0, 1.1)
@@ -169,11 +169,6 @@ def test_shortcuts_are_of_the_row_and_learning_of_its_gate() -> None:
     assert (found.learnt, found.of, found.reason) == (5, 5, "") and len(found.collapsed) == 4
     missed = validity(own, LOW, "dense", gate=sweep(range(5), [0.0] * 5), whose="the twin")
     assert missed.reason.startswith("encoders of the twin did not learn: 0 of 5 beat")
-
-
-def test_a_list_of_names_is_cut_after_five() -> None:
-    names = list("abcdefg")
-    assert (listed(names[:5]), listed(names)) == ("a, b, c, d, e", "a, b, c, d, e and 2 more")
 
 
 def test_neither_torch_nor_pytest_is_loaded() -> None:

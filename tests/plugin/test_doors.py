@@ -95,7 +95,7 @@ def test_run_and_report_of_the_command_line(tmp_path: Path) -> None:
     (job.store.run(job.specs()[0].pretrain.key).path / "status.json").unlink()
     again = call(tmp_path, "cl_bench", "report", *ours, "--report", "second", "-rs")
     assert again.returncode == 0, again.stdout + again.stderr
-    assert "not in the store" in again.stdout and "1 record(s) missing" in again.stdout
+    assert "not in the store" in again.stdout and "1 record missing" in again.stdout
     assert (tmp_path / "second" / "report.html").exists()
     assert not (job.store.run(job.specs()[0].pretrain.key).path / "status.json").exists()
 

@@ -199,7 +199,7 @@ def test_a_sweep_of_the_reference_that_cannot_be_computed_fails_the_claim(
     monkeypatch.setattr(engines.LocalEngine, "record", record)
     result = job.run(*SINGLE)
     assert outcomes(result) == {"failed": 2, "deselected": 2} and result.ret == 1
-    assert f"1 record(s) missing: {gone.case}" in flat(result)
+    assert f"1 record missing: {gone.case}" in flat(result)
     assert [c["verdict"] for c in json.loads((job.report / "claims.json").read_text())] == ["INCONCLUSIVE"] * 2
 
 

@@ -154,9 +154,11 @@ def test_what_cannot_be_computed_fails_the_claim_and_is_listed(job: Job, monkeyp
     assert outcomes(result) == {"passed": 2, "failed": 4}
     assert result.ret == 1
     text = flat(result)
-    assert f"2 record(s) missing: {', '.join(gone)}" in text
+    assert f"2 records missing: {', '.join(gone)}" in text
+    first, *_ = gone
+    assert f"{first} and 1 more: its worker process ended (killed by signal 9)" in text
     for spec in gone.values():
-        assert text.count(f"{spec.case}: its worker process ended (killed by signal 9)") >= 3
+        assert f"{spec.case}: its worker process ended (killed by signal 9)" in text
     assert "Traceback" not in text
     assert "2 of 4 runs complete, 2 missing" in text
     assert [c["verdict"] for c in json.loads((job.report / "claims.json").read_text())] == ["INCONCLUSIVE"] * 2

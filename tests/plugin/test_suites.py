@@ -81,7 +81,7 @@ def test_confusing_positives_conclude_nothing_where_their_twin_did_not_learn(job
     job.plant((10, 10.1, 10, 10), 10.1, data="multi_object")
     result = job.run(*options, suites="test_confusing_positives.py")
     assert outcomes(result) == {"xfailed": 3, "deselected": 10}
-    said = "INCONCLUSIVE: encoders of its twin of overlapping views did not learn: 0 of 4 beat an untrained one"
+    said = "INCONCLUSIVE: encoders of the same row with overlapping views did not learn: 0 of 4 beat an untrained one"
     assert job.summary.count(said) >= 3
     assert "dense_index: multi-object data, overlapping views" in job.summary
 
@@ -181,7 +181,7 @@ def test_a_predictor_that_goes_against_detection(
     before = trained(job.root)
     result = job.run("-k", "TestMultiObject", "-rA", suites="test_predictors.py")
     assert_outcomes(result, {"test_rankme": outcome, "test_alpha_req": "xfailed", "test_lidar": "xfailed"})
-    about = "what rankme@dense counts as better is worse at detection (tau > 0)"
+    about = "encoders that rankme@dense ranks higher do worse at detection (tau > 0)"
     assert f"{said} (exploratory): {about}; tau = {float(tau):.2f}, n = 4" in job.summary
     assert "tau = undefined, n = 0" in job.summary, "of those that were not measured"
     lines = [line.split() for line in (job.report / "summary.txt").read_text().splitlines()]

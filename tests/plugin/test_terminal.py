@@ -66,6 +66,10 @@ def test_a_skip_says_why_in_a_sentence(job: Job, suite: str, options: Sequence[s
     assert set(outcomes(result)) - {"deselected"} == {"skipped"} and result.ret == 0
     reasons = re.findall(r"^SKIPPED \[\d+\] \S+: (.*)$", result.stdout.str(), re.MULTILINE)
     assert reasons and all(re.fullmatch(r"This is not tested, because .+\.", reason) for reason in reasons), reasons
+    by_default = flat(job.run(*options, suites=suite))
+    assert re.search(r"\d+ skipped: This is not tested, because ", by_default)
+    assert all(reason in by_default for reason in reasons[:1])
+    assert "This is not tested" not in flat(job.run(*options, "-q", suites=suite))
 
 
 def test_q_ends_with_the_answer_and_the_place_of_the_report(job: Job) -> None:

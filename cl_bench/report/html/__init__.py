@@ -110,6 +110,7 @@ def _page(
         league=grids.league_grid(rows),
         league_notes=[*league_notes(rows), *dict.fromkeys(failures(rows))],
         beside=beside,
+        agreement=grids.agreement_grid(rows),
         source=paper.SOURCE,
         letters=letters,
         paper_notes=[*paper_notes(rows)] if beside else [],

@@ -14,13 +14,11 @@ from cl_bench.claims.judgement import Judgement
 from cl_bench.report.comparison_table import comparison_lines
 from cl_bench.report.html.svg import minus
 from cl_bench.report.league_table import standings
-from cl_bench.report.paper_tables import footnotes, paper_lines
+from cl_bench.report.paper_tables import agreements, footnotes, order, paper_lines
 from cl_bench.report.probes_table import COLUMNS
-from cl_bench.report.row import RowResult, number
+from cl_bench.report.row import BEST, RowResult, number, performance_of
 from cl_bench.spec.records import EVALUATIONS, FAMILIES, LEVELS, NAMES, Level, configurations
 from cl_bench.statistics.correlation import Correlation
-
-BEST = 10
 
 
 @dataclass(frozen=True)
@@ -55,8 +53,8 @@ class Grid:
 Line = Sequence[str | float | Cell]
 
 
-def grid(caption: str, columns: Sequence[str], lines: Iterable[Line], *, sortable: bool = False) -> Grid:
-    """Make a table of texts, numbers with two decimals, and cells."""
+def grid(caption: str, columns: Sequence[str], lines: Iterable[Line], *, sortable: bool = True) -> Grid:
+    """Make a table of texts, numbers with two decimals, and cells; one of three lines or more can be sorted."""
     cells = tuple(tuple(_cell(value) for value in line) for line in lines)
     return Grid(caption, tuple(columns), cells, sortable and len(cells) > 2)
 
@@ -115,12 +113,10 @@ def families_grid(row: RowResult, level: Level) -> Grid:
 
 
 def _performance(values: Sequence[float]) -> Line:
-    if not values:
+    found = performance_of(values)
+    if found is None:
         return [0, "", "", ""]
-    best = sorted(values, reverse=True)[:BEST]
-    few = "" if len(best) == BEST else f" ({len(best)})"
-    mean = statistics.fmean(best)
-    return [len(values), max(values), statistics.fmean(values), Cell(f"{number(mean)}{few}", mean)]
+    return [found.models, found.max, found.avg, Cell(f"{number(found.top10)}{found.few}", found.top10)]
 
 
 def configurations_grid(row: RowResult) -> Grid:
@@ -138,7 +134,7 @@ def configurations_grid(row: RowResult) -> Grid:
             c = found.get(name)
             line += [c.alignment, c.uniformity, c.performance] if c else ["", "", ""]
         lines.append(line)
-    return grid("Every configuration, its seeds averaged", columns, lines, sortable=True)
+    return grid("Every configuration, its seeds averaged", columns, lines)
 
 
 def probes_grid(row: RowResult) -> Grid | None:
@@ -198,7 +194,7 @@ def controls_grid(row: RowResult) -> Grid | None:
         "rank sum",
         "z sum",
         "knob alone",
-        "1 in 20 curves below",
+        "placebo: 1 in 20 random curves is below",
     )
     more = ("without one configuration", "re-seeded", "of those below 0", "r(L_a, L_u)")
     return grid("Controls of tau, within families", (*columns, *more), lines)
@@ -223,7 +219,7 @@ def claims_grid(rows: Sequence[RowResult]) -> Grid | None:
         for (row, j), held in zip(judged, adjusted, strict=True)
     ]
     columns = ("row", "claim", "verdict", "p", "p among all (Holm)")
-    return grid("Every claim", columns, lines, sortable=True) if lines else None
+    return grid("Every claim", columns, lines) if lines else None
 
 
 def comparison_grid(rows: Sequence[RowResult]) -> Grid | None:
@@ -249,7 +245,7 @@ def comparison_grid(rows: Sequence[RowResult]) -> Grid | None:
         )
     columns = ("method", "data and views", "evaluation", "models", "best", "mean", "matching precision")
     more = ("reference minus method, points", "interval", "verdict")
-    return grid("Dense methods against the reference", (*columns, *more), lines, sortable=True) if lines else None
+    return grid("Dense methods against the reference", (*columns, *more), lines) if lines else None
 
 
 def league_grid(rows: Sequence[RowResult]) -> Grid | None:
@@ -266,16 +262,7 @@ def league_grid(rows: Sequence[RowResult]) -> Grid | None:
         for one in sorted(standings(rows), key=lambda one: (LEVELS.index(one.level), one.tau))
     ]
     columns = ("predictor", "performance", "rows", "mean tau", "minus that of L_a + L_u", "p (Holm)")
-    return (
-        grid(
-            "Mean tau of each predictor over the rows: below 0 it predicts well",
-            columns,
-            lines,
-            sortable=True,
-        )
-        if lines
-        else None
-    )
+    return grid("Mean tau of each predictor over the rows: below 0 it predicts well", columns, lines) if lines else None
 
 
 def paper_grids(rows: Sequence[RowResult]) -> tuple[list[Grid], dict[str, str]]:
@@ -300,10 +287,29 @@ def paper_grids(rows: Sequence[RowResult]) -> tuple[list[Grid], dict[str, str]]:
     return [grid(title, columns, lines) for title, lines in tables.items()], {a: note for note, a in letters.items()}
 
 
+def agreement_grid(rows: Sequence[RowResult]) -> Grid | None:
+    """Tabulate how far signs and order of our taus agree with the paper's; None without a row to compare."""
+    lines: list[Line] = [
+        [
+            name,
+            found.rows,
+            Cell(f"{found.same} of {found.signed}", found.same),
+            Cell(f"{found.certain_same} of {found.certain}", found.certain_same),
+            order(found),
+        ]
+        for name, found in agreements(paper_lines(rows))
+    ]
+    columns = ("rows that share no model", "rows", "signs agree", "of them without ?", "order (tau-b, one-sided p)")
+    return grid("Agreement with the paper's taus", columns, lines) if lines else None
+
+
+_STAMP = {"command": "command that wrote this report", "commit": "commit of the code that wrote it"}
+
+
 def stamp_grid(stamp: Mapping[str, Any]) -> Grid:
     """Tabulate the provenance of the figures."""
-    lines = [(name, _plain(value)) for name, value in stamp.items() if value not in ("", [], None)]
-    return grid("Where these figures come from", ("what", "value"), lines)
+    lines = [(_STAMP.get(name, name), _plain(value)) for name, value in stamp.items() if value not in ("", [], None)]
+    return grid("Where these figures come from", ("what", "value"), lines, sortable=False)
 
 
 def _plain(value: Any) -> str:

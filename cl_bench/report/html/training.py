@@ -20,8 +20,8 @@ Curve = list[tuple[float, float]]
 
 
 def training_chart(row: RowResult, family: Family) -> Markup | None:
-    """Draw a curve per configuration of a family, seeds averaged, coloured by detection; None without losses."""
-    records = [r for r in row.records if r.losses]
+    """Draw a curve per configuration of a family, seeds averaged, coloured by detection; None without curves."""
+    records = [r for r in row.records if len(r.losses) > 1]
     known = all(math.isfinite(r.position_only_loss) for r in records if r.family == family)
     curves = {
         config: (runs, _curve(runs, known=known))
