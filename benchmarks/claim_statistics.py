@@ -10,7 +10,8 @@ association. Four one-sided tests at 5 % decide whether tau is negative:
 
 A fifth test at 5 % decides whether there is ``no correlation`` (|tau| < .3 by two one-sided tests).
 
-Writes docs/claim_statistics.jsonl, one line a case, and docs/statistics.md's tables between its markers.
+Writes docs/claim_statistics.jsonl, one line a case, and from it the tables of docs/statistics.md. These are of
+``--only size --repeats 2000`` and ``--only power``.
 """
 
 from __future__ import annotations
@@ -177,16 +178,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--n", type=int, nargs="+", choices=list(GRIDS), default=list(GRIDS))
     parser.add_argument("--repeats", type=int, default=400)
+    parser.add_argument("--only", choices=("size", "power"), help="cases without, or with an association; else both")
     asked = parser.parse_args()
     cl_bench.statistics.correlation.DRAWS = DRAWS
+    size, power = [(name, 0.0) for name in NULLS], [(name, tau) for name in POWERED for tau in TRUE_TAUS]
     for n in asked.n:
-        cases = [(name, 0.0) for name in NULLS] + [(name, tau) for name in POWERED for tau in TRUE_TAUS]
-        for name, tau in cases:
+        for name, tau in {"size": size, "power": power}.get(asked.only, size + power):
             found = run(n, name, tau, asked.repeats)
-            with LOG.open("a") as file:
-                file.write(json.dumps(found) + "\n")
+            keep(found)
             print(found, flush=True)
     write_tables()
+
+
+def keep(found: Mapping[str, Any]) -> None:
+    """Put the figures of a case into the log, in place of earlier ones."""
+    order = {(n, name, tau): None for n in GRIDS for tau in (0.0, *TRUE_TAUS) for name in NULLS}
+    lines = [json.loads(line) for line in LOG.read_text().splitlines()] if LOG.exists() else []
+    of = {(line["n"], line["case"], line["tau"]): line for line in [*lines, found]}
+    LOG.write_text("".join(json.dumps(of[case]) + "\n" for case in order if case in of))
 
 
 if __name__ == "__main__":

@@ -193,6 +193,7 @@ def _pretrained(
     from cl_bench.compute.numerics import provenance
     from cl_bench.data import load
     from cl_bench.losses.distributed import ALONE
+    from cl_bench.losses.fused import in_halves
     from cl_bench.train.checkpoint import Checkpoint
     from cl_bench.train.pretrain import pretrain
 
@@ -209,15 +210,20 @@ def _pretrained(
     # With the places of files, which a reader of the store builds network and data from.
     run.write("spec", spec.pretrain.model_dump(mode="json"))
     over = ALONE if method is None or join is None else join()
-    how = {"begun": datetime.now(UTC).isoformat(timespec="seconds"), "processes": over.size}
+    begun = datetime.now(UTC).isoformat(timespec="seconds")
+
+    def how() -> dict[str, Any]:
+        """Return the provenance, with the switches as a plugin left them."""
+        with in_halves(spec.pretrain.optimiser.precision == "bfloat16"):
+            return {"begun": begun, "processes": over.size, **provenance(device)}
+
     report = partial(on_step, "pre-training") if on_step else None
     checkpoint = Checkpoint(run, device)
     try:
         done = pretrain(spec.pretrain, method, load(spec.pretrain.data, places), device, report, checkpoint, over)
     except Diverged as error:
         outcome = {"status": "diverged", "detail": f"pre-training: {error}", "decomposition_error": 0.0}
-        found = {**how, **provenance(device)}
-        run.write("status", {**outcome, "seconds": checkpoint.seconds, "provenance": found})
+        run.write("status", {**outcome, "seconds": checkpoint.seconds, "provenance": how()})
         checkpoint.clear()
         return None, ""
     weights = {k: v.detach().cpu().contiguous() for k, v in done.encoder.state_dict().items()}
@@ -235,7 +241,7 @@ def _pretrained(
             "encoder_sha256": digest,
             "history_sha256": history_digest,
             "seconds": checkpoint.seconds,
-            "provenance": {**how, **provenance(device)},  # with the switches as a plugin left them
+            "provenance": how(),
         },
     )
     checkpoint.clear()

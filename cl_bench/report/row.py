@@ -96,6 +96,11 @@ class RowResult:
         named = self.method == paper.METHODS[self.scheme]
         return paper.lookup(self.data, self.views, self.scheme, family) if named else None
 
+    @property
+    def claimed(self) -> list[Judgement]:
+        """Judgements in the order in which they are shown."""
+        return sorted(self.judgements, key=lambda j: j.claim.place)
+
     def papers_own(self, claim: Claim) -> Own | None:
         """Judge a claim about this row by the paper's own numbers; None if it has none."""
         return paper.own(claim, self.data, self.views, self.method, self.alpha)

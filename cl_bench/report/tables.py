@@ -61,7 +61,7 @@ def _row(row: RowResult) -> Iterator[RenderableType]:
         if record.status != "complete" or record.case in left_out:
             why = record.status if record.status != "complete" else "its configuration is not complete"
             yield Text(f"left out: {record.case} ({': '.join(filter(None, (why, record.detail)))})", style="red")
-    for judgement in row.judgements:
+    for judgement in row.claimed:
         sentence = Text(f"- {judgement.sentence.removeprefix(f'{judgement.row}: ')}")
         sentence.highlight_words([judgement.verdict.value], style=f"bold {COLOURS[judgement.verdict]}")
         yield sentence

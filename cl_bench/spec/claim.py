@@ -88,6 +88,11 @@ class Claim:
         return self.kind in ("tau_negative", "tau_not_negative", "no_correlation")
 
     @property
+    def place(self) -> tuple[bool, bool]:
+        """Sort key for the claims of a row: the paper's come first, of these the ones about tau."""
+        return self.exploratory, not self.about_tau
+
+    @property
     def paired(self) -> bool:
         """True for a claim that is decided by a comparison with another row, configuration by configuration."""
         return self.kind in PAIRED

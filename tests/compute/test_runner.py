@@ -10,7 +10,9 @@ import pytest
 from helpers import KINDS, PROBES, dense_row, tiny, trained
 from one_encoder import CPU, figures, specs, work
 
+from cl_bench.compute import numerics
 from cl_bench.compute.runner import AVERAGE_PRECISIONS, STAGES, compute, load_record
+from cl_bench.losses import fused
 from cl_bench.losses.optima import position_only_loss
 from cl_bench.methods.registry import Registry, spec_of
 from cl_bench.spec import RunSpec
@@ -72,6 +74,21 @@ def test_a_precision_is_told_only_where_there_is_one(tmp_path: Path, forget_meth
         assert math.isnan(record.position_only_loss)
         status = (store.run(spec.pretrain.key).path / "status.json").read_text()
         json.loads(status, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_provenance_of_a_training_is_asked_for_its_own_products(
+    precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU it tells which log-sum-exp served, and that depends on what the training multiplies."""
+    monkeypatch.setattr(numerics, "provenance", lambda device: {"products": fused.products()})
+    spec = tiny(tmp_path).random_init()[0]
+    optimiser = spec.pretrain.optimiser.model_copy(update={"precision": precision})
+    spec = spec.model_copy(update={"pretrain": spec.pretrain.model_copy(update={"optimiser": optimiser})})
+    store = Store(tmp_path / "store")
+    assert compute(spec, store, Registry(()), CPU)
+    record = load_record(spec, store)
+    assert record and record.provenance["products"] == {"float32": "tf32x3", "bfloat16": "float16"}[precision]
 
 
 @pytest.mark.parametrize("how", ["deleted", "garbled"])

@@ -135,10 +135,7 @@ def _details(row: RowResult, parts: Sequence[str]) -> dict[str, Any]:
         "warnings": [f"{text[:1].upper()}{text[1:]}." for text in warnings(row.records, row.random_init)],
         "families": [grids.families_grid(row, level) for level in row.measured],
         "unmeasured": [name for level, name in EVALUATIONS.items() if level not in row.measured],
-        "claims": [
-            (j, row.papers_own(j.claim), _known(row, j.claim))
-            for j in sorted(row.judgements, key=lambda j: (j.claim.exploratory, not j.claim.about_tau))
-        ],
+        "claims": [(j, row.papers_own(j.claim), _known(row, j.claim)) for j in row.claimed],
     }
     if "tables" in parts:
         details |= {

@@ -206,7 +206,7 @@ def _range(low: float, high: float) -> str:
 
 def claims_grid(rows: Sequence[RowResult]) -> Grid | None:
     """Tabulate every judged claim, with its p before and after correction for their number."""
-    judged = [(row, j) for row in rows for j in row.judgements]
+    judged = [(row, j) for row in rows for j in row.claimed]
     adjusted = holm([j for _, j in judged])
     lines: list[Line] = [
         [
