@@ -44,7 +44,7 @@ def both(path: str) -> tuple[str, str]:
 
 
 FIRST = (
-    "optimiser.lr=0.12",
+    *("optimiser.lr=0.12", "optimiser.epochs=9"),
     *both("augment.grayscale=0.2"),
     *("detection.train.size=48", "detection.test.size=48", "detection.anchors=[12.0, 16.0]"),
 )
@@ -82,11 +82,17 @@ CHANGES: dict[str, tuple[str, ...]] = {
     "detection 64 px, grey .5, lr .06": (*LARGE, *GREY, "optimiser.lr=0.06"),
     "detection 64 px, grey .5, lr .03": (*LARGE, *GREY, "optimiser.lr=0.03"),
     "detection 64 px, grey .5, lr .06, 7 epochs": (*LARGE, *GREY, "optimiser.lr=0.06", "optimiser.epochs=7"),
+    "detection 64 px, grey .5, lr .06, 14 epochs": (*LARGE, *GREY, "optimiser.lr=0.06", "optimiser.epochs=14"),
+    "detection 64 px, grey .5, lr .06, 16 epochs": (*LARGE, *GREY, "optimiser.lr=0.06", "optimiser.epochs=16"),
     "detection 64 px, grey .5, lr .06, 18 epochs": (*LARGE, *GREY, "optimiser.lr=0.06", "optimiser.epochs=18"),
     "detection 64 px, grey .5, lr .06, batch 32": (*LARGE, *GREY, "optimiser.lr=0.06", "optimiser.batch=32"),
     "detection 64 px, grey .5, lr by temperature": (
         *(*LARGE, *GREY),
         *("optimiser.per_temperature=true", "optimiser.lr=0.3"),
+    ),
+    "detection 64 px, grey .5, lr by temperature .12, 14 epochs": (
+        *(*LARGE, *GREY, "optimiser.epochs=14"),
+        *("optimiser.per_temperature=true", "optimiser.lr=0.12"),
     ),
     "detection 56 px, grey .5, lr .06, view 20": (*VIEW_20, *GREY, "optimiser.lr=0.06"),
 }

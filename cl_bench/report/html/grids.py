@@ -211,14 +211,14 @@ def claims_grid(rows: Sequence[RowResult]) -> Grid | None:
     lines: list[Line] = [
         [
             row.title,
-            j.claim.text + (" (exploratory)" if j.claim.exploratory else ""),
             Cell(str(j.verdict), verdict=str(j.verdict).lower()),
+            j.claim.text + (" (exploratory)" if j.claim.exploratory else ""),
             _p(j.p),
             _p(held),
         ]
         for (row, j), held in zip(judged, adjusted, strict=True)
     ]
-    columns = ("row", "claim", "verdict", "p", "p among all (Holm)")
+    columns = ("row", "verdict", "claim", "p", "p (Holm)")
     return grid("Every claim", columns, lines) if lines else None
 
 
