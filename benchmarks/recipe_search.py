@@ -83,7 +83,6 @@ CHANGES: dict[str, tuple[str, ...]] = {
     "detection 64 px, grey .5, lr .03": (*LARGE, *GREY, "optimiser.lr=0.03"),
     "detection 64 px, grey .5, lr .06, 7 epochs": (*LARGE, *GREY, "optimiser.lr=0.06", "optimiser.epochs=7"),
     "detection 64 px, grey .5, lr .06, 14 epochs": (*LARGE, *GREY, "optimiser.lr=0.06", "optimiser.epochs=14"),
-    "detection 64 px, grey .5, lr .06, 16 epochs": (*LARGE, *GREY, "optimiser.lr=0.06", "optimiser.epochs=16"),
     "detection 64 px, grey .5, lr .06, 18 epochs": (*LARGE, *GREY, "optimiser.lr=0.06", "optimiser.epochs=18"),
     "detection 64 px, grey .5, lr .06, batch 32": (*LARGE, *GREY, "optimiser.lr=0.06", "optimiser.batch=32"),
     "detection 64 px, grey .5, lr by temperature": (

@@ -19,7 +19,8 @@ from hypothesis import settings
 from rich.console import Console, RenderableType
 
 from cl_bench.claims.judgement import Sweep
-from cl_bench.compute.runner import AVERAGE_PRECISIONS, STAGES, evaluation_name, note
+from cl_bench.compute.record import AVERAGE_PRECISIONS, STAGES, evaluation_name
+from cl_bench.compute.runner import note
 from cl_bench.data.dataset import Dataset, Ragged
 from cl_bench.data.scenes import draw_scenes
 from cl_bench.evaluate.similarities import BINS

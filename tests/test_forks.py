@@ -17,7 +17,7 @@ from bench import Bench, start, within
 from helpers import alive, children, until, workers
 
 from cl_bench.compute.process import WorkerProcess
-from cl_bench.compute.runner import load_record
+from cl_bench.compute.record import load_record
 from cl_bench.forks import own
 from cl_bench.spec import RunSpec
 from cl_bench.spec.records import Record

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from cl_bench.compute.local import ComputationError, LocalEngine
 from cl_bench.compute.progress import Display
-from cl_bench.compute.runner import lacking, load_record
+from cl_bench.compute.record import lacking, load_record
 from cl_bench.errors import SpecError
 from cl_bench.spec import DataSpec, MethodSpec, PredictorSpec, RunSpec, ScenesSpec
 from cl_bench.spec.encoder_names import BUILT_IN

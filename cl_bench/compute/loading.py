@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
-from cl_bench.compute.runner import load_record
+from cl_bench.compute.record import load_record
 from cl_bench.errors import SpecError, nearest
 from cl_bench.spec import AlignUniform, DataKind, FilesSpec, InfoNCE, MethodSpec, PretrainSpec, RunSpec, ViewPolicy
 from cl_bench.spec.frozen import Frozen

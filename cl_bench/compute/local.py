@@ -16,7 +16,7 @@ from typing import IO, Protocol
 
 from cl_bench.compute.devices import sharing, worker_threads
 from cl_bench.compute.process import Process, WorkerProcess, event_of, last_words
-from cl_bench.compute.runner import lacking, load_record
+from cl_bench.compute.record import lacking, load_record
 from cl_bench.compute.team import Team
 from cl_bench.errors import PlainError, first_line, plain
 from cl_bench.spec import RunSpec

@@ -11,7 +11,7 @@ import torch
 
 from cl_bench.compute.memory import room_for
 from cl_bench.compute.numerics import provenance, settled, unchanged
-from cl_bench.compute.runner import AVERAGE_PRECISIONS
+from cl_bench.compute.record import AVERAGE_PRECISIONS, Halves, of_halves, of_measure, of_predictors
 from cl_bench.compute.stored import PREDICTORS, evaluation_complaint
 from cl_bench.data import DataPaths, load
 from cl_bench.encoders.build import build
@@ -306,14 +306,14 @@ def _record(subject: Subject, run: Run, kind: DataKind) -> Record:
     all_of = {"measure": figures, **tasks}
     troubles = [subject.diverged, *(f"{stage}: {e['diverged']}" for stage, e in all_of.items() if "diverged" in e)]
     performance: dict[Level, float] = {}
-    halves: dict[Level, tuple[float, float]] = {}
+    halves: dict[Level, Halves] = {}
     metric = subject.run.detection.metric
     if "accuracy" in tasks["linear"]:
         performance["instance"] = tasks["linear"]["accuracy"]
-        halves |= _halves("instance", tasks["linear"]["halves"])
+        halves |= of_halves("instance", tasks["linear"]["halves"])
     if metric in tasks["detection"]:
         performance["dense"] = tasks["detection"][metric]
-        halves |= _halves("dense", tasks["detection"]["halves"][metric])
+        halves |= of_halves("dense", tasks["detection"]["halves"][metric])
     detail = "; ".join(t for t in troubles if t)
     extra = {name: tasks["detection"][name] for name in AVERAGE_PRECISIONS if name in tasks["detection"]}
     if "similarity_overlap" in figures:
@@ -329,19 +329,11 @@ def _record(subject: Subject, run: Run, kind: DataKind) -> Record:
         seed=0,
         status="diverged" if detail else "complete",
         detail=detail,
-        alignment=figures.get("alignment", {}),
-        uniformity=figures.get("uniformity", {}),
         performance=performance,
         halves=halves,
         extra=extra,
-        probes=figures.get("probes", {}),
-        similarities={kind: tuple(bins) for kind, bins in figures.get("similarities", {}).items()},
-        predictors={name: value for found in predicted.values() for name, value in found["values"].items()},
-        failed_predictors={name: found["failed"] for name, found in predicted.items() if found["failed"]},
+        **of_measure(figures),
+        **of_predictors(predicted),
         seconds={stage: e["seconds"] for stage, e in all_of.items() if e},
         provenance=next((e["provenance"] for e in all_of.values() if e), {}),
     )
-
-
-def _halves(level: Level, both: Sequence[float]) -> dict[Level, tuple[float, float]]:
-    return {level: (both[0], both[1])} if len(both) == 2 else {}

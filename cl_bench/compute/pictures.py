@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cl_bench.compute.runner import kept_encoder, read_status
+from cl_bench.compute.record import read_status
+from cl_bench.compute.runner import kept_encoder
 from cl_bench.errors import PluginError, SpecError
 from cl_bench.spec import RunSpec
 from cl_bench.store import Store

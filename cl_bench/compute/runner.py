@@ -12,17 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 from cl_bench.compute.memory import room_for_stage
 from cl_bench.compute.output import output_to
-from cl_bench.compute.stored import (
-    EVALUATIONS,
-    PREDICTORS,
-    Detected,
-    Evaluation,
-    evaluation_complaint,
-    status_complaint,
+from cl_bench.compute.record import (
+    STAGES,
+    evaluation_name,
+    read_evaluation,
+    read_losses,
+    read_predictions,
+    read_status,
 )
+from cl_bench.compute.stored import PREDICTORS
 from cl_bench.errors import Diverged, MethodError
-from cl_bench.spec import PredictorSpec, PretrainSpec, RunSpec
-from cl_bench.spec.records import RANDOM_INIT, Level, Record
+from cl_bench.spec import PretrainSpec, RunSpec
+from cl_bench.spec.records import RANDOM_INIT
 from cl_bench.store import Run, Store
 
 if TYPE_CHECKING:
@@ -37,77 +38,6 @@ if TYPE_CHECKING:
 
 OnStep = Callable[[str, int, int], None]
 """Function that is called with (stage, steps done, steps in all)."""
-
-STAGES = tuple(EVALUATIONS)
-AVERAGE_PRECISIONS = sorted(Detected.model_fields.keys() - Evaluation.model_fields.keys() - {"halves"})
-KEEPS = {"measure": "", "linear": "-2", "detection": "-2", PREDICTORS: ""}
-"""Suffix of an evaluation's name; it changes when an evaluation keeps more fields, so that older files are ignored."""
-
-
-def load_record(spec: RunSpec, store: Store) -> Record | None:
-    """Read the record of an encoder from the store; None unless every stage is there."""
-    run = store.run(spec.pretrain.key)
-    status = read_status(run)
-    if status is None:
-        return None
-    evals: dict[str, dict[str, Any]] = {}
-    if status["status"] == "complete":
-        for stage in STAGES:
-            found = _read_evaluation(spec, run, stage, status["encoder_sha256"])
-            if found is None:
-                return None
-            evals[stage] = found
-    troubles = [status["detail"], *(f"{stage}: {e['diverged']}" for stage, e in evals.items() if "diverged" in e)]
-    detail = "; ".join(t for t in troubles if t)
-    whole = status["status"] == "complete" and not detail
-    pretrain = spec.pretrain
-    measured = evals.get("measure", {})
-    shares = {
-        "matching_precision": status.get("matching_precision"),
-        "similarity_overlap": measured.get("similarity_overlap"),
-    }
-    optimum = status.get("position_only_loss")
-    predicted = _predictions(spec, run, status["encoder_sha256"]) if whole else {}
-    aps = {name: evals["detection"][name] for name in AVERAGE_PRECISIONS} if whole else {}
-    halves: dict[Level, list[float]] = {}
-    if whole:
-        halves = {"instance": evals["linear"]["halves"], "dense": evals["detection"]["halves"][spec.detection.metric]}
-    return Record(
-        key=pretrain.key,
-        case=spec.case,
-        method=str(pretrain.method),
-        data=pretrain.data.label,
-        views=pretrain.views,
-        family=pretrain.objective.family,
-        config=pretrain.objective.config,
-        seed=pretrain.seed,
-        status="complete" if whole else "diverged",
-        detail=detail,
-        alignment=measured.get("alignment", {}),
-        uniformity=measured.get("uniformity", {}),
-        performance={"instance": evals["linear"]["accuracy"], "dense": aps[spec.detection.metric]} if whole else {},
-        halves={level: (both[0], both[1]) for level, both in halves.items() if len(both) == 2},
-        extra={**aps, **{name: v for name, v in shares.items() if v is not None}} if whole else {},
-        probes=measured.get("probes", {}),
-        similarities={kind: tuple(bins) for kind, bins in measured.get("similarities", {}).items()},
-        predictors={name: value for found in predicted.values() for name, value in found["values"].items()},
-        failed_predictors={name: found["failed"] for name, found in predicted.items() if found["failed"]},
-        losses=_losses(run, status),
-        position_only_loss=math.nan if optimum is None else optimum,
-        decomposition_error=status["decomposition_error"],
-        seconds={"pretrain": status["seconds"], **{stage: e["seconds"] for stage, e in evals.items()}},
-        provenance=status["provenance"],
-    )
-
-
-def lacking(spec: RunSpec, store: Store) -> list[PredictorSpec]:
-    """Return the predictors of a spec that are missing and can be computed: the encoder is kept and did not diverge."""
-    run = store.run(spec.pretrain.key)
-    status = read_status(run) if spec.predictors else None
-    if status is None or status["status"] != "complete" or not (run.path / "encoder.safetensors").exists():
-        return []
-    found = _predictions(spec, run, status["encoder_sha256"])
-    return [predictor for predictor in spec.predictors if predictor.name not in found]
 
 
 def compute(
@@ -144,7 +74,7 @@ def compute(
                 encoder, sha256 = _pretrained(spec, run, registry, device, on_step, places, join)
             if encoder is not None:
                 for stage in STAGES:
-                    if _read_evaluation(spec, run, stage, sha256) is None:
+                    if read_evaluation(spec, run, stage, sha256) is None:
                         with room_for_stage(stage, spec), settled(device):  # not as a plugin left them
                             _evaluate(stage, spec, run, encoder, sha256, device, on_step, places)
                 with room_for_stage(PREDICTORS, spec), settled(device):
@@ -325,7 +255,7 @@ def _predict(
     from cl_bench.predictors.registry import Predictors
     from cl_bench.train.checkpoint import Checkpoint
 
-    there = _predictions(spec, run, sha256)
+    there = read_predictions(spec, run, sha256)
     missing = [predictor for predictor in spec.predictors if predictor.name not in there]
     if not missing:
         return
@@ -335,7 +265,7 @@ def _predict(
         return
     clock = Checkpoint(run, device)
     status = read_status(run)
-    losses = [loss for _, loss in _losses(run, status)] if status else []
+    losses = [loss for _, loss in read_losses(run, status)] if status else []
     try:
         held_out, trained = load(spec.measure.data, places), spec.pretrain
         knob = knob_of(trained.objective)
@@ -345,44 +275,12 @@ def _predict(
         said = {predictor.name: Found(failed=str(error)) for predictor in mine}
     sources = {predictor.name: predictor.source for predictor in spec.predictors}
     found = {name: {"source": sources[name], **asdict(what)} for name, what in said.items()}
-    before = _read_evaluation(spec, run, PREDICTORS, sha256)
+    before = read_evaluation(spec, run, PREDICTORS, sha256)
     kept, seconds = (before["found"], before["seconds"]) if before else ({}, 0.0)
     told = {"encoder_sha256": sha256, "seconds": seconds + clock.seconds, "provenance": provenance(device)}
     run.write(evaluation_name(spec, PREDICTORS), {"found": {**kept, **found}, **told})
 
 
-def _predictions(spec: RunSpec, run: Run, encoder_sha256: str) -> dict[str, dict[str, Any]]:
-    """Return the stored results of a spec's predictors by name, if they are of the predictors' present sources."""
-    stored = _read_evaluation(spec, run, PREDICTORS, encoder_sha256) if spec.predictors else None
-    asked = {predictor.name: predictor.source for predictor in spec.predictors}
-    found = stored["found"] if stored else {}
-    return {name: what for name, what in found.items() if asked.get(name) == what["source"]}
-
-
-def read_status(run: Run) -> dict[str, Any] | None:
-    """Return what is known of a run's pre-training; None where it has not ended."""
-    return run.read("status", status_complaint)
-
-
-def _read_evaluation(spec: RunSpec, run: Run, stage: str, encoder_sha256: str) -> dict[str, Any] | None:
-    return run.read(evaluation_name(spec, stage), partial(evaluation_complaint, stage, encoder_sha256))
-
-
-def _losses(run: Run, status: dict[str, Any]) -> tuple[tuple[int, float], ...]:
-    """Return ``Record.losses``; empty if the history is lost, since that is no reason to train again."""
-    history = run.read_bytes("history.jsonl", status.get("history_sha256", "")) or b""
-    return tuple((entry["step"], entry["loss"]) for entry in map(json.loads, history.splitlines()))
-
-
 def _defined(value: float) -> float | None:
     """Return the value, or None for nan, which JSON cannot hold."""
     return None if math.isnan(value) else value
-
-
-def evaluation_name(spec: RunSpec, stage: str) -> str:
-    """Return the name of an evaluation in its run.
-
-    L_a and L_u depend on the run's own views too, but the run's directory already identifies these.
-    """
-    of = spec.measure if stage == PREDICTORS else getattr(spec, stage)  # predictors use the same images
-    return f"evals/{stage}-{of.key[:16]}{KEEPS[stage]}"

@@ -12,7 +12,7 @@ from cl_bench.claims.comparison import REFERENCE
 from cl_bench.claims.sequential import Look
 from cl_bench.compute.asked import prepare_data
 from cl_bench.compute.devices import check_division
-from cl_bench.compute.runner import load_record
+from cl_bench.compute.record import load_record
 from cl_bench.errors import PluginError, plain
 from cl_bench.folders import suites_folder
 from cl_bench.plugin.options import or_usage_error

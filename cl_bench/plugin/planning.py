@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from cl_bench.claims.sequential import Look
 from cl_bench.compute.devices import usable_devices
-from cl_bench.compute.runner import load_record
+from cl_bench.compute.record import load_record
 from cl_bench.errors import first_line
 from cl_bench.plugin.options import or_usage_error
 from cl_bench.plugin.session import Session

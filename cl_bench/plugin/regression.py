@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from cl_bench.claims.baseline import Baseline, Kept
 from cl_bench.claims.gate import Finding, Held, findings
 from cl_bench.claims.judgement import Judgement
-from cl_bench.compute.runner import load_record
+from cl_bench.compute.record import load_record
 from cl_bench.errors import SpecError
 from cl_bench.spec import RunSpec
 from cl_bench.spec.claim import Claim

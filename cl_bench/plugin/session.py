@@ -35,7 +35,7 @@ from cl_bench.compute.asked import (
 from cl_bench.compute.devices import check_per_model, default_jobs, overcommitted, usable_devices
 from cl_bench.compute.local import LocalEngine
 from cl_bench.compute.progress import Display
-from cl_bench.compute.runner import load_record
+from cl_bench.compute.record import load_record
 from cl_bench.plugin.options import Options, or_usage_error, renewing_command
 from cl_bench.plugin.regression import findings_of
 from cl_bench.spec import MethodSpec, RunSpec

@@ -12,7 +12,7 @@ import pytest
 from rich.text import Text
 
 from cl_bench.claims.judgement import Judgement
-from cl_bench.compute.runner import load_record
+from cl_bench.compute.record import load_record
 from cl_bench.plugin.kept import KeptRow, kept_rows, merged, read_kept, row_from_json, write_kept
 from cl_bench.plugin.regression import kept_of
 from cl_bench.plugin.session import Session

@@ -20,7 +20,7 @@ from cl_bench.claims.judgement import (
     Judgement,
     Verdict,
 )
-from cl_bench.compute.runner import load_record
+from cl_bench.compute.record import load_record
 from cl_bench.errors import SpecError
 from cl_bench.spec.claim import Claim
 from cl_bench.statistics.reseeding import Seeded

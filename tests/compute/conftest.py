@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from one_encoder import specs, work
 
-from cl_bench.compute.runner import load_record
+from cl_bench.compute.record import load_record
 from cl_bench.spec import RunSpec
 from cl_bench.spec.records import Record
 from cl_bench.store import Run, Store

@@ -17,7 +17,7 @@ from helpers import alive, children, in_full, plant, trained, until, workers
 
 from cl_bench.compute import local
 from cl_bench.compute.local import ComputationError
-from cl_bench.compute.runner import load_record
+from cl_bench.compute.record import load_record
 from cl_bench.spec import RunSpec
 from cl_bench.spec.records import Record
 from cl_bench.store import Store, StoreWarning

@@ -10,7 +10,7 @@ import torch
 from bench import Bench, within
 from helpers import tiny
 
-from cl_bench.compute.runner import STAGES
+from cl_bench.compute.record import STAGES
 from cl_bench.spec import RunSpec
 from cl_bench.spec.records import Record
 

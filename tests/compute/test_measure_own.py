@@ -12,8 +12,8 @@ from scipy import stats
 
 import cl_bench.compute.measure_own as own
 from cl_bench.compute.measure_own import STAGES, Settings, compute, examine, lacking, result, without_twins
+from cl_bench.compute.record import load_record
 from cl_bench.compute.runner import compute as compute_suite
-from cl_bench.compute.runner import load_record
 from cl_bench.errors import EncoderError
 from cl_bench.methods.registry import Registry
 from cl_bench.report.own_encoders import taus

@@ -13,7 +13,7 @@ from helpers import dense_row, plant, tiny
 from rich.console import Console
 
 from cl_bench.compute.progress import Display
-from cl_bench.compute.runner import load_record
+from cl_bench.compute.record import load_record
 from cl_bench.spec import PretrainSpec, RunSpec
 from cl_bench.spec.profile import Profile
 from cl_bench.spec.records import Record

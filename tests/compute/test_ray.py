@@ -17,7 +17,7 @@ from jobs import Job, flat, outcomes
 
 from cl_bench.compute.local import ComputationError, LocalEngine
 from cl_bench.compute.progress import Display
-from cl_bench.compute.runner import load_record
+from cl_bench.compute.record import load_record
 from cl_bench.errors import SpecError
 from cl_bench.methods.registry import Registry, spec_of
 from cl_bench.spec import RunSpec

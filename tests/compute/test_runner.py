@@ -11,7 +11,8 @@ from helpers import KINDS, PROBES, dense_row, tiny, trained
 from one_encoder import CPU, figures, specs, work
 
 from cl_bench.compute import numerics
-from cl_bench.compute.runner import AVERAGE_PRECISIONS, STAGES, compute, load_record
+from cl_bench.compute.record import AVERAGE_PRECISIONS, STAGES, load_record
+from cl_bench.compute.runner import compute
 from cl_bench.losses import fused
 from cl_bench.losses.optima import position_only_loss
 from cl_bench.methods.registry import Registry, spec_of

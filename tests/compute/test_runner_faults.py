@@ -13,7 +13,8 @@ import torch
 from helpers import dense_row, plant, tiny, trained
 from one_encoder import CPU, figures, specs, work
 
-from cl_bench.compute.runner import compute, load_record
+from cl_bench.compute.record import load_record
+from cl_bench.compute.runner import compute
 from cl_bench.errors import Diverged, MethodError, OutOfMemory
 from cl_bench.methods.registry import Registry, spec_of
 from cl_bench.spec import RunSpec

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_runner import figures, specs, work
 
-from cl_bench.compute.runner import AVERAGE_PRECISIONS, STAGES, evaluation_name, load_record
+from cl_bench.compute.record import AVERAGE_PRECISIONS, STAGES, evaluation_name, load_record
 from cl_bench.compute.stored import SLACK, evaluation_complaint, status_complaint
 from cl_bench.spec import RunSpec
 from cl_bench.spec.records import Record

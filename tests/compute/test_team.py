@@ -15,7 +15,8 @@ from helpers import alive, children, dense_row, tiny, until, workers
 
 from cl_bench.compute.devices import check_division, check_per_model, default_jobs
 from cl_bench.compute.local import ComputationError
-from cl_bench.compute.runner import compute, load_record
+from cl_bench.compute.record import load_record
+from cl_bench.compute.runner import compute
 from cl_bench.errors import SpecError
 from cl_bench.methods.registry import BUILT_IN, Registry
 from cl_bench.spec import RunSpec

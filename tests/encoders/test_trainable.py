@@ -8,8 +8,8 @@ from helpers import dense_row, tiny
 from torch import nn
 
 from cl_bench.compute.measure_own import STAGES, Settings, compute, examine, result
+from cl_bench.compute.record import load_record
 from cl_bench.compute.runner import compute as compute_suite
-from cl_bench.compute.runner import load_record
 from cl_bench.encoders import ReflectingConv2d
 from cl_bench.encoders.trainable import trainable
 from cl_bench.errors import EncoderError, SpecError

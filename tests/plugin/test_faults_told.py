@@ -15,7 +15,7 @@ from helpers import in_full, trained
 from jobs import Job, flat, outcomes
 
 from cl_bench.compute.local import ComputationError, LocalEngine
-from cl_bench.compute.runner import load_record
+from cl_bench.compute.record import load_record
 from cl_bench.spec import RunSpec
 from cl_bench.spec.records import Record
 from cl_bench.store import Run

@@ -28,7 +28,7 @@ from helpers import alive, children, environment, in_full, trained, until, worke
 from jobs import Fork, Job
 
 from cl_bench.compute import process, worker
-from cl_bench.compute.runner import load_record
+from cl_bench.compute.record import load_record
 from cl_bench.methods.registry import BUILT_IN, Registry, spec_of
 from cl_bench.spec import RunSpec
 from cl_bench.spec.profile import Row

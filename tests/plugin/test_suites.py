@@ -11,7 +11,7 @@ import pytest
 from helpers import ROOT, trained
 from jobs import OUTCOMES, TAU_FALLS, TAU_RISES, Job, flat, outcomes
 
-from cl_bench.compute.runner import evaluation_name
+from cl_bench.compute.record import evaluation_name
 from cl_bench.compute.stored import PREDICTORS
 from cl_bench.predictors.registry import Predictors
 

@@ -22,7 +22,8 @@ from jobs import Job, flat, outcomes
 from matplotlib.image import imread
 
 from cl_bench.claims.judgement import Verdict
-from cl_bench.compute.runner import compute, load_record
+from cl_bench.compute.record import load_record
+from cl_bench.compute.runner import compute
 from cl_bench.methods.registry import Registry
 
 ESCAPE = "\x1b"

@@ -14,7 +14,8 @@ import torch
 from helpers import dense_row, rng, tiny
 from torch import Tensor
 
-from cl_bench.compute.runner import compute, lacking, load_record
+from cl_bench.compute.record import lacking, load_record
+from cl_bench.compute.runner import compute
 from cl_bench.errors import PredictorError
 from cl_bench.methods.registry import Registry, spec_of
 from cl_bench.predictors import Predictor, Seen

@@ -10,7 +10,7 @@ import pytest
 from helpers import dense_row, plant, shown, tiny
 from rich.console import Console
 
-from cl_bench.compute.runner import load_record
+from cl_bench.compute.record import load_record
 from cl_bench.report.plan import TAUS, plan_table, wall_time
 from cl_bench.spec import RunSpec
 from cl_bench.spec.records import RANDOM_INIT

@@ -16,7 +16,8 @@ import pytest
 import torch
 from helpers import dense_row, ragged, tiny
 
-from cl_bench.compute.runner import compute, load_record
+from cl_bench.compute.record import load_record
+from cl_bench.compute.runner import compute
 from cl_bench.data import Dataset, load
 from cl_bench.errors import Diverged
 from cl_bench.methods.registry import Registry, spec_of
