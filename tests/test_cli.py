@@ -75,7 +75,18 @@ def test_a_new_method_is_a_file_that_loads_and_holds_the_contract(
 @pytest.mark.parametrize("name", ["My-Match", "1st", "a/b", ""])
 def test_a_new_method_of_a_name_that_is_no_name(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["new-method", name]) == 4
-    assert "a name is lower-case letters, digits and _" in capsys.readouterr().err
+    assert f"{name!r} is not made of lower-case letters, digits and _" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "why"), [("class", "a word of Python's"), ("dense_index", "a method"), ("all", "a method")]
+)
+def test_a_new_method_is_not_named_as_what_there_is(
+    name: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["new-method", name]) == 4
+    assert why in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
 # ---- compare

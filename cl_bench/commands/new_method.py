@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import keyword
 import re
 import sys
 from pathlib import Path
+
+from cl_bench.folders import methods_folder
 
 TEMPLATE = '''"""{name}: say in one line where the idea comes from."""
 
@@ -42,8 +45,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Write the file, without overwriting an existing one."""
     name, path = arguments.name, Path(f"{arguments.name}.py")
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
-        print(f"cl-bench new-method: a name is lower-case letters, digits and _, got {name!r}", file=sys.stderr)
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
+        told = "is a word of Python's" if keyword.iskeyword(name) else "is not made of lower-case letters, digits and _"
+        print(f"cl-bench new-method: {name!r} {told}; choose another name", file=sys.stderr)
+        return 4
+    if name == "all" or (methods_folder() / f"{name}.py").is_file():
+        print(f"cl-bench new-method: there is a method {name!r} already; choose another name", file=sys.stderr)
         return 4
     try:
         with path.open("x", encoding="utf-8") as file:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from cl_bench.compute.record import read_status
 from cl_bench.compute.runner import kept_encoder
-from cl_bench.errors import PluginError, SpecError
 from cl_bench.spec import RunSpec
 from cl_bench.store import Store
 
@@ -63,7 +62,9 @@ def pictures(specs: Sequence[RunSpec], store: Store, registry: Registry, places:
 def _tried(draw: Callable[..., Drawn | None], *arguments: object) -> Drawn | None:
     try:
         return draw(*arguments)
-    except (PluginError, SpecError, OSError, ValueError, RuntimeError):
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # a plugin may raise anything; the report does without its picture
         return None
 
 

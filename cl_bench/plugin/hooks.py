@@ -73,7 +73,7 @@ class Hooks:
             if option.from_store and given:
                 raise pytest.UsageError(f"--from-store computes nothing: leave out {other}")
         if option.budget is not None and not option.until_conclusive:
-            raise pytest.UsageError(f"--budget {option.budget} is what --until-conclusive may take: give both")
+            raise pytest.UsageError(f"--budget {option.budget} limits --until-conclusive: give both")
         if option.download or option.data_root is not None:
             _ = self.session.data
         if option.set or option.seeds is not None or option.profile != "smoke" or option.detector is not None:
@@ -90,6 +90,8 @@ class Hooks:
         _ = self.session.timeout
         if option.store != ".cl_bench":
             _ = self.session.store
+        if option.report is not None and (self.session.here / option.report).is_file():
+            raise pytest.UsageError(f"--report {option.report}: is a file; it takes a folder")
         if option.predictor:
             _ = self.session.named_predictors
         _ = self.session.baseline, self.session.to_save

@@ -128,6 +128,8 @@ class Summary:
 
         best = []
         for row, result in rows:
+            if not any(r.status == "complete" for r in result.records):
+                continue  # a method that failed with each encoder, or never ended, is not called in this process
             scores = {r.key: r.performance["dense"] for r in result.records if "dense" in r.performance}
             sweep = self.session.profile.sweep(row)
             best.append(max(sweep, key=lambda spec: scores.get(spec.pretrain.key, -1.0)))

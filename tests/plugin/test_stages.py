@@ -214,7 +214,7 @@ def test_a_budget_that_is_spent_within_a_look(
     ("options", "said"),
     [
         ([GO, "--budget=90"], r"--budget takes hours, minutes and seconds, as 90s, 45m, 2h or 1h30m, got '90'"),
-        (["--budget=2h"], r"--budget 2h is what --until-conclusive may take: give both"),
+        (["--budget=2h"], r"--budget 2h limits --until-conclusive: give both"),
         ([GO, "--seeds=9"], r"max_seeds is 8, less than the 9 of the first look; --set max_seeds=9"),
         ([GO, "--set=max_seeds=0"], r"max_seeds: .*got 0"),
         ([GO, "--budget=3s", "--jobs=1"], r"--budget 3s is less than the first look takes: 1 encoders to .*4\.0 s"),
