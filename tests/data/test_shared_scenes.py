@@ -98,7 +98,7 @@ def test_a_profile_without_such_scenes_skips_with_the_one_that_has_them(
 
 def test_the_profile_dial_has_the_scenes_that_the_suite_asks_for() -> None:
     assert tuple(load_profile("dial").scenes) == NAMES
-    assert load_profile("dial").follows(load_profile("smoke"), "multi_object")
+    assert load_profile("dial").follows(load_profile("smoke", ["optimiser.epochs=9"]), "multi_object")
 
 
 def test_scenes_make_no_sense_of_files_of_images() -> None:

@@ -271,11 +271,17 @@ def test_a_path_is_relative_to_where_pytest_was_called(job: Job, pytester: pytes
     assert "nothing would be trained" in flat(result)
 
 
-@pytest.mark.parametrize("place", ["file", "file/report"])
-def test_a_report_that_cannot_be_written_is_said_and_changes_no_outcome(job: Job, place: str) -> None:
+def test_a_report_in_place_of_a_file_is_refused_at_once(job: Job) -> None:
+    (job.folder / "file").write_text("mine")
+    result = job.run(f"--report={job.folder / 'file'}")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR and trained(job.root) == {}
+    result.stderr.fnmatch_lines(["ERROR: --report */file: is a file; it takes a folder"])
+
+
+def test_a_report_that_cannot_be_written_is_said_and_changes_no_outcome(job: Job) -> None:
     job.plant()
     (job.folder / "file").write_text("mine")
-    result = job.run(f"--report={job.folder / place}", "-vv")
+    result = job.run(f"--report={job.folder / 'file/report'}", "-vv")
     assert result.ret == 0
     assert outcomes(result) == {"passed": 6}
     assert re.search(r"^report: .*the records in .* are whole", result.stdout.str(), re.MULTILINE)
