@@ -222,7 +222,7 @@ def _entry(entry: Any) -> tuple[str, Claim, Kept]:
     table = _table(entry, "", _KEYS)
     texts = {name: _text(table[name], f".{name}") for name in _KEYS[:6]}
     try:
-        claim = Claim(texts["claim"], texts["level"])  # type: ignore[arg-type]
+        claim = Claim(texts["claim"], texts["level"])  # type: ignore[arg-type]  # it refuses other texts
     except ValueError as error:
         raise _Wrong("", "a claim", str(error)) from None
     if texts["verdict"] not in list(Verdict):

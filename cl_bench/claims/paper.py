@@ -146,6 +146,11 @@ RANDOM_INIT: dict[Level, float] = {"instance": 28.04, "dense": 31.93}
 """Score of the one randomly initialised encoder by level, percent; nothing else of it is printed."""
 
 
+def scheme_of(method: str) -> Level | None:
+    """Return the paper's scheme that a method of this suite is, or None for another matching."""
+    return next((scheme for scheme, answers in METHODS.items() if answers == method), None)
+
+
 def lookup(data: str, views: str, scheme: str, loss: str) -> PaperRow | None:
     """Return the printed row that corresponds to a row of this suite, or None.
 
@@ -186,7 +191,7 @@ def own(claim: Claim, data: str, views: str, method: str, alpha: float = 0.05) -
     p uses the normal approximation of tau without ties: the printed tau has two decimals, so an exact p would suggest
     more precision than there is. Where the printed numbers are means, the result gives their difference.
     """
-    scheme = next((scheme for scheme, answers in METHODS.items() if answers == method), None)
+    scheme = scheme_of(method)
     row = scheme and lookup(data, views, scheme, "total")
     if not scheme or not row:
         return None

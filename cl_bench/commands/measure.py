@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 NAME = "measure"
 HELP = "measure frozen encoders: L_a, L_u, probes, predictors, linear evaluation, detection, and tau over a folder"
-STAGES = ("measure", "linear", "detection")
+STAGES: tuple[Stage, ...] = ("measure", "linear", "detection")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,7 +62,7 @@ def _said(text: str, status: int) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     enlarged = _times(arguments.enlarge)
-    stages: tuple[Stage, ...] = tuple(s for s in STAGES if not arguments.only or s in arguments.only)  # type: ignore[misc]
+    stages: tuple[Stage, ...] = tuple(s for s in STAGES if not arguments.only or s in arguments.only)
     asked = named(arguments.encoders, arguments.encoder)
     from rich.console import Console
 
@@ -113,7 +113,7 @@ def _compute(
     """Compute what the store lacks, with a bar on a terminal and a line an encoder elsewhere."""
     import torch
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
     from cl_bench.compute.measure_own import compute, lacking
 
@@ -125,9 +125,11 @@ def _compute(
             begun, label = time.monotonic(), subject.named.label
             bar = bars.add_task(label, total=None)
 
-            def show(stage: str, done: int, total: int, label: str = label, place: int = place, bar: int = bar) -> None:
+            def show(
+                stage: str, done: int, total: int, label: str = label, place: int = place, bar: TaskID = bar
+            ) -> None:
                 what = f"{place + 1}/{len(todo)} {label}: {stage}"
-                bars.update(bar, description=what, completed=done, total=total)  # type: ignore[arg-type]
+                bars.update(bar, description=what, completed=done, total=total)
 
             compute(subject, settings, store, stages, torch.device(device), locator.places, show)
             bars.remove_task(bar)

@@ -49,6 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
         told = "is a word of Python's" if keyword.iskeyword(name) else "is not made of lower-case letters, digits and _"
         print(f"cl-bench new-method: {name!r} {told}; choose another name", file=sys.stderr)
         return 4
+    # "all" stands for every method (methods.method.ALL, which imports torch); a built-in file is named as its method.
     if name == "all" or (methods_folder() / f"{name}.py").is_file():
         print(f"cl-bench new-method: there is a method {name!r} already; choose another name", file=sys.stderr)
         return 4

@@ -24,8 +24,6 @@ STAGES = tuple(EVALUATIONS)
 AVERAGE_PRECISIONS = sorted(Detected.model_fields.keys() - Evaluation.model_fields.keys() - {"halves"})
 KEEPS = {"measure": "", "linear": "-2", "detection": "-2", PREDICTORS: ""}
 """Suffix of an evaluation's name; it changes when an evaluation keeps more fields, so that older files are ignored."""
-
-
 Halves = tuple[float, float]
 """Performance on the test images at even places, and on those at odd ones."""
 

@@ -22,7 +22,7 @@ from cl_bench.errors import listed
 from cl_bench.plugin.hooks import ClaimNotSupported, claim_of
 from cl_bench.plugin.kept import row_to_json
 from cl_bench.plugin.session import Session
-from cl_bench.plugin.told import FINDING, ROW, tell, tell_judgement
+from cl_bench.plugin.told import FINDING, NOT_JUDGED, ROW, tell, tell_judgement
 from cl_bench.spec import RunSpec
 from cl_bench.spec.claim import Claim
 from cl_bench.spec.profile import Row
@@ -119,7 +119,7 @@ class ClaimTest:
         if incomplete:  # told outside of the except, or pytest would show this error and the first
             tell_judgement(self.node, Judgement.incomplete(self.claim, incomplete))
             if self.session.options.from_store:
-                pytest.skip(f"This is not judged, because --from-store computes nothing. {incomplete}.")
+                pytest.skip(f"{NOT_JUDGED} --from-store computes nothing. {incomplete}.")
             pytest.fail("\n".join([str(incomplete), *by_reason(getattr(incomplete, "__notes__", []))]), pytrace=False)
         tell_judgement(self.node, judgement)
         held = self._held_against_baseline(judgement)

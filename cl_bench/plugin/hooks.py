@@ -19,7 +19,7 @@ from cl_bench.plugin.options import or_usage_error
 from cl_bench.plugin.planning import Planner
 from cl_bench.plugin.session import Session
 from cl_bench.plugin.summary import Summary
-from cl_bench.plugin.told import attach, status
+from cl_bench.plugin.told import NOT_TESTED, attach, status
 from cl_bench.spec import RunSpec
 from cl_bench.spec.claim import Claim
 from cl_bench.spec.profile import Row
@@ -128,7 +128,7 @@ class Hooks:
             metafunc.parametrize("method", self.session.methods, ids=str, indirect=True)
         if metafunc.definition.get_closest_marker("contract") is not None and "predictor" in metafunc.fixturenames:
             named = self.session.named_predictors
-            skip = pytest.mark.skip(reason="This is not tested, because --predictor names no predictor.")
+            skip = pytest.mark.skip(reason=f"{NOT_TESTED} --predictor names no predictor.")
             parameters: list[Any] = [*named] if named else [pytest.param(None, marks=skip)]
             ids = [predictor.name for predictor in named] or ["none"]
             metafunc.parametrize("predictor", parameters, ids=ids, indirect=True)
@@ -162,7 +162,7 @@ class Hooks:
         asked = definition.get_closest_marker("sweep").kwargs
         reason = self.session.profile.lacks(asked.get("scenes", ""))
         lacks = NO_PAIR.get(kind, f"{' or '.join(asked.get('schemes', LEVELS))} method")
-        skip = pytest.mark.skip(reason=f"This is not tested, because {reason or f'--method names no {lacks}'}.")
+        skip = pytest.mark.skip(reason=f"{NOT_TESTED} {reason or f'--method names no {lacks}'}.")
         return pytest.param(None, id="no row", marks=skip)
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:

@@ -16,7 +16,7 @@ from cl_bench.compute.record import load_record
 from cl_bench.plugin.kept import KeptRow, kept_rows, merged, read_kept, row_from_json, write_kept
 from cl_bench.plugin.regression import kept_of
 from cl_bench.plugin.session import Session
-from cl_bench.plugin.told import FINDING, JUDGEMENT, ROW, told_by
+from cl_bench.plugin.told import FINDING, JUDGEMENT, NOT_JUDGED, NOT_TESTED, ROW, told_by
 from cl_bench.report import RowResult, summary_table, write_report
 from cl_bench.report.brief import answer_sentence, brief_markdown, brief_summary
 from cl_bench.report.html import Picture
@@ -48,7 +48,7 @@ class Summary:
         """Note the row of a test and its judgement, or the reason for which it was skipped."""
         if report.skipped and isinstance(report.longrepr, tuple):
             reason = report.longrepr[2].removeprefix("Skipped: ")
-            if reason.startswith("This is not "):  # so those of the suites begin
+            if reason.startswith((NOT_TESTED, NOT_JUDGED)):
                 self._skipped[reason] += 1
         for key, told in told_by(report):
             if key == ROW:
@@ -140,11 +140,11 @@ class Summary:
         """Print why tests of the suites were skipped, which pytest tells only with ``-rs``."""
         if self.session.config.option.verbose < 0:
             return
-        for reason, count in self._skipped.most_common(SKIPS):
-            self.session.console().print(Text(f"{count} skipped: {reason}", style="dim"))
-        if len(self._skipped) > SKIPS:
-            rest = sum(self._skipped.values()) - sum(count for _, count in self._skipped.most_common(SKIPS))
-            self.session.console().print(Text(f"{rest} more skipped: -rs shows why", style="dim"))
+        shown = self._skipped.most_common(SKIPS)
+        rest = self._skipped.total() - sum(count for _, count in shown)
+        lines = [f"{count} skipped: {reason}" for reason, count in shown]
+        for line in [*lines, *([f"{rest} more skipped: -rs shows why"] if rest else [])]:
+            self.session.console().print(Text(line, style="dim"))
 
     def show_interrupted(self, terminalreporter: TerminalReporter, wanted: Sequence[RunSpec]) -> None:
         """Print how many of the requested encoders the store holds after an interruption."""

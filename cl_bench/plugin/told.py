@@ -9,6 +9,8 @@ from cl_bench.report.brief import figure, flat_figures
 
 # Keys of the values that tests pass to the summary, also from pytest-xdist workers.
 ROW, JUDGEMENT, FINDING = "cl_bench.row", "cl_bench.judgement", "cl_bench.finding"
+NOT_TESTED, NOT_JUDGED = "This is not tested, because", "This is not judged, because"
+"""Beginnings of the reason for which a test of the suites is skipped, by which the summary knows it."""
 _TOLD = pytest.StashKey[list[tuple[str, str]]]()
 
 

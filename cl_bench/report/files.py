@@ -34,12 +34,12 @@ _AGAINST = (
     *("reference", "pairs", "mean_difference", "mean_low", "mean_high", "best_difference", "best_low", "best_high"),
     *("p", "margin", "verdict", "left_out"),
 )
+_FIGURES = ("max", "avg", "top10")
 _PAPER = (
     *("table", "data", "views", "scheme", "loss", "level", "row", "dataset", "n", "tau", "tau_low", "tau_high"),
     *("verdict", "exploratory", "paper_n", "paper_tau", "paper_p", "paper_verdict", "sign", "certain", "separate"),
-    *("comparable", "max", "avg", "top10", "paper_max", "paper_avg", "paper_top10", "marks", "notes"),
+    *("comparable", *_FIGURES, *(f"paper_{name}" for name in _FIGURES), "marks", "notes"),
 )
-_FIGURES = ("max", "avg", "top10")
 _STAMP = ("profile", *ORIGIN)
 
 

@@ -177,8 +177,7 @@ def _claims(folder: Path) -> list[dict[str, Any]]:
     """Return the claims of a folder, by row; of each row the paper's come first, of these the ones about tau."""
     found: list[dict[str, Any]] = json.loads((folder / "claims.json").read_text())
     rows = [*dict.fromkeys(claim["row"] for claim in found)]
-    told = ((claim, Claim(**claim["claim"])) for claim in found)
-    return [claim for claim, about in sorted(told, key=lambda one: (rows.index(one[0]["row"]), *one[1].place))]
+    return sorted(found, key=lambda claim: (rows.index(claim["row"]), *Claim(**claim["claim"]).place))
 
 
 def _named(claim: Claim) -> str:

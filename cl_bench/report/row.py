@@ -93,8 +93,8 @@ class RowResult:
 
     def printed(self, family: Family) -> PaperRow | None:
         """Return the paper's row that corresponds to this one, or None: it has none of another matching strategy."""
-        named = self.method == paper.METHODS[self.scheme]
-        return paper.lookup(self.data, self.views, self.scheme, family) if named else None
+        scheme = paper.scheme_of(self.method)
+        return paper.lookup(self.data, self.views, scheme, family) if scheme else None
 
     @property
     def claimed(self) -> list[Judgement]:
