@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -31,7 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: What follows ``cl-bench``; the process's own arguments if None.
 
     Returns:
-        The exit status: 0 for success, 1 where a claim or a check failed, 4 for a mistake in the command line.
+        The exit status: 0 for success, 1 where a claim or a check failed, 4 for a mistake in the command line, 130
+        where it was interrupted, 141 where nobody reads its output any more (as in ``cl-bench plan | head``).
     """
     typed = list(sys.argv[1:] if arguments is None else arguments)
     if not typed or typed[0] in ("-h", "--help"):
@@ -47,20 +49,45 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 4
+    try:
+        status = _run(name, rest)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        print(f"cl-bench {name}: interrupted", file=sys.stderr)
+        status = 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it closes the output
+        status = 141
+    return status
+
+
+def _run(name: str, rest: Sequence[str]) -> int:
+    """Run a sub-command with its arguments and return the exit status."""
     module = import_module(f"cl_bench.commands.{name.replace('-', '_')}")
-    parser = argparse.ArgumentParser(prog=f"cl-bench {name}", description=COMMANDS[name].capitalize() + ".")
+    parser = argparse.ArgumentParser(
+        prog=f"cl-bench {name}", description=COMMANDS[name].capitalize() + ".", allow_abbrev=False
+    )
     module.add_arguments(parser)
     try:
-        # Options of pytest that the parser does not know are passed on by the commands that run pytest.
-        if getattr(module, "PASSES_ON", False):
-            given, others = parser.parse_known_args(rest)
-            given.others = others
-        else:
-            given = parser.parse_args(rest)
+        given, others = parser.parse_known_args(rest)
     except SystemExit as stopped:
         return 4 if stopped.code else 0
+    if getattr(module, "PASSES_ON", False):
+        given.others = others  # pytest's options, for the commands that run pytest
+    elif others:
+        print(f"cl-bench {name}: {_unknown(parser, others[0])}; cl-bench {name} --help lists them", file=sys.stderr)
+        return 4
     status: int = module.run(given)
     return status
+
+
+def _unknown(parser: argparse.ArgumentParser, word: str) -> str:
+    """Say that a parser does not know a word of the command line, with the nearest option that it knows."""
+    if not word.startswith("-"):
+        return f"takes no argument {word!r} here"
+    option = word.partition("=")[0]
+    known = [known for action in parser._actions for known in action.option_strings]
+    return f"no option {option!r}{nearest(option, known)}"
 
 
 def _help() -> str:

@@ -3,6 +3,7 @@
 import difflib
 import unicodedata
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 LONGEST_LINE = 2000
 """Most characters of a line that is quoted from an error."""
@@ -72,6 +73,20 @@ class DataWarning(UserWarning):
     """Images that were left out of a data set, by name, or boxes, by their number."""
 
 
+def check_folder(option: str, path: Path | str) -> None:
+    """Refuse a file, or what lies under one, as the folder that an option names; it need not be there yet.
+
+    Raises:
+        SpecError: The line names the option and the file.
+    """
+    for place in (Path(path), *Path(path).parents):
+        if place.exists():
+            if not place.is_dir():
+                what = "is a file" if place == Path(path) else f"{place} is a file"
+                raise SpecError(f"{option} {path}: {what}; it takes a folder")
+            return
+
+
 def nearest(name: str, known: Sequence[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the nearest known name, or an empty text if none is near."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
@@ -83,6 +98,12 @@ def listed(names: Iterable[str], shown: int = 5) -> str:
     every = list(names)
     more = f" and {len(every) - shown:,} more" if len(every) > shown else ""
     return f"{', '.join(every[:shown])}{more}"
+
+
+def of_file(error: OSError) -> str:
+    """Return the file of an error and what is wrong with it, without the system's number for it."""
+    why = error.strerror or str(error)
+    return f"{error.filename}: {why}" if error.filename else why
 
 
 def first_line(error: BaseException) -> str:

@@ -109,7 +109,7 @@ class Run:
             found = path.stat()
             if stat.S_ISREG(found.st_mode) and found.st_size <= most:
                 return path.read_bytes()
-            wrong = f"{found.st_size:,} bytes are no record" if stat.S_ISREG(found.st_mode) else "not a file"
+            wrong = f"{found.st_size:,} bytes are not a record" if stat.S_ISREG(found.st_mode) else "not a file"
         except FileNotFoundError:
             return None
         except OSError as error:

@@ -50,6 +50,56 @@ def test_a_suite_that_is_not_there_is_told_with_the_nearest(capsys: pytest.Captu
     assert "no suite 'single_objects'; did you mean 'single_object'?" in capsys.readouterr().err
 
 
+def test_an_option_that_is_not_there_is_told_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "--profil", "ci"]) == 4
+    said = "cl-bench data: no option '--profil'; did you mean '--profile'?; cl-bench data --help lists them\n"
+    assert capsys.readouterr().err == said
+    assert main(["data", "ci"]) == 4
+    assert capsys.readouterr().err.startswith("cl-bench data: takes no argument 'ci' here")
+
+
+def test_an_interrupted_command_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(_: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cl_bench.commands.methods.run", interrupted)
+    assert main(["methods"]) == 130
+    assert capsys.readouterr().err == "cl-bench methods: interrupted\n"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="its pipes differ")
+def test_output_that_nobody_reads_to_its_end_is_no_traceback() -> None:
+    code = (
+        "import sys, cl_bench.commands.methods as m; from cl_bench.cli import main\n"
+        "m.run = lambda _: print('line\\n' * 10**6) or 0; sys.exit(main(['methods']))"
+    )
+    running = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(PYTHONPATH=str(ROOT)),
+    )
+    assert running.stdout is not None and running.stderr is not None
+    assert running.stdout.read(4) == b"line"
+    running.stdout.close()
+    assert running.wait(60) == 141 and running.stderr.read() == b""
+    running.stderr.close()
+
+
+@pytest.mark.parametrize(
+    "command", [["measure", "small_cnn", "--report"], ["measure", "small_cnn", "--store"], ["data", "--sheet"]]
+)
+def test_a_file_in_place_of_a_folder_is_told_at_once(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine").write_text("")
+    for folder, what in (("mine", "is a file"), ("mine/below", "mine is a file")):
+        assert main([*command, folder]) == 4
+        said = capsys.readouterr().err
+        assert said == f"cl-bench {command[0]}: {command[-1]} {folder}: {what}; it takes a folder\n"
+
+
 # ---- new-method
 
 

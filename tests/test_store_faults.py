@@ -87,7 +87,7 @@ def test_a_record_that_is_far_too_large_is_refused_by_its_size(run: Run, monkeyp
     path = run.path / "status.json"
     os.truncate(path, 300_000_000)
     monkeypatch.setattr(Path, "read_bytes", lambda _: pytest.fail("read"))
-    with pytest.warns(StoreWarning, match=r"status\.json: 300,000,000 bytes are no record; set aside"):
+    with pytest.warns(StoreWarning, match=r"status\.json: 300,000,000 bytes are not a record; set aside"):
         assert run.read("status") is None
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from cl_bench.errors import SpecError
+from cl_bench.errors import SpecError, of_file
 
 T = TypeVar("T")
 
@@ -56,4 +56,4 @@ def _read(load: Callable[[Path], T], path: Path) -> T:
     try:
         return load(path)
     except OSError as error:
-        raise SpecError(f"{path}: {error.strerror or error}") from None
+        raise SpecError(of_file(error)) from None

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cl_bench.errors import OutOfMemory, PluginError, SpecError
+from cl_bench.errors import OutOfMemory, PluginError, SpecError, check_folder, of_file
 from cl_bench.spec.encoder_names import KNOWN, named
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
     except (SpecError, PluginError) as error:
         return _said(str(error), 4)
     except (OutOfMemory, OSError) as error:
-        return _said(str(error), 1)
+        return _said(of_file(error) if isinstance(error, OSError) else str(error), 1)
     except KeyboardInterrupt:
         return _said("interrupted; what is done is kept, and the same command goes on from there", 130)
 
@@ -62,6 +62,9 @@ def _said(text: str, status: int) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     enlarged = _times(arguments.enlarge)
+    for option, folder in (("--store", arguments.store), ("--report", arguments.report)):
+        if folder is not None:
+            check_folder(option, folder)
     stages: tuple[Stage, ...] = tuple(s for s in STAGES if not arguments.only or s in arguments.only)
     asked = named(arguments.encoders, arguments.encoder)
     from rich.console import Console

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from cl_bench.errors import SpecError
+from cl_bench.errors import SpecError, nearest
 from cl_bench.spec import RunSpec
 
 if TYPE_CHECKING:
@@ -138,6 +139,9 @@ def torch_device(name: str) -> torch.device:
 
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", name):
+        near = nearest("cuda" if name == "gpu" else name, ["auto", "cpu", "cuda"])
+        raise SpecError(f"--device takes auto, cpu, cuda or cuda:0, cuda:1, ..., got {name!r}{near}")
     try:
         device = torch.device(name)
         torch.ones(1, device=device).item()

@@ -20,7 +20,7 @@ from torchvision.utils import draw_bounding_boxes, make_grid, save_image
 from cl_bench.commands.data import add_arguments
 from cl_bench.data import DataPaths, Dataset, load, prepare, verify
 from cl_bench.data.views import two_views
-from cl_bench.errors import SpecError
+from cl_bench.errors import SpecError, check_folder, of_file
 from cl_bench.spec import AugmentSpec, DataSpec, FilesSpec, ViewPolicy
 from cl_bench.spec.profile import Profile
 from cl_bench.spec.profile_files import load_profile
@@ -75,13 +75,13 @@ def specs(profile: Profile) -> list[DataSpec]:
 
 def write_sheets(profile: Profile, places: DataPaths, out: Path) -> None:
     """Write a sheet for each data set that something is trained on, and one for each view policy."""
-    out.mkdir(parents=True, exist_ok=True)
     sheets = {part: sheet(load(getattr(profile, part).train, places)) for part in ("detection", "linear")}
     for name, sources in (("single_object", profile.single_object), ("multi_object", profile.multi_object)):
         data = load(sources.data, places)
         sheets[name] = sheet(data)
         sheets[f"{name}-overlapping"] = view_sheet(data, sources.augment, "overlapping")
         sheets[f"{name}-disjoint"] = view_sheet(data, sources.augment, "disjoint")
+    out.mkdir(parents=True, exist_ok=True)
     for name, image in sheets.items():
         path = out / f"{name}.png"
         save_image(image, path)
@@ -122,7 +122,7 @@ def work(arguments: argparse.Namespace, program: str) -> int:
         program: The command, named where something is wrong.
 
     Returns:
-        The exit status.
+        The exit status: 4 for a mistake in the arguments or in the data, 1 where a file cannot be read or written.
     """
     try:
         profile = load_profile(arguments.profile, data_root=arguments.data_root)
@@ -134,9 +134,13 @@ def work(arguments: argparse.Namespace, program: str) -> int:
         if arguments.verify:
             each(verify, specs(profile), places, "whole")
         if not arguments.prepare and not arguments.verify:
+            check_folder("--sheet", arguments.out)
             write_sheets(profile, places, arguments.out)
-    except (SpecError, OSError) as error:
+    except SpecError as error:
         print(f"{program}: {error}", file=sys.stderr)
+        return 4
+    except OSError as error:
+        print(f"{program}: {of_file(error)}", file=sys.stderr)
         return 1
     return 0
 

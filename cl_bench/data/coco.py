@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import mmap
+from collections import Counter
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -174,11 +175,14 @@ def _parse(path: Path, limit: int | None, own: bool, state: tuple[int, int]) -> 
         content = json.loads(path.read_bytes())
         categories: dict[Any, str] = {}
         for entry in sorted(content["categories"], key=lambda c: c["id"]):
-            if entry["id"] in categories:
-                raise ValueError(f"category id {entry['id']} twice: {categories[entry['id']]!r} and {entry['name']!r}")
-            if str(entry["name"]) in categories.values():
-                raise ValueError("two categories have one name")
-            categories[entry["id"]] = str(entry["name"])
+            number, name = entry["id"], entry["name"]
+            if not isinstance(name, str | int) or not str(name).strip():
+                raise ValueError(f"a category's name is {name!r}")
+            if number in categories:
+                raise ValueError(f"category id {number} twice: {categories[number]!r} and {name!r}")
+            if str(name) in categories.values():
+                raise ValueError(f"two categories are named {name!r}")
+            categories[number] = str(name)
         entry = None
         labels = {category: i for i, category in enumerate(categories)}
         images = sorted(content["images"], key=lambda i: i["id"])
@@ -194,19 +198,33 @@ def _parse(path: Path, limit: int | None, own: bool, state: tuple[int, int]) -> 
         entry = None
         known, index = {i["id"] for i in images}, {i["id"]: n for n, i in enumerate(kept)}
         if len(known) < len(images):
-            raise ValueError("two images have one id")
+            twice, count = Counter(i["id"] for i in images).most_common(1)[0]
+            raise ValueError(f"{count} images have the id {twice}")
         found = []
         for entry in content.get("annotations", []) if own else content["annotations"]:
             if entry["image_id"] not in known:
-                raise ValueError("it is of no image")
+                raise ValueError(f"there is no image of id {entry['image_id']}")
             if entry["image_id"] in index and not (entry.get("iscrowd") if own else entry["iscrowd"]):
-                x, y, w, h = map(float, entry["bbox"])
-                found.append(Annotation(index[entry["image_id"]], (x, y, x + w, y + h), labels[entry["category_id"]]))
+                if not isinstance(box := entry["bbox"], list) or len(box) != 4:
+                    raise ValueError(f"a box is four numbers, got {box!r}")
+                x, y, w, h = map(float, box)
+                if (category := entry["category_id"]) not in labels:
+                    raise ValueError(f"there is no category of id {category}")
+                found.append(Annotation(index[entry["image_id"]], (x, y, x + w, y + h), labels[category]))
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         about = f" at {str(entry)[:100]}" if entry is not None else ""
-        why = f"not in COCO's format: {type(error).__name__} {str(error)[:100]}{about}"
+        why = f"not in COCO's format: {_wrong(error)[:100]}{about}"
         raise ValueError(" ".join(why.split())) from None
     return Parsed(files, stated, tuple(categories.values()), found)
+
+
+def _wrong(error: Exception) -> str:
+    """Say what is wrong with an annotation, in words that need no knowledge of Python."""
+    if isinstance(error, KeyError):
+        return f"no {error.args[0]!r}"
+    if isinstance(error, ValueError):
+        return str(error)
+    return "nested too deeply" if isinstance(error, RecursionError) else f"not of its types ({error})"
 
 
 def _occurrences(content: mmap.mmap, what: bytes) -> int:

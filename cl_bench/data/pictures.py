@@ -117,7 +117,7 @@ def rgb(image: Image.Image) -> Image.Image:
     """Convert to RGB: 16 bits a pixel are brought down to 8, transparency is dropped.
 
     Raises:
-        ValueError: If it has 32 bits a pixel, whose range nobody knows.
+        ValueError: If it has 32 bits a pixel, whose range is not known.
     """
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
         grey: NDArray[np.int64] = np.asarray(image).astype(np.int64) >> 8  # Pillow would clip them to white

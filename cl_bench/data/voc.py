@@ -234,7 +234,7 @@ class VOC(Source[VOCSpec]):
         ids = [i.strip() for i in ids if i.strip()]
         odd = next((i for i in ids if not self._is_id(i)), None)
         if odd is not None or not ids or len(set(ids)) < len(ids):
-            why = f"{odd[:40]!r} is no id" if odd is not None else "an id is listed twice" if ids else "no ids"
+            why = f"{odd[:40]!r} is not an id" if odd is not None else "an id is listed twice" if ids else "no ids"
             raise self.garbled(path, f"{why}; expected the id of an image a line")
         return ids
 

@@ -8,7 +8,7 @@ import pytest
 
 from cl_bench.plugin.fixtures import Case, ClaimTest, case, claim, method, predictor
 from cl_bench.plugin.hooks import Hooks, claim_of
-from cl_bench.plugin.options import add_options
+from cl_bench.plugin.options import add_options, tell_nearest
 from cl_bench.plugin.session import Session
 from cl_bench.plugin.stages import Stages
 
@@ -32,10 +32,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_load_initial_conftests(parser: pytest.Parser) -> Generator[None, None, None]:
+def pytest_load_initial_conftests(parser: pytest.Parser, args: list[str]) -> Generator[None, None, None]:
     """Add the short names, such as ``--method``, where no other plugin and no conftest has taken them."""
     yield
     add_options(parser, "--")
+    tell_nearest(parser, args)
 
 
 def pytest_configure(config: pytest.Config) -> None:

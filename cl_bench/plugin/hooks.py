@@ -13,7 +13,7 @@ from cl_bench.claims.sequential import Look
 from cl_bench.compute.asked import prepare_data
 from cl_bench.compute.devices import check_division
 from cl_bench.compute.record import load_record
-from cl_bench.errors import PluginError, plain
+from cl_bench.errors import PluginError, check_folder, plain
 from cl_bench.folders import suites_folder
 from cl_bench.plugin.options import or_usage_error
 from cl_bench.plugin.planning import Planner
@@ -90,8 +90,8 @@ class Hooks:
         _ = self.session.timeout
         if option.store != ".cl_bench":
             _ = self.session.store
-        if option.report is not None and (self.session.here / option.report).is_file():
-            raise pytest.UsageError(f"--report {option.report}: is a file; it takes a folder")
+        if (report := option.report) is not None:
+            or_usage_error(lambda: check_folder("--report", self.session.here / report))
         if option.predictor:
             _ = self.session.named_predictors
         _ = self.session.baseline, self.session.to_save

@@ -7,11 +7,12 @@ import shlex
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
+from difflib import get_close_matches
 from typing import Any, TypeVar
 
 import pytest
 
-from cl_bench.errors import PluginError, SpecError
+from cl_bench.errors import PluginError, SpecError, of_file
 
 T = TypeVar("T")
 
@@ -147,6 +148,15 @@ def add_options(parser: pytest.Parser, prefix: str) -> None:
             group.addoption(prefix + option.name, dest=f"cl_{option.name.replace('-', '_')}", **told)
 
 
+def tell_nearest(parser: pytest.Parser, typed: Sequence[object]) -> None:
+    """Let pytest's error for an unknown option name the nearest option of ours, where one is near."""
+    ours = [f"--{option.name}" for option in OPTIONS]
+    for option in (str(word).partition("=")[0] for word in typed):
+        if option.startswith("--") and option not in ours and (near := get_close_matches(option, ours, 1, 0.75)):
+            parser.extra_info["did you mean"] = f"{near[0]} for {option}"
+            return
+
+
 def renewing_command(typed: Sequence[object], path: str) -> str:
     """Return the typed command, changed to keep a new baseline instead of reading one."""
     words, last = ["pytest"], ""
@@ -166,4 +176,4 @@ def or_usage_error(make: Callable[[], T], what: str = "") -> T:
     except (SpecError, PluginError) as error:
         raise pytest.UsageError(str(error)) from None
     except OSError as error:
-        raise pytest.UsageError(f"{what or error.filename}: {error.strerror or error}") from None
+        raise pytest.UsageError(f"{what}: {error.strerror or error}" if what else of_file(error)) from None

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from cl_bench.claims.sequential import Look
 from cl_bench.compute.devices import usable_devices
 from cl_bench.compute.record import load_record
-from cl_bench.errors import first_line
+from cl_bench.errors import first_line, first_line_of
 from cl_bench.plugin.options import or_usage_error
 from cl_bench.plugin.session import Session
 from cl_bench.report import looks_table, origins_table, plan_table
@@ -92,5 +92,6 @@ class Planner:
         try:
             return estimate(spec, method, device)
         except (ValueError, RuntimeError) as error:  # a plan that cannot time one row is one all the same
-            console.print(f"{row} could not be timed: {first_line(error)}", highlight=False, markup=False)
+            why = first_line_of(str(error)) if isinstance(error, ValueError) else first_line(error)
+            console.print(f"{row} could not be timed: {why}", highlight=False, markup=False)
             return {}

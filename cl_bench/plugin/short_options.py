@@ -5,9 +5,12 @@ A plugin that a conftest names is loaded too late for the hook by which the othe
 
 import pytest
 
-from cl_bench.plugin.options import add_options
+from cl_bench.plugin.options import add_options, tell_nearest
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
+def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
     """Add each option by its short name, such as ``--method``, unless that is taken."""
     add_options(parser, "--")
+    config = pluginmanager.get_plugin("pytestconfig")
+    if isinstance(config, pytest.Config):
+        tell_nearest(parser, config.invocation_params.args)

@@ -17,7 +17,10 @@ from pydantic import (
 )
 
 from cl_bench.errors import nearest
-from cl_bench.spec.frozen import Count, DataKind, Frozen, Share
+from cl_bench.spec.frozen import Count, DataKind, Frozen, Share, Side
+
+BYTES, GIB, MOST_GIB = 12, 2**30, 64
+"""Bytes that a pixel takes while scenes are drawn, and most memory that they may take in all."""
 
 
 class ScenesSpec(Frozen):
@@ -33,7 +36,7 @@ class ScenesSpec(Frozen):
     kind: DataKind
     split: Literal["train", "test"]
     images: Count
-    size: Annotated[int, Field(ge=16)]
+    size: Annotated[Side, Field(ge=16)]
     seed: Annotated[int, Field(ge=0)] = 0
     background: Annotated[float, Field(ge=0, le=1)] = 0.15
     tint: tuple[Share, Share] = (0.55, 1.0)
@@ -49,6 +52,11 @@ class ScenesSpec(Frozen):
         if self.kind == "multi_object" and self.height and self.height[1] > 0.5:
             raise ValueError(
                 f"height of multi_object scenes is at most 0.5, or four digits have no room, got {self.height}"
+            )
+        if (needed := self.images * self.size**2 * BYTES / GIB) > MOST_GIB:
+            raise ValueError(
+                f"{self.images:,} images of {self.size} x {self.size} pixels need {needed:,.0f} GiB of memory; "
+                f"scenes may take {MOST_GIB}"
             )
         return self
 
@@ -94,11 +102,11 @@ class FilesSpec(Frozen):
     name: str
     kind: DataKind
     split: str
-    short_side: Annotated[int, Field(ge=16)] | None = None
+    short_side: Annotated[Side, Field(ge=16)] | None = None
     limit: Count | None = None
     broken: Literal["refuse", "leave_out"] = "refuse"
     source: str = ""
-    root: str | None = None
+    root: Annotated[str, Field(min_length=1)] | None = None
     found: Found | None = None
 
     @field_validator("split")
@@ -135,7 +143,7 @@ class FilesSpec(Frozen):
 
     @property
     def known_count(self) -> int | None:
-        """Number of images, counted if they were found, else as published; None if nobody knows."""
+        """Number of images, counted if they were found, else as published; None if they were not found."""
         if self.found is not None:
             return self.found.images
         return None if self.published is None else min(self.published, self.limit or self.published)
@@ -148,7 +156,7 @@ class FilesSpec(Frozen):
             ValueError: If images of one's own were not found yet.
         """
         if (count := self.known_count) is None:
-            raise ValueError(f"{self.name} {self.split} was not found: nobody knows how many images it has")
+            raise ValueError(f"{self.name} {self.split} was not found, so its images are not counted")
         return count
 
     def __str__(self) -> str:
@@ -219,7 +227,7 @@ class FolderSpec(FilesSpec):
 
     name: Literal["folder"]
     kind: DataKind = "single_object"
-    root: str
+    root: Annotated[str, Field(min_length=1)]
 
 
 class Columns(Frozen):

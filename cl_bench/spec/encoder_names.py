@@ -69,7 +69,7 @@ def named(texts: Sequence[str], architecture: str = "") -> list[Named]:
         elif any(mark in text for mark in "*?[") and not path.exists():
             files = sorted(p for p in Path().glob(text) if p.is_file()) if not path.is_absolute() else _globbed(path)
             if not files:
-                raise EncoderError(f"no file is like {text!r}")
+                raise EncoderError(f"no file matches {text!r}")
             found += _of_files(files, Path(), architecture)
         else:
             asked = one(text)

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from cl_bench.errors import listed
 from cl_bench.spec.datasets import DataSpec, FilesSpec
-from cl_bench.spec.frozen import Count, Frozen, NonNegative, Positive, Precision, Scope
+from cl_bench.spec.frozen import Count, Frozen, NonNegative, Positive, Precision, Scope, Side
 from cl_bench.spec.records import Better
 
 
@@ -64,8 +64,8 @@ class LinearSpec(Evaluation):
     """
 
     protocol: Literal["cached", "augmented"] = "cached"
-    size: Annotated[int, Field(ge=8)] | None = None
-    resize: Annotated[int, Field(ge=8)] | None = None
+    size: Side | None = None
+    resize: Side | None = None
     scale: tuple[Positive, Positive] = (0.08, 1.0)
     standardise: bool
     epochs: Count = 100
@@ -135,9 +135,9 @@ class DetectionSpec(Evaluation):
     milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.75, 0.92)
     precise_norm: Annotated[int, Field(ge=0)] = 0
     precision: Precision = "float32"
-    short_sides: tuple[Annotated[int, Field(ge=16)], ...] = ()
-    test_short_side: Annotated[int, Field(ge=16)] | None = None
-    long_side: Annotated[int, Field(ge=16)] = 1333
+    short_sides: tuple[Annotated[Side, Field(ge=16)], ...] = ()
+    test_short_side: Annotated[Side, Field(ge=16)] | None = None
+    long_side: Annotated[Side, Field(ge=16)] = 1333
     flip: Annotated[float, Field(ge=0, le=1)] = 0.0
     anchors: tuple[Positive, ...]
     aspect_ratios: tuple[Positive, ...] = (0.5, 1.0, 2.0)

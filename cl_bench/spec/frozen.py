@@ -14,7 +14,9 @@ Precision = Literal["float32", "bfloat16"]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(gt=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=10**9)]
+Side = Annotated[int, Field(ge=8, le=10_000)]
+"""Side of an image or a view in pixels; far beyond any network's, so that a slip of the finger is told at once."""
 CANONICAL = {"canonical": True}
 """Context of a serialisation that leaves out where data lie and what was counted there."""
 

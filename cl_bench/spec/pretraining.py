@@ -15,7 +15,7 @@ from pydantic import (
 
 from cl_bench.errors import nearest
 from cl_bench.spec.datasets import DataSpec
-from cl_bench.spec.frozen import CANONICAL, Count, Frozen, NonNegative, Positive, Precision, Scope
+from cl_bench.spec.frozen import CANONICAL, Count, Frozen, NonNegative, Positive, Precision, Scope, Side
 from cl_bench.spec.records import RANDOM_INIT, Level
 
 RECIPE = 3
@@ -29,12 +29,13 @@ LIBRARIES = ("timm", "torchvision")
 """Whose networks are named LIBRARY:NAME."""
 Negatives = Literal["both_views", "cross_view", "ntxent"]
 Padding = Literal["zeros", "reflect"]
+Width = Annotated[Count, Field(le=10**5)]
 
 
 class AugmentSpec(Frozen):
     """Augmentation of a view; probabilities and strengths as in torchvision, ``blur_sigma`` in pixels of the view."""
 
-    size: Annotated[int, Field(ge=8)]
+    size: Side
     scale: tuple[Positive, Positive] = (0.2, 1.0)
     ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3)
     flip: Annotated[float, Field(ge=0, le=1)] = 0.0
@@ -69,8 +70,8 @@ class EncoderSpec(Frozen):
 
     name: str
     padding: Padding = "zeros"
-    hidden: Count = 512
-    projection: Count = 128
+    hidden: Width = 512
+    projection: Width = 128
     source: str = ""
     file: str = ""
 
@@ -110,8 +111,8 @@ class OptimiserSpec(Frozen):
     """
 
     name: Literal["sgd", "adam"] = "sgd"
-    batch: Annotated[int, Field(ge=2)]
-    epochs: Count
+    batch: Annotated[Count, Field(ge=2, le=10**6)]
+    epochs: Annotated[Count, Field(le=10**6)]
     lr: Positive
     per_temperature: bool = False
     momentum: NonNegative = 0.9

@@ -178,7 +178,7 @@ class Profile(Frozen):
         return self
 
     def _too_few(self, kind: DataKind) -> str:
-        """Complain of fewer images than a batch has; empty if there are enough or nobody knows."""
+        """Complain of fewer images than a batch has; empty if there are enough, or their number is not known."""
         data, batch = self.sources(kind).data, self.optimiser_of(kind).batch
         if isinstance(data, ScenesSpec):
             short = f".images is {data.count}" if data.count < batch else ""

@@ -169,13 +169,17 @@ VANDALS = {
     "'images'": lambda c: {k: v for k, v in c.items() if k != "images"},
     "'height'": lambda c: c | {"images": [{"id": 1, "file_name": "x", "width": 3}]},
     "'bbox'": lambda c: c | {"annotations": [{"image_id": 9, "iscrowd": 0, "category_id": 1}]},
-    "of no image": lambda c: c | {"annotations": [{"image_id": 5, "iscrowd": 0, "category_id": 1}]},
-    "two images have one id": lambda c: c | {"images": c["images"] * 2},
-    "KeyError 12": lambda c: c | {"annotations": [{"image_id": 9, "bbox": [1] * 4, "iscrowd": 0, "category_id": 12}]},
-    "ValueError": lambda c: c | {"annotations": [{"image_id": 9, "bbox": [1] * 3, "iscrowd": 0, "category_id": 1}]},
+    "there is no image of id 5 at ": lambda c: c | {"annotations": [{"image_id": 5, "iscrowd": 0, "category_id": 1}]},
+    "2 images have the id 9": lambda c: c | {"images": c["images"] * 2},
+    "there is no category of id 12 at ": lambda c: (
+        c | {"annotations": [{"image_id": 9, "bbox": [1] * 4, "iscrowd": 0, "category_id": 12}]}
+    ),
+    "a box is four numbers, got .1, 1, 1. at ": lambda c: (
+        c | {"annotations": [{"image_id": 9, "bbox": [1] * 3, "iscrowd": 0, "category_id": 1}]}
+    ),
     "an image of 3 x -1": lambda c: c | {"images": [{"id": 1, "file_name": "x", "width": 3, "height": -1}]},
     "an image of 3 x 81790": lambda c: c | {"images": [{"id": 1, "file_name": "x", "width": 3, "height": 99**20}]},
-    "TypeError": lambda c: {"images": 3, "categories": 4},
+    "not of its types": lambda c: {"images": 3, "categories": 4},
 }
 
 

@@ -130,7 +130,7 @@ def test_an_xml_with_a_document_type_is_refused(farm, head):
 def test_an_id_that_leaves_the_folder_is_none(farm, name):
     path = farm / "ImageSets" / "Main" / "day.txt"
     path.write_text(f"x-4\n{name}\n")
-    with pytest.raises(DataError, match=r"day\.txt: '.*' is no id; expected the id of an image a line$"):
+    with pytest.raises(DataError, match=r"day\.txt: '.*' is not an id; expected the id of an image a line$"):
         bind(voc(farm), None)
 
 
@@ -158,12 +158,12 @@ def test_a_published_file_name_that_leaves_the_folder_is_refused(tmp_path):
 TWICE = [{"id": 5, "name": "fox"}, {"id": 5, "name": "hen"}, {"id": 6, "name": "cow"}]
 WRONG_COCO = {
     "category id 5 twice: 'fox' and 'hen'": {"categories": TWICE},
-    "two categories have one name": {"categories": [{"id": 5, "name": "hen"}, {"id": 6, "name": "hen"}]},
+    "two categories are named 'hen'": {"categories": [{"id": 5, "name": "hen"}, {"id": 6, "name": "hen"}]},
     "an image of 50000 x 50000 pixels": {"images": [{"id": 0, "file_name": "b.png", "width": 50000, "height": 50000}]},
     "no images": {"images": [], "annotations": []},
-    "KeyError 7": {"annotations": [{"image_id": 1, "bbox": [1, 1, 2, 2], "category_id": 7}]},
+    "there is no category of id 7 at ": {"annotations": [{"image_id": 1, "bbox": [1, 1, 2, 2], "category_id": 7}]},
     "'bbox'": {"annotations": [{"image_id": 1, "category_id": 6}]},
-    "TypeError": {"annotations": [{"image_id": 1, "bbox": None, "category_id": 6}]},
+    "a box is four numbers, got None at ": {"annotations": [{"image_id": 1, "bbox": None, "category_id": 6}]},
 }
 
 

@@ -111,8 +111,8 @@ def test_an_xml_that_is_not_voc_s_is_named_in_one_line(places, why):
     [
         ("", "no ids"),
         ("000001\n000001\n", "an id is listed twice"),
-        ("000001\n../x\n", "'../x' is no id"),
-        ("000001\n\0\n", r"'\\x00' is no id"),
+        ("000001\n../x\n", "'../x' is not an id"),
+        ("000001\n\0\n", r"'\\x00' is not an id"),
         ("000001\n777777\n", r"no .*VOCdevkit/VOC2007/Annotations/777777\.xml"),
     ],
 )

@@ -183,7 +183,7 @@ def test_what_cannot_be_computed_fails_the_claim_and_is_listed(job: Job, monkeyp
         (["--set=optimiser=3"], r"optimiser: .*got 3"),
         (["--set=optimiser.batch.x=3"], r"'batch' is a value, not a table"),
         (["--set=single_object.data.images=31"], r"batch of 32.*31|images.*31.*batch"),
-        (["--device=nonsense"], r"--device nonsense: "),
+        (["--device=gpu"], r"--device takes auto, cpu, cuda or cuda:0, cuda:1, ..., got 'gpu'; did you mean 'cuda'\?"),
         (["--device=cuda:99"], r"--device cuda:99: "),
         *(
             ([f"--seeds={s}"], rf"--seeds takes a number N .*got '{s}'")
@@ -208,7 +208,8 @@ def test_what_cannot_be_computed_fails_the_claim_and_is_listed(job: Job, monkeyp
             ["--encoder=timm:test_vit"],
             r"timm:test_vit cannot be cut in two for detection, .* cl-bench measure takes any",
         ),
-        (["--strict-claim"], r"unrecognized arguments: --strict-claim|ambiguous|--strict-claims"),
+        (["--strict-claim"], r"did you mean: --strict-claims for --strict-claim"),
+        (["--metod=dense_index"], r"did you mean: --method for --metod"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
@@ -273,15 +274,16 @@ def test_a_path_is_relative_to_where_pytest_was_called(job: Job, pytester: pytes
 
 def test_a_report_in_place_of_a_file_is_refused_at_once(job: Job) -> None:
     (job.folder / "file").write_text("mine")
-    result = job.run(f"--report={job.folder / 'file'}")
-    assert result.ret == pytest.ExitCode.USAGE_ERROR and trained(job.root) == {}
-    result.stderr.fnmatch_lines(["ERROR: --report */file: is a file; it takes a folder"])
+    for report, said in (("file", "is a file"), ("file/report", "*/file is a file")):
+        result = job.run(f"--report={job.folder / report}")
+        assert result.ret == pytest.ExitCode.USAGE_ERROR and trained(job.root) == {}
+        result.stderr.fnmatch_lines([f"ERROR: --report */{report}: {said}; it takes a folder"])
 
 
 def test_a_report_that_cannot_be_written_is_said_and_changes_no_outcome(job: Job) -> None:
     job.plant()
-    (job.folder / "file").write_text("mine")
-    result = job.run(f"--report={job.folder / 'file/report'}", "-vv")
+    (job.folder / "report" / "claims.json").mkdir(parents=True)
+    result = job.run(f"--report={job.folder / 'report'}", "-vv")
     assert result.ret == 0
     assert outcomes(result) == {"passed": 6}
     assert re.search(r"^report: .*the records in .* are whole", result.stdout.str(), re.MULTILINE)

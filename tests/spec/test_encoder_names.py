@@ -64,7 +64,7 @@ def test_folders_stores_and_patterns_are_their_checkpoints_in_order(tmp_path, mo
         ("tim:resnet18", "no encoder 'tim:resnet18'; did you mean 'timm'"),
         ("timm:", "no encoder 'timm:'"),
         ("what", "no encoder 'what'; encoders: timm:NAME"),
-        ("*.pt", "no file is like"),
+        ("*.pt", "no file matches"),
         ("empty", "folder empty holds no file of weights"),
     ],
 )
