@@ -93,6 +93,16 @@ def nearest(name: str, known: Sequence[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
+def no_file(path: Path, suffixes: Sequence[str]) -> str:
+    """Say that a file is not there, with the nearest of such a suffix in its folder, where one is near."""
+    try:
+        beside = {f.stem: f.name for f in path.absolute().parent.iterdir() if f.suffix in suffixes}
+    except OSError:
+        beside = {}
+    close = difflib.get_close_matches(path.stem, beside, n=1, cutoff=0.6)
+    return f"no file {path}" + (f"; did you mean {beside[close[0]]!r}?" if close else "")
+
+
 def listed(names: Iterable[str], shown: int = 5) -> str:
     """Return the first names as text, and the number of the others: ``"a, b and 3 more"``."""
     every = list(names)

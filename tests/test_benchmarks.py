@@ -216,7 +216,7 @@ def test_on_gpu_refuses_what_makes_no_sense(benchmark_module, capsys):
     for arguments, said in (
         (["--parts", "instal"], "no part 'instal'; did you mean 'install'?"),
         (["--minutes", "0"], "--minutes must be above 0, got 0"),
-        (["--device", "cudo"], "--device cudo: "),
+        (["--device", "cudo"], "--device takes auto, cpu, cuda or cuda:0, cuda:1, ..., got 'cudo'; did you mean"),
     ):
         with pytest.raises(SystemExit):
             on_gpu.main(arguments)

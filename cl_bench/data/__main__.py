@@ -20,7 +20,7 @@ from torchvision.utils import draw_bounding_boxes, make_grid, save_image
 from cl_bench.commands.data import add_arguments
 from cl_bench.data import DataPaths, Dataset, load, prepare, verify
 from cl_bench.data.views import two_views
-from cl_bench.errors import SpecError, check_folder, of_file
+from cl_bench.errors import DataError, SpecError, check_folder, of_file
 from cl_bench.spec import AugmentSpec, DataSpec, FilesSpec, ViewPolicy
 from cl_bench.spec.profile import Profile
 from cl_bench.spec.profile_files import load_profile
@@ -122,7 +122,8 @@ def work(arguments: argparse.Namespace, program: str) -> int:
         program: The command, named where something is wrong.
 
     Returns:
-        The exit status: 4 for a mistake in the arguments or in the data, 1 where a file cannot be read or written.
+        The exit status: 4 for a mistake in the arguments or in the data; 1 where ``--verify`` finds something wrong
+        or a file cannot be read or written.
     """
     try:
         profile = load_profile(arguments.profile, data_root=arguments.data_root)
@@ -138,7 +139,7 @@ def work(arguments: argparse.Namespace, program: str) -> int:
             write_sheets(profile, places, arguments.out)
     except SpecError as error:
         print(f"{program}: {error}", file=sys.stderr)
-        return 4
+        return 1 if arguments.verify and isinstance(error, DataError) else 4
     except OSError as error:
         print(f"{program}: {of_file(error)}", file=sys.stderr)
         return 1

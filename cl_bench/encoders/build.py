@@ -17,7 +17,7 @@ from torch import nn
 
 from cl_bench.encoders.built_in import build_encoder
 from cl_bench.encoders.weights import load_weights, read_weights
-from cl_bench.errors import EncoderError, first_line, line_in, nearest
+from cl_bench.errors import EncoderError, first_line, line_in, nearest, no_file
 from cl_bench.spec import EncoderSpec, Padding
 from cl_bench.spec.encoder_names import BUILT_IN, OWN, PRETRAINED, Named
 
@@ -168,8 +168,7 @@ def _of_file(name: str) -> tuple[nn.Module, str]:
     place, _, function = name.rpartition(":")
     file = Path(place).expanduser().absolute()
     if not file.is_file():
-        beside = [f.name for f in file.parent.glob("*.py")] if file.parent.is_dir() else []
-        raise EncoderError(f"no file {place}{nearest(file.name, beside)}")
+        raise EncoderError(no_file(Path(place), [".py"]))
     source = hashlib.sha256(file.read_bytes()).hexdigest()
     module = _imported(file, place, source)
     made = getattr(module, function, None)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cl_bench.errors import EncoderError, first_line, listed, nearest
+from cl_bench.errors import EncoderError, first_line, listed, no_file
 from cl_bench.spec.encoder_names import SUFFIXES
 
 WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "backbone", "encoder")
@@ -44,11 +44,7 @@ def read_weights(file: Path) -> dict[str, Tensor]:
         EncoderError: No such file, or one that holds anything but weights.
     """
     if not file.is_file():
-        try:
-            beside = [f.name for f in file.parent.iterdir() if f.suffix in SUFFIXES]
-        except OSError:
-            beside = []
-        raise EncoderError(f"no file {file}{nearest(file.name, beside)}")
+        raise EncoderError(no_file(file, SUFFIXES))
     content: Any
     try:
         if file.suffix == ".safetensors":

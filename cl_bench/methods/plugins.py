@@ -13,7 +13,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
-from cl_bench.errors import NameTakenError, PluginError, first_line, line_in, nearest, plain
+from cl_bench.errors import NameTakenError, PluginError, first_line, line_in, nearest, no_file, plain
 
 
 class Plugin(Protocol):
@@ -174,8 +174,7 @@ class Plugins(Generic[P]):
         """
         file = file.resolve()
         if not file.is_file():
-            there = [f.name for f in file.parent.glob("*.py")]
-            raise self.kind.error(f"no file {file}{nearest(file.name, there)}")
+            raise self.kind.error(no_file(file, [".py"]))
         self._add(file)
         held = [p.name for p in self._of(file)]
         if not held:

@@ -26,6 +26,7 @@ from cl_bench.compute.devices import check_division, check_per_model, default_jo
 from cl_bench.compute.local import ComputationError, LocalEngine
 from cl_bench.compute.progress import Display
 from cl_bench.errors import SpecError, nearest
+from cl_bench.notebook.checks import expect
 from cl_bench.notebook.known import built_in_predictors, every_method
 from cl_bench.report.collection import Records
 from cl_bench.spec import DataKind, RunSpec, ViewPolicy
@@ -135,6 +136,16 @@ def run(
         >>> sorted(records[0].performance)  # in percent: of detection, and of linear evaluation
         ['dense', 'instance']
     """
+    told = "one encoder to compute, as those of Records.specs; a profile goes by name: profile='smoke'"
+    expect("spec", spec, (RunSpec, type(None)), told)
+    expect("profile", profile, (str, Path), "the name of a profile or a TOML file")
+    expect("seeds", seeds, (int, str, type(None)), "a number, or text as '3:8'")
+    expect("store", store, (str, Path), "a folder")
+    expect("device", device, str, "auto, cpu, cuda or cuda:i")
+    for name, value in (("data", data), ("views", views), ("scenes", scenes)):
+        expect(name, value, str, "a name")
+    for name, number in (("jobs", jobs), ("gpus_per_model", gpus_per_model)):
+        expect(name, number, (int, type(None)) if name == "jobs" else int, "a number of processes")
     work = _Work(store, method, data_root, device, jobs, gpus_per_model, timeout_per_encoder, progress)
     if spec is not None:
         (record,), failures = work.pull([spec])

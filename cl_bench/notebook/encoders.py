@@ -10,6 +10,7 @@ from cl_bench.compute.loading import existing_store, stored_pretrainings
 from cl_bench.compute.record import read_status
 from cl_bench.compute.runner import kept_encoder
 from cl_bench.errors import SpecError, nearest
+from cl_bench.notebook.checks import expect
 from cl_bench.spec.records import Record
 
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ def load_encoder(
         >>> encoder(torch.zeros(2, 3, 32, 32)).shape
         torch.Size([2, 128, 4, 4])
     """
+    expect("store", store, (str, Path), "a folder")
+    expect("case", case, (str, Record), "a case id, a key or a record")
     held = existing_store(store)
     name = case.key if isinstance(case, Record) else case
     stored = stored_pretrainings(held)

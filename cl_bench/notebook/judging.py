@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from cl_bench.claims.judge import judge as judge_sweep
 from cl_bench.claims.judgement import IncompleteSweep, Judgement, Sweep
 from cl_bench.errors import SpecError
+from cl_bench.notebook.checks import expect, expect_records
 from cl_bench.report.collection import Records, row_name
 from cl_bench.spec.claim import Claim
 from cl_bench.spec.profile import ClaimsSpec
 from cl_bench.spec.records import RANDOM_INIT, Record
-
-if TYPE_CHECKING:
-    pass
 
 
 def judge(
@@ -44,7 +41,8 @@ def judge(
 
     Raises:
         IncompleteSweep: A record is missing; the message names the cases, and the notes say what to do.
-        SpecError: Records of no row or of several, of a case twice, or without the row that the claim compares with.
+        SpecError: Records of no row or of several, of a case twice, or without the row that the claim compares with; an
+            argument that is none of what it takes.
 
     Example:
         >>> import cl_bench
@@ -55,6 +53,15 @@ def judge(
         >>> str(judgement.verdict) in ("SUPPORTED", "REFUTED", "INCONCLUSIVE")
         True
     """
+    expect("claim", claim, Claim, "a Claim, as Claim('tau_negative', 'dense')")
+    for name, given in (("records", records), ("reference", reference), ("twin", twin)):
+        if given is not None or name == "records":
+            expect_records(name, given)
+    for name, number, below in (("alpha", alpha, 0.5), ("margin", margin, 100.0)):
+        if number is not None:
+            expect(name, number, (int, float), "a number")
+            if not 0 < number < below:
+                raise SpecError(f"{name} must be above 0 and below {below:g}, got {number!r}")
     row, untrained = _sweep(records), [r for r in records if r.family == RANDOM_INIT]
     if claim.paired and reference is None:
         raise SpecError(f"claim {claim.kind!r} compares with another row: give its records as reference=")

@@ -4,21 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from cl_bench.compute.asked import (
-    method_specs,
-)
+from cl_bench.compute.asked import method_specs
 from cl_bench.compute.loading import existing_store, stored_records
 from cl_bench.errors import SpecError
+from cl_bench.notebook.checks import expect
+from cl_bench.notebook.known import built_in_predictors, built_in_profiles, every_method
 from cl_bench.report.collection import Records
 from cl_bench.spec.profile_files import load_profile
 from cl_bench.spec.records import RANDOM_INIT
-
-if TYPE_CHECKING:
-    pass
-
-from cl_bench.notebook.known import built_in_predictors, built_in_profiles, every_method
 
 
 def load_records(
@@ -56,6 +50,9 @@ def load_records(
         >>> list(records.to_frame().columns[:4])
         ['row', 'key', 'case', 'method']
     """
+    expect("store", store, (str, Path), "a folder")
+    expect("profile", profile, (str, Path, type(None)), "the name of a profile or a TOML file")
+    expect("method", method, (str, type(None)), "the name of a method, or a file that holds one")
     held = existing_store(store)
     if isinstance(set, str):
         raise SpecError(f"set={set!r}: takes a list, as [{set!r}]")

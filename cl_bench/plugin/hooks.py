@@ -76,7 +76,8 @@ class Hooks:
             raise pytest.UsageError(f"--budget {option.budget} limits --until-conclusive: give both")
         if option.download or option.data_root is not None:
             _ = self.session.data
-        if option.set or option.seeds is not None or option.profile != "smoke" or option.detector is not None:
+        changes = option.seeds, option.detector, option.encoder
+        if option.set or option.profile != "smoke" or any(change is not None for change in changes):
             _ = self.session.profile
         detector = option.detector
         if detector is not None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from cl_bench.errors import nearest
 from cl_bench.spec.records import EVALUATIONS, LEVELS, Level
 
 Kind = Literal[
@@ -61,8 +62,10 @@ class Claim:
     predictor: str = ""
 
     def __post_init__(self) -> None:
-        if self.kind not in _TEXTS or self.level not in LEVELS:
-            raise ValueError(f"claim {self.kind!r} at level {self.level!r}: kinds {list(_TEXTS)}, levels {LEVELS}")
+        for name, value, known in (("kind", self.kind, [*_TEXTS]), ("level", self.level, [*LEVELS])):
+            if value not in known:
+                near = nearest(str(value), known)
+                raise ValueError(f"no {name} of claim {value!r}{near}; {name}s: {', '.join(known)}")
         if self.about_predictor != bool(self.predictor):
             raise ValueError(f"claim {self.kind!r}: predictor= goes with 'predictor_against', got {self.predictor!r}")
 

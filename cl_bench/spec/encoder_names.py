@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
-from cl_bench.errors import EncoderError, nearest
+from cl_bench.errors import EncoderError, nearest, no_file
 from cl_bench.spec.pretraining import LIBRARIES, EncoderName, PretrainSpec
 from cl_bench.spec.records import RANDOM_INIT
 
@@ -63,6 +63,8 @@ def named(texts: Sequence[str], architecture: str = "") -> list[Named]:
         architecture = asked.architecture
     found: list[Named] = []
     for text in texts:
+        if not text.strip():
+            raise EncoderError(f"no encoder {text!r}; encoders: {KNOWN}")
         path = Path(text).expanduser()
         if path.is_dir():
             found += _of_files(_in_folder(path), path, architecture)
@@ -114,7 +116,7 @@ def architecture(text: str, here: Path) -> dict[str, str]:
         return {"name": asked.architecture}
     file = (here / Path(place).expanduser()).resolve()
     if not file.is_file():
-        raise EncoderError(f"--encoder {text}: no file {file}{nearest(file.name, [p.name for p in _beside(file)])}")
+        raise EncoderError(f"--encoder {text}: {no_file(file, ['.py'])}")
     source = hashlib.sha256(file.read_bytes()).hexdigest()
     return {"name": f"{file.name}:{function}", "source": source, "file": str(file)}
 

@@ -125,7 +125,7 @@ def test_one_stage_alone(command):
     [
         (["timm:resnet81"], "no model 'resnet81' in timm .*; did you mean 'resnet"),
         (["torchvision:resnet81"], "no model 'resnet81' in torchvision .*; did you mean 'resnet"),
-        (["./vot.py:build"], r"no file ./vot.py; did you mean 'vit.py'"),
+        (["./vot.py:build"], r"no file vot.py; did you mean 'vit.py'"),
         (["./vit.py:buld"], r"./vit.py has no function 'buld'; did you mean 'build'\?; it has broken, build, nothing"),
         (["./vit.py:nothing"], r"./vit.py:nothing must return a torch.nn.Module, got int"),
         (["./vit.py:broken"], r"./vit.py:broken, line 13: ZeroDivisionError: division by zero"),
