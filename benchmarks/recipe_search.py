@@ -66,6 +66,9 @@ VIEW_20 = (
     *both("augment.size=20"),
 )
 
+TWICE = both("data.images=2048")
+AT_18 = "detection 64 px, grey .5, lr .06, 18 epochs"
+
 CHANGES: dict[str, tuple[str, ...]] = {
     "first": (),
     "lr .24": ("optimiser.lr=0.24",),
@@ -94,6 +97,20 @@ CHANGES: dict[str, tuple[str, ...]] = {
         *("optimiser.per_temperature=true", "optimiser.lr=0.12"),
     ),
     "detection 56 px, grey .5, lr .06, view 20": (*VIEW_20, *GREY, "optimiser.lr=0.06"),
+    **{
+        f"{AT_18}, {name}": (*LARGE, *GREY, "optimiser.lr=0.06", "optimiser.epochs=18", *change)
+        for name, change in {
+            "batch 32": ("optimiser.batch=32",),
+            "batch 32, lr .03": ("optimiser.batch=32", "optimiser.lr=0.03"),
+            "2,048 images, half the epochs": (*TWICE, "optimiser.epochs=9"),
+            "2,048 images, half the epochs, batch 32": (*TWICE, "optimiser.epochs=9", "optimiser.batch=32"),
+            "grey .8": both("augment.grayscale=0.8"),
+            "single-object crops from .2": ("single_object.augment.scale=[0.2, 1.0]",),
+            "weight decay 1e-3": ("optimiser.weight_decay=0.001",),
+            "detection 50 iterations": ("detection.iterations=50",),
+            "detection lr .05": ("detection.lr=0.05",),
+        }.items()
+    },
 }
 CANDIDATES = {"smoke": (), **{name: (*FIRST, *change) for name, change in CHANGES.items()}}
 FEW = (
