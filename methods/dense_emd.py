@@ -8,7 +8,7 @@ from torch import Tensor
 from cl_bench import DenseViews, Match, matching
 
 SAFE_EXPONENT = 20.0
-"""How far potentials may drift in plain arithmetic: exp(2 * 20) lifts nothing that float32 lost below exp(-87)."""
+"""Largest drift of the potentials in plain arithmetic: exp(2 * 20) lifts nothing that float32 lost below exp(-87)."""
 
 
 @matching("dense_emd")

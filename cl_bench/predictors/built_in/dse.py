@@ -19,7 +19,7 @@ ROUNDS = 20
 
 @predictor("dse_separation", better="high", level="dense")
 def separation(seen: Seen) -> float:
-    """How far clusters of cells lie apart, less how far they reach: ``M_inter - M_intra``.
+    """Distance between clusters of cells, less their own extent: ``M_inter - M_intra``.
 
     Unit-norm cells are clustered by k-means, 3 clusters an image and 24 a group of eight images. ``M_inter`` is the
     mean distance of a cell to the nearest centre that is not its own, in groups. ``M_intra`` is the mean over clusters
