@@ -165,6 +165,9 @@ def judged(told: Mapping[str, Any], records: Mapping[str, Sequence[Record]]) -> 
     if claim.kind == "falls_behind":
         of_scenes = [name for name in records if f"-{claim.against}-" in name] if claim.against else []
         reference = sweep(of_scenes[0]) if of_scenes else beside(data="single_object")
+    elif claim.paired:
+        methods = {told["comparison"][side] for side in ("reference", "other")}
+        reference = beside(method=(methods - {own.method}).pop())
     if own.views == "disjoint":
         twin = beside(views="overlapping", data=own.data.partition(",")[0])  # of scenes without changes
     untrained = [r for r in records[told["row"]] if r.family == RANDOM_INIT]

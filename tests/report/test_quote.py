@@ -13,7 +13,8 @@ from helpers import PROBES, ROOT, asked, record
 
 from cl_bench.claims.judge import judge
 from cl_bench.report import RowResult, write_report
-from cl_bench.report.quote import main, quoted
+from cl_bench.report.quote import judged, main, quoted
+from cl_bench.report.records_csv import read_records
 from cl_bench.spec.claim import Claim
 from cl_bench.spec.records import LEVELS, RANDOM_INIT, Record
 
@@ -154,6 +155,17 @@ def test_a_claim_about_a_predictor_is_told_and_judged_again(root: Path) -> None:
     assert "predictor_against other@dense, detection (exploratory) | tau undefined, n 0" in told[1]
     assert told[2].endswith("predictor_against own@dense, detection | SUPPORTED | SUPPORTED | SUPPORTED |")
     assert told[3].endswith("other@dense, detection | INCONCLUSIVE | INCONCLUSIVE | INCONCLUSIVE |")
+
+
+def test_a_claim_that_compares_schemes_is_judged_again_against_the_other_one() -> None:
+    folder = ROOT / "results" / "smoke-schemes"
+    records = read_records(folder / "records.csv")
+    told = [c for c in json.loads((folder / "claims.json").read_text()) if c["claim"]["kind"] == "keeps_up"]
+    assert [c["row"].split("-")[-1] for c in told] == ["dense_index", "instance"]
+    for claim in told:
+        found = judged(claim, records)
+        assert found.comparison is not None and str(found.verdict) == claim["verdict"]
+        assert found.comparison.mean == pytest.approx(claim["comparison"]["mean"])
 
 
 def test_the_league_is_told_best_first(root: Path) -> None:
