@@ -40,8 +40,8 @@ def overview_svg(folder: Path) -> str:
         for (down, level), (across, (_, records)) in product(enumerate(LEVELS), enumerate(rows))
     ]
     heads = [
-        tag("text", _title(name), class_="axis", x=_PANEL[0] * k + 140, y=18, text_anchor="middle")
-        for k, (name, _) in enumerate(rows)
+        tag("text", title, class_="axis", x=_PANEL[0] * k + 140, y=18, text_anchor="middle")
+        for k, title in enumerate(_titles([records for _, records in rows]))
     ]
     drawing = tag(
         "svg",
@@ -87,7 +87,16 @@ def _legend(y: float) -> Markup:
     return tag("g", join([*parts, tag("text", "untrained encoders", x=777, y=y)]))
 
 
-def _title(row: str) -> str:
-    """Return the name of a row without its method, as a reader says it."""
-    data, views, *_ = row.split("-")
-    return f"{data.replace('_', '-')}, {views} views"
+def _titles(rows: Sequence[Sequence[Record]]) -> list[str]:
+    """Return the names of rows as a reader says them: data, and what tells the rows apart of views and method."""
+    firsts = [next((r for r in records if r.family != RANDOM_INIT), records[0]) for records in rows]
+    methods, views = {r.method for r in firsts}, {r.views for r in firsts}
+    titles = []
+    for r in firsts:
+        parts = [r.data.replace("_", "-")]
+        if len(views) > 1 or len(methods) == 1:
+            parts.append(f"{r.views} views")
+        if len(methods) > 1:
+            parts.append(r.method)
+        titles.append(", ".join(parts))
+    return titles

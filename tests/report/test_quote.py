@@ -13,6 +13,7 @@ from helpers import PROBES, ROOT, asked, record
 
 from cl_bench.claims.judge import judge
 from cl_bench.report import RowResult, write_report
+from cl_bench.report.overview import overview_svg
 from cl_bench.report.quote import judged, main, quoted
 from cl_bench.report.records_csv import read_records
 from cl_bench.spec.claim import Claim
@@ -124,6 +125,13 @@ def test_the_picture_of_a_folder_is_written_from_its_results(root: Path, monkeyp
     (root / "none.svg").write_text("")
     with pytest.raises(SystemExit):
         main(["none.svg"])
+
+
+def test_the_picture_names_methods_where_there_are_several() -> None:
+    drawn = overview_svg(ROOT / "results" / "smoke-schemes")
+    titles = [f">{data}-object, {method}<" for data in ("single", "multi") for method in ("dense_index", "instance")]
+    assert all(title in drawn for title in titles)
+    assert ">single-object, disjoint views<" in overview_svg(ROOT / "results" / "smoke")
 
 
 def test_verdicts_of_all_seeds_of_each_alone_and_of_those_rounded_otherwise(root: Path) -> None:
