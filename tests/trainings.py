@@ -6,15 +6,7 @@ import torch
 
 from cl_bench.data import Dataset
 from cl_bench.methods.registry import Registry, spec_of
-from cl_bench.spec import (
-    AlignUniform,
-    AugmentSpec,
-    EncoderSpec,
-    InfoNCE,
-    OptimiserSpec,
-    PretrainSpec,
-    ScenesSpec,
-)
+from cl_bench.spec import AlignUniform, AugmentSpec, EncoderSpec, InfoNCE, OptimiserSpec, PretrainSpec, ScenesSpec
 from cl_bench.train import pretrain
 
 NCE, AU = InfoNCE(temperature=0.2), AlignUniform(w_a=1, w_u=1)

@@ -12,10 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from cl_bench.claims.judgement import (
-    Judgement,
-    Verdict,
-)
+from cl_bench.claims.judgement import Judgement, Verdict
 from cl_bench.errors import SpecError
 from cl_bench.spec import RunSpec
 from cl_bench.spec.claim import Claim

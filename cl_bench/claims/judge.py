@@ -6,20 +6,11 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 
 from cl_bench.claims.comparison import compare, contrast
-from cl_bench.claims.judgement import (
-    IncompleteSweep,
-    Judgement,
-    Sweep,
-    Verdict,
-)
+from cl_bench.claims.judgement import IncompleteSweep, Judgement, Sweep, Verdict
 from cl_bench.claims.league import holm_adjusted, predicted
 from cl_bench.claims.validity import Validity, performances, validity
 from cl_bench.errors import listed
-from cl_bench.spec.claim import (
-    NEGLIGIBLE,
-    TWIN,
-    Claim,
-)
+from cl_bench.spec.claim import NEGLIGIBLE, TWIN, Claim
 from cl_bench.spec.records import FAMILIES, NAMES, OTHER_LEVEL, RANDOM_INIT, Better, Level, Record, configurations
 from cl_bench.statistics.controls import controls
 from cl_bench.statistics.correlation import Correlation, correlate

@@ -18,10 +18,7 @@ from scipy import stats
 
 from cl_bench.claims.comparison import REFERENCE
 from cl_bench.claims.judgement import Verdict
-from cl_bench.spec.claim import (
-    NEGLIGIBLE,
-    Claim,
-)
+from cl_bench.spec.claim import NEGLIGIBLE, Claim
 from cl_bench.spec.records import EVALUATIONS, LEVELS, OTHER_LEVEL, Level
 from cl_bench.statistics.correlation import Correlation, Method, one_sided
 from cl_bench.statistics.kendall import equivalence

@@ -15,16 +15,7 @@ from cl_bench.evaluate.alignment_uniformity import measure
 from cl_bench.evaluate.detection import evaluate_detection
 from cl_bench.evaluate.linear import evaluate_linear
 from cl_bench.methods.method import Method
-from cl_bench.spec import (
-    DataSpec,
-    DetectionSpec,
-    EncoderSpec,
-    FilesSpec,
-    LinearSpec,
-    PretrainSpec,
-    RunSpec,
-    ScenesSpec,
-)
+from cl_bench.spec import DataSpec, DetectionSpec, EncoderSpec, FilesSpec, LinearSpec, PretrainSpec, RunSpec, ScenesSpec
 from cl_bench.train.pretrain import pretrain, untrained
 
 STEPS = 3

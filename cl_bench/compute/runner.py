@@ -12,14 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from cl_bench.compute.memory import room_for_stage
 from cl_bench.compute.output import output_to
-from cl_bench.compute.record import (
-    STAGES,
-    evaluation_name,
-    read_evaluation,
-    read_losses,
-    read_predictions,
-    read_status,
-)
+from cl_bench.compute.record import STAGES, evaluation_name, read_evaluation, read_losses, read_predictions, read_status
 from cl_bench.compute.stored import PREDICTORS
 from cl_bench.errors import Diverged, MethodError
 from cl_bench.spec import PretrainSpec, RunSpec

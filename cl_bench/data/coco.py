@@ -10,17 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cl_bench.data.pictures import ImageFiles, usual_size
-from cl_bench.data.source import (
-    Annotation,
-    Listing,
-    Source,
-    inside,
-    laid_out,
-    scaled,
-    size_of,
-    unpacked,
-    with_headers,
-)
+from cl_bench.data.source import Annotation, Listing, Source, inside, laid_out, scaled, size_of, unpacked, with_headers
 from cl_bench.errors import DataError
 from cl_bench.spec import COCOSpec, Found
 

@@ -11,12 +11,7 @@ import pytest
 
 from cl_bench.claims.gate import Finding
 from cl_bench.claims.judge import holm, judge
-from cl_bench.claims.judgement import (
-    IncompleteSweep,
-    Judgement,
-    Sweep,
-    Verdict,
-)
+from cl_bench.claims.judgement import IncompleteSweep, Judgement, Sweep, Verdict
 from cl_bench.claims.sequential import Look, first_decided
 from cl_bench.errors import listed
 from cl_bench.plugin.hooks import ClaimNotSupported, claim_of

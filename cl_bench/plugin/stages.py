@@ -17,10 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import pytest
 
-from cl_bench.claims.judgement import (
-    Judgement,
-    Verdict,
-)
+from cl_bench.claims.judgement import Judgement, Verdict
 from cl_bench.claims.sequential import Look
 from cl_bench.compute.asked import duration_seconds
 from cl_bench.errors import listed

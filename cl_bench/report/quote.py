@@ -22,10 +22,7 @@ from typing import Any
 
 from cl_bench.claims.comparison import Contrast
 from cl_bench.claims.judge import judge
-from cl_bench.claims.judgement import (
-    Judgement,
-    Sweep,
-)
+from cl_bench.claims.judgement import Judgement, Sweep
 from cl_bench.report.overview import overview_svg
 from cl_bench.report.records_csv import read_records
 from cl_bench.spec.claim import Claim

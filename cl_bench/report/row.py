@@ -13,10 +13,7 @@ from typing import Literal, NamedTuple
 from rich.text import Text
 
 from cl_bench.claims import paper
-from cl_bench.claims.judgement import (
-    Judgement,
-    Verdict,
-)
+from cl_bench.claims.judgement import Judgement, Verdict
 from cl_bench.claims.paper import Own, PaperRow
 from cl_bench.spec.claim import Claim
 from cl_bench.spec.records import FAMILIES, LEVELS, RANDOM_INIT, Better, Family, Level, Record

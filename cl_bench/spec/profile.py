@@ -31,10 +31,7 @@ from cl_bench.spec import (
     Scope,
     ViewPolicy,
 )
-from cl_bench.spec.claim import (
-    Claim,
-    Kind,
-)
+from cl_bench.spec.claim import Claim, Kind
 from cl_bench.spec.datasets import unbound
 from cl_bench.spec.grid import Grid
 from cl_bench.spec.records import RANDOM_INIT, Better, Level

@@ -15,11 +15,7 @@ from helpers import dense_row, plant, tiny, trained
 from jobs import TAU_FALLS, TAU_RISES, Job, flat, outcomes
 
 from cl_bench.claims.baseline import Baseline, Kept, OldFormat, setting_of
-from cl_bench.claims.judgement import (
-    IncompleteSweep,
-    Judgement,
-    Verdict,
-)
+from cl_bench.claims.judgement import IncompleteSweep, Judgement, Verdict
 from cl_bench.compute.record import load_record
 from cl_bench.errors import SpecError
 from cl_bench.spec.claim import Claim

@@ -15,11 +15,7 @@ from helpers import asked, disordered, in_full, point, sweep, untrained
 
 from cl_bench.claims.comparison import Contrast
 from cl_bench.claims.judge import holm, judge
-from cl_bench.claims.judgement import (
-    IncompleteSweep,
-    Judgement,
-    Verdict,
-)
+from cl_bench.claims.judgement import IncompleteSweep, Judgement, Verdict
 from cl_bench.spec.claim import Claim
 from cl_bench.spec.records import Record
 

@@ -20,11 +20,7 @@ import cl_bench.claims.comparison
 import cl_bench.report.figures
 from cl_bench.claims.comparison import compare, contrast
 from cl_bench.claims.judge import holm, judge
-from cl_bench.claims.judgement import (
-    IncompleteSweep,
-    Judgement,
-    Verdict,
-)
+from cl_bench.claims.judgement import IncompleteSweep, Judgement, Verdict
 from cl_bench.spec.claim import Claim
 from cl_bench.spec.records import Record
 

@@ -12,10 +12,7 @@ from helpers import asked, in_full, point, record, untrained
 from scipy import stats
 
 from cl_bench.claims.judge import judge
-from cl_bench.claims.judgement import (
-    Judgement,
-    Verdict,
-)
+from cl_bench.claims.judgement import Judgement, Verdict
 from cl_bench.claims.league import SWAPS, _tau_of_mixed, columns, league, predicted
 from cl_bench.spec.claim import Claim
 from cl_bench.spec.records import LEVELS, Better, Record

@@ -13,10 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cl_bench.claims.judge import judge
-from cl_bench.claims.judgement import (
-    Judgement,
-    Verdict,
-)
+from cl_bench.claims.judgement import Judgement, Verdict
 from cl_bench.claims.sequential import Look, first_decided, looks, spent
 from cl_bench.errors import SpecError
 from cl_bench.spec.claim import Claim

@@ -13,14 +13,7 @@ import pytest
 from helpers import dense_row, tiny, until
 from jobs import Job, flat
 
-from cl_bench.compute.devices import (
-    default_jobs,
-    overcommitted,
-    sharing,
-    torch_device,
-    usable_devices,
-    worker_threads,
-)
+from cl_bench.compute.devices import default_jobs, overcommitted, sharing, torch_device, usable_devices, worker_threads
 from cl_bench.compute.local import ComputationError, Desk, LocalEngine
 from cl_bench.compute.process import WorkerProcess
 from cl_bench.compute.progress import Display

@@ -5,9 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from helpers import rng
-from matching_batches import (
-    every_strategy,
-)
+from matching_batches import every_strategy
 
 from cl_bench.data.views import two_views
 from cl_bench.encoders import build_encoder, cells

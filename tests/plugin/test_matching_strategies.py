@@ -16,9 +16,7 @@ import pytest
 from helpers import ROOT, environment, plant, tiny_profile, trained
 from jobs import flat, outcomes
 
-from cl_bench.claims.judgement import (
-    Verdict,
-)
+from cl_bench.claims.judgement import Verdict
 from cl_bench.methods.registry import Registry, spec_of
 from cl_bench.spec import RunSpec
 from cl_bench.spec.profile import Row

@@ -17,10 +17,7 @@ from matplotlib.image import imread
 from report_rows import make_row, render
 
 from cl_bench.claims.judge import judge
-from cl_bench.claims.judgement import (
-    IncompleteSweep,
-    Judgement,
-)
+from cl_bench.claims.judgement import IncompleteSweep, Judgement
 from cl_bench.report import RowResult, write_report
 from cl_bench.report.figures import alignment_uniformity_figure, row_figure
 from cl_bench.spec.claim import Claim

@@ -12,10 +12,7 @@ from helpers import asked, point, record, sweep, untrained
 from scipy import stats
 
 from cl_bench.claims.judge import judge
-from cl_bench.claims.judgement import (
-    Judgement,
-    Verdict,
-)
+from cl_bench.claims.judgement import Judgement, Verdict
 from cl_bench.spec.claim import Claim
 from cl_bench.spec.records import LEVELS, Record
 from cl_bench.statistics.controls import Controls, controls

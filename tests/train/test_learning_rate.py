@@ -8,9 +8,7 @@ from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, MultiStepLR, SequentialLR
 from trainings import AU, CPU, noise, resolve, spec_for, train
 
-from cl_bench.spec import (
-    InfoNCE,
-)
+from cl_bench.spec import InfoNCE
 from cl_bench.train import pretrain
 
 pytestmark = pytest.mark.usefixtures("forget_methods")

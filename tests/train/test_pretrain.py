@@ -18,11 +18,7 @@ from cl_bench.losses.optima import position_only_loss
 from cl_bench.losses.terms import alignment, info_nce, uniformity
 from cl_bench.methods import method
 from cl_bench.methods.method import REGISTERED, matching
-from cl_bench.spec import (
-    AlignUniform,
-    InfoNCE,
-    RandomInit,
-)
+from cl_bench.spec import AlignUniform, InfoNCE, RandomInit
 from cl_bench.train import pretrain, view_batches
 
 pytestmark = pytest.mark.usefixtures("forget_methods")

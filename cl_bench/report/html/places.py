@@ -8,18 +8,7 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from cl_bench.report.html.svg import (
-    Axis,
-    chart,
-    colour,
-    colour_bar,
-    frame,
-    line_path,
-    mark,
-    plain_mark,
-    tag,
-    two,
-)
+from cl_bench.report.html.svg import Axis, chart, colour, colour_bar, frame, line_path, mark, plain_mark, tag, two
 from cl_bench.report.row import RowResult, number
 from cl_bench.spec.records import EVALUATIONS, FAMILIES, NAMES, Configuration, Level, configurations
 from cl_bench.statistics.correlation import figures_of, normalised_sum
