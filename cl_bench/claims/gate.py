@@ -129,6 +129,9 @@ def tau_check(row: str, claim: Claim, before: Seeded, now: Seeded, allowed: floa
     and the seeds of each are resampled on both sides, independently of the other configurations. A side with one seed
     takes its spread from the other side. An undefined tau, where performance is the same everywhere, counts as 0.
 
+    Taus are those of as many seeds as both sides have, of each the first ones: a mean over fewer seeds is noisier, and
+    its tau therefore nearer to 0, which would be taken for a deterioration. The spread is that of all seeds of a side.
+
     Args:
         row: Name of the row.
         claim: ``tau_negative``, ``tau_not_negative``, or ``no_correlation``, for which a tau farther from 0 is worse.
@@ -142,11 +145,13 @@ def tau_check(row: str, claim: Claim, before: Seeded, now: Seeded, allowed: floa
     """
     compared = _compared(before, now)
     before, now = paired(row, before, now)
-    observed = np.nan_to_num(taus(np.stack([before.means, now.means]), before.families))
     spreads = [side if len(side.seeds) > 1 else other for side, other in ((before, now), (now, before))]
+    common = min(len(before.seeds), len(now.seeds))
+    sides = before.first(common), now.first(common)
+    observed = np.nan_to_num(taus(np.stack([side.means for side in sides]), before.families))
     drawn = [
         np.nan_to_num(taus(reseeded(side, draws, spread=spread, stream=stream), side.families))
-        for stream, (side, spread) in enumerate(zip((before, now), spreads, strict=True))
+        for stream, (side, spread) in enumerate(zip(sides, spreads, strict=True))
     ]
     bad = _BAD[claim.kind]
     differences = np.sort(bad(drawn[1]) - bad(drawn[0]))
@@ -169,7 +174,7 @@ def tau_check(row: str, claim: Claim, before: Seeded, now: Seeded, allowed: floa
 def performance_check(row: str, level: Level, before: Seeded, now: Seeded, allowed: float = 1.0) -> Check:
     """Check whether performance, averaged over the configurations, fell by more points than are allowed.
 
-    A seed affects all configurations in a similar way, so the mean over the configurations for one seed is one
+    A seed may affect all configurations in a similar way, so the mean over the configurations for one seed is one
     observation: Student's two-sample t with pooled variance, its degrees of freedom the seeds of both sides less two.
 
     Args:

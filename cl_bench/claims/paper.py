@@ -178,13 +178,14 @@ class Own:
 
     def __str__(self) -> str:
         if self.verdict is None:
-            return f"the paper's own {self.numbers}; it prints no spread, so our rule has no verdict on them"
-        return f"the paper's own {self.numbers}: our rule says {self.verdict} (p = {self.p:.2g})"
+            return f"the paper's own {self.numbers}; it prints no spread, so they cannot be tested"
+        return f"the paper's own {self.numbers}: of independent models it would be {self.verdict} (p = {self.p:.2g})"
 
 
 def own(claim: Claim, data: str, views: str, method: str, alpha: float = 0.05) -> Own | None:
     """Judge a claim about a row by the paper's own numbers; None where the paper prints none for such a row.
 
+    This takes the paper's models for independent, which points on a grid are not, since it prints no figures of each.
     p uses the normal approximation of tau without ties: the printed tau has two decimals, so an exact p would suggest
     more precision than there is. Where the printed numbers are means, the result gives their difference.
     """

@@ -76,6 +76,10 @@ class Seeded:
         families = tuple(self.families[i] for i in at)
         return Seeded(tuple(names), families, self.seeds, self.values[:, :, at])
 
+    def first(self, seeds: int) -> Seeded:
+        """Return the figures of that many of the seeds, the first ones."""
+        return Seeded(self.names, self.families, self.seeds[:seeds], self.values[:, :seeds])
+
     @property
     def deviations(self) -> Array:
         """Deviations from the means over seeds, (3, S, C), times ``sqrt(S / (S - 1))`` to have the variance of a seed.

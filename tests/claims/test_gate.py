@@ -231,3 +231,15 @@ def test_unchanged_code_fails_no_more_often_than_the_level(seeds: tuple[int, int
         hits += tau.p <= level, performance_check("row", "dense", before, now, 0.0).p <= level
     assert (hits <= stats.binom.ppf(0.999, runs, level)).all(), hits
     assert hits[1] >= stats.binom.ppf(0.001, runs, level), "a test that never fails is none"
+
+
+@pytest.mark.parametrize("seeds", [(5, 1), (6, 2), (1, 5)])
+def test_a_strong_tau_is_no_alarm_where_the_other_run_has_fewer_seeds(seeds: tuple[int, int]) -> None:
+    """A mean over fewer seeds is noisier and its tau nearer to 0, though the code is the same."""
+    runs, level = 60, 0.05
+    hits = sum(
+        tau_check("row", NEGATIVE, *(row(FALLS, s, 5.0, 2 * k + side) for side, s in enumerate(seeds)), 0.1, 399).p
+        <= level
+        for k in range(runs)
+    )
+    assert hits <= stats.binom.ppf(0.999, runs, level), hits

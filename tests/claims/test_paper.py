@@ -196,8 +196,8 @@ def test_the_papers_own_tau_is_judged_by_our_rule(
     exact = stats.kendalltau(range(score.models), order, alternative=side, method="exact").pvalue
     assert found.p == pytest.approx(exact, abs=0.03)  # n = 12 is the farthest
     assert (
-        str(found)
-        == f"the paper's own tau {score.tau:.2f}, n {score.models}: our rule says {verdict} (p = {found.p:.2g})"
+        str(found) == f"the paper's own tau {score.tau:.2f}, n {score.models}: "
+        f"of independent models it would be {verdict} (p = {found.p:.2g})"
     )
 
 
@@ -223,7 +223,7 @@ def test_printed_means_are_told_without_a_verdict(
     kind: str, level: Level, row: tuple[str, str, str], numbers: str
 ) -> None:
     found = own(Claim(kind, level), *row)  # type: ignore[arg-type]
-    said = f"the paper's own averages {numbers} points; it prints no spread, so our rule has no verdict on them"
+    said = f"the paper's own averages {numbers} points; it prints no spread, so they cannot be tested"
     assert found is not None and found.verdict is None and math.isnan(found.p) and str(found) == said
 
 
