@@ -113,5 +113,5 @@ def test_the_site_is_built_and_its_links_lead_to_files(tmp_path: Path) -> None:
         assert origin.key == "about" or f"<code>{origin.key}</code>" in reference
     assert "minmax" in (tmp_path / "index.html").read_text(), "the front page is README"
     results = (tmp_path / "results" / "index.html").read_text()
-    assert results.count("<table>") > 5 and 'id="what-hangs-on-a-seed-and-on-rounding"' in results
+    assert results.count("<table>") > 5 and 'id="what-depends-on-the-seed-and-on-rounding"' in results
     assert "Moon" in (tmp_path / "METHODS" / "index.html").read_text()

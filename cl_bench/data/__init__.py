@@ -134,5 +134,8 @@ def _open(spec: FilesSpec, places: DataPaths, progress: Progress | None, verify:
     first = f"-first{spec.limit}" if spec.limit else ""
     path = places.cache / f"{re.sub('[^A-Za-z0-9+_.-]', '-', name_of(spec))}{size}{first}-{digest[:16]}"
     if verify and not path.is_dir():
-        raise DataError(f"{source.what}: not decoded yet: no {path}; python -m cl_bench.data --prepare decodes it")
+        raise DataError(
+            f"{source.what}: not decoded yet: no {path}; cl-bench data --prepare decodes it, with the same --profile, "
+            "--data-root and --store"
+        )
     return DecodedImages(path, source.what, progress).open(source.listing, spec.broken == "leave_out", verify)

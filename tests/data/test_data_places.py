@@ -287,7 +287,7 @@ def test_prepare_and_verify_from_the_command_line(root, tmp_path, profile, monke
     options = ("--profile", profile, "--data-root", root, "--store", tmp_path / "store")
     run(monkeypatch, *options, "--verify", status=1)
     said = capsys.readouterr().err
-    assert re.search(r"python -m cl_bench.data: stl10 .*not decoded yet.* --prepare decodes it", said)
+    assert re.search(r"python -m cl_bench.data: stl10 .*not decoded yet.* cl-bench data --prepare decodes it", said)
     run(monkeypatch, *options, "--prepare")
     names = ["stl10 train+unlabeled", "stl10 test", "coco train2017", "coco val2017", "stl10 train"]
     names += ["voc trainval2007+2012", "voc test2007"]
