@@ -89,8 +89,13 @@ def check_folder(option: str, path: Path | str) -> None:
 
 def nearest(name: str, known: Sequence[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the nearest known name, or an empty text if none is near."""
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    close = closest(name, known, 0.5)
+    return f"; did you mean {close!r}?" if close else ""
+
+
+def closest(name: str, known: Iterable[str], cutoff: float) -> str | None:
+    """Return the known name that is most alike, or None if none is alike by ``cutoff`` (0 to 1) or more."""
+    return next(iter(difflib.get_close_matches(name, [*known], n=1, cutoff=cutoff)), None)
 
 
 def no_file(path: Path, suffixes: Sequence[str]) -> str:
@@ -99,8 +104,8 @@ def no_file(path: Path, suffixes: Sequence[str]) -> str:
         beside = {f.stem: f.name for f in path.absolute().parent.iterdir() if f.suffix in suffixes}
     except OSError:
         beside = {}
-    close = difflib.get_close_matches(path.stem, beside, n=1, cutoff=0.6)
-    return f"no file {path}" + (f"; did you mean {beside[close[0]]!r}?" if close else "")
+    close = closest(path.stem, beside, 0.6)
+    return f"no file {path}" + (f"; did you mean {beside[close]!r}?" if close else "")
 
 
 def listed(names: Iterable[str], shown: int = 5) -> str:

@@ -16,7 +16,7 @@ SHARDS = 6
 
 
 def fresh(places: DataPaths) -> Dataset:
-    """As a process does that has nothing in memory."""
+    """Load as a process does that has nothing in memory."""
     load.cache_clear()
     return load(SPEC, places)
 

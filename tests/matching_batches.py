@@ -86,7 +86,7 @@ class Batch:
 
     @property
     def places(self):
-        """What the oracles take: places of view 1 and of view 2, the image, the grid."""
+        """Arguments of the oracles: places of view 1 and of view 2, the image, the grid."""
         pairs = ((self.boxes1, self.flips1), (self.boxes2, self.flips2))
         return *(list(zip(b.tolist(), f.tolist(), strict=True)) for b, f in pairs), self.image, self.grid
 

@@ -1,4 +1,4 @@
-"""What the wheel is made of: every package of the tree, and the folders at its top that ship inside it."""
+"""Content of the wheel: every package of the tree, and the folders at its top that ship inside it."""
 
 from __future__ import annotations
 

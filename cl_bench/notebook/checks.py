@@ -15,18 +15,17 @@ def expect(name: str, value: object, kinds: type | tuple[type, ...], told: str) 
     Args:
         name: Name of the argument.
         value: What was given.
-        kinds: What it may be; True and False count as numbers only where ``bool`` is among them.
+        kinds: Types that it may have; True and False are no numbers here.
         told: What the argument takes, in words.
 
     Raises:
         SpecError: The line names argument and value.
     """
-    numbers_only = isinstance(value, bool) and kinds is not bool
-    if numbers_only or not isinstance(value, kinds):
+    if isinstance(value, bool) or not isinstance(value, kinds):
         raise SpecError(f"{name} takes {told}, got {shortened(value)}")
 
 
-def expect_records(name: str, records: object) -> None:
+def expect_records(name: str, records: Iterable[object]) -> None:
     """Refuse anything but records.
 
     Raises:
@@ -34,5 +33,5 @@ def expect_records(name: str, records: object) -> None:
     """
     told = "records, as of cl_bench.run() or cl_bench.load_records()"
     expect(name, records, Iterable, told)
-    for record in records if isinstance(records, Iterable) else ():
+    for record in records:
         expect(name, record, Record, told)

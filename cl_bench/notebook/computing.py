@@ -144,8 +144,8 @@ def run(
     expect("device", device, str, "auto, cpu, cuda or cuda:i")
     for name, value in (("data", data), ("views", views), ("scenes", scenes)):
         expect(name, value, str, "a name")
-    for name, number in (("jobs", jobs), ("gpus_per_model", gpus_per_model)):
-        expect(name, number, (int, type(None)) if name == "jobs" else int, "a number of processes")
+    expect("jobs", jobs, (int, type(None)), "a number of processes")
+    expect("gpus_per_model", gpus_per_model, int, "a number of processes")
     work = _Work(store, method, data_root, device, jobs, gpus_per_model, timeout_per_encoder, progress)
     if spec is not None:
         (record,), failures = work.pull([spec])

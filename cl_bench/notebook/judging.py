@@ -54,8 +54,9 @@ def judge(
         True
     """
     expect("claim", claim, Claim, "a Claim, as Claim('tau_negative', 'dense')")
-    for name, given in (("records", records), ("reference", reference), ("twin", twin)):
-        if given is not None or name == "records":
+    expect_records("records", records)
+    for name, given in (("reference", reference), ("twin", twin)):
+        if given is not None:
             expect_records(name, given)
     for name, number, below in (("alpha", alpha, 0.5), ("margin", margin, 100.0)):
         if number is not None:

@@ -7,12 +7,11 @@ import shlex
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
-from difflib import get_close_matches
 from typing import Any, TypeVar
 
 import pytest
 
-from cl_bench.errors import PluginError, SpecError, of_file
+from cl_bench.errors import PluginError, SpecError, closest, of_file
 
 T = TypeVar("T")
 
@@ -152,8 +151,8 @@ def tell_nearest(parser: pytest.Parser, typed: Sequence[object]) -> None:
     """Let pytest's error for an unknown option name the nearest option of ours, where one is near."""
     ours = [f"--{option.name}" for option in OPTIONS]
     for option in (str(word).partition("=")[0] for word in typed):
-        if option.startswith("--") and option not in ours and (near := get_close_matches(option, ours, 1, 0.75)):
-            parser.extra_info["did you mean"] = f"{near[0]} for {option}"
+        if option.startswith("--") and option not in ours and (near := closest(option, ours, 0.75)):
+            parser.extra_info["did you mean"] = f"{near} for {option}"
             return
 
 

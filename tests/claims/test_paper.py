@@ -183,7 +183,7 @@ def test_twelve_models_do_not_show_that_there_is_no_correlation() -> None:
         ("tau_not_negative", "dense", ("multi_object", "disjoint", "dense_index"), Verdict.INCONCLUSIVE),  # +.03, n 12
     ],
 )
-def test_the_papers_own_tau_is_judged_by_our_rule(
+def test_the_papers_own_tau_is_judged_as_of_independent_models(
     kind: str, level: Level, row: tuple[str, str, str], verdict: Verdict
 ) -> None:
     found = own(Claim(kind, level), *row)  # type: ignore[arg-type]

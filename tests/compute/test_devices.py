@@ -157,7 +157,9 @@ def test_a_device_that_does_not_work_is_refused(name: str) -> None:
 
     if name == "cuda" and torch.cuda.is_available():
         pytest.skip("there is one")
-    with pytest.raises(SpecError, match=rf"^--device ({name}: |takes auto, cpu, cuda .*, got '{name}')") as caught:
+    there_may_be = name.startswith("cuda")
+    said = f"^--device {name}: " if there_may_be else f"^--device takes auto, cpu, cuda .*, got '{name}'"
+    with pytest.raises(SpecError, match=said) as caught:
         torch_device(name)
     assert "\n" not in str(caught.value)
     assert torch_device("auto").type in ("cpu", "cuda")

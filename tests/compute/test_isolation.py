@@ -1,4 +1,4 @@
-"""What one plugin does to torch reaches neither another's numbers, nor an untrained encoder's, nor its evaluations."""
+"""Changes of torch by one plugin, which reach neither another's numbers nor untrained encoders' nor its evaluations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a person sees: every finished encoder once, escape codes only on a terminal."""
+"""Display of progress: every finished encoder once, escape codes only on a terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is drawn of data, views and matches, read off the pixels."""
+"""Pictures of data, views and matches, read off the pixels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What goes wrong while an encoder is computed is stored as it should be, or not: NaN, memory, disk, plugins."""
+"""Faults while an encoder is computed, which are stored as it should be, or not: NaN, memory, disk, plugins."""
 
 from __future__ import annotations
 
@@ -303,7 +303,7 @@ def test_descriptors_come_back_though_the_output_cannot_be_written(
 def test_a_whole_record_that_lacks_a_field_is_computed_again(
     kept: tuple[RunSpec, Store, Run], made: tuple[RunSpec, Path, Record], name: str
 ) -> None:
-    """As written by another version: the hash is right, a field is missing."""
+    """A record of another version: the hash is right, a field is missing."""
     spec, store, run = kept
     (path,) = run.path.glob("status.json" if name == "status" else f"evals/{name}-*.json")
     run.write(str(path.relative_to(run.path).with_suffix("")), {"seconds": 1.0})

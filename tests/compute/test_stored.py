@@ -254,7 +254,7 @@ def test_evaluations_of_old_weights_do_not_stay_beside_new_ones(
     which: int,
     lost: list[str],
 ) -> None:
-    """As a kill in the middle of ``--rerun`` leaves them: the status is set aside, the evaluations are still there."""
+    """Records that a kill in the middle of ``--rerun`` leaves: no status, which is set aside, but evaluations."""
     spec, store = kept[which], kept[3]
     assert isinstance(spec, RunSpec)
     old = figures(load_record(spec, store))

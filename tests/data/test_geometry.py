@@ -1,4 +1,4 @@
-"""Where the cells of a view lie in its image."""
+"""Places of the cells of a view in its image."""
 
 from __future__ import annotations
 

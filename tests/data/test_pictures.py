@@ -23,7 +23,7 @@ def read(path: Path, stated: tuple[int, int], as_stored: bool = False) -> np.nda
 
 
 def viewed(path: Path) -> np.ndarray:
-    """As a viewer shows it."""
+    """Decode an image as a viewer shows it."""
     with Image.open(path) as image:
         return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
 

@@ -1,4 +1,4 @@
-"""What is measured on an encoder's own features, against loops over the same views."""
+"""Measures on an encoder's own features, against loops over the same views."""
 
 from __future__ import annotations
 

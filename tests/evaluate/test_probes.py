@@ -1,4 +1,4 @@
-"""What features know of place, image and colour: closed forms, and loops that fit anew without each image."""
+"""Knowledge of features about place, image and colour: closed forms, and loops that fit anew without each image."""
 
 from __future__ import annotations
 

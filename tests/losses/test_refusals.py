@@ -1,4 +1,4 @@
-"""What the losses refuse, by name and value."""
+"""Inputs that the losses refuse, by name and value."""
 
 from __future__ import annotations
 

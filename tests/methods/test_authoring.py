@@ -160,7 +160,7 @@ def test_all_is_every_method_there_is(pytester: pytest.Pytester) -> None:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the example package is installed."""
+    """Folder that the example package is installed in."""
     pytest.importorskip("setuptools", reason="the example package is built with setuptools, which is not installed")
     folder = tmp_path_factory.mktemp("example")
     shutil.copytree(ROOT / "examples" / "cl-bench-example", folder / "source")  # a build writes beside its source

@@ -220,7 +220,7 @@ def indented(text: str) -> str:
 
 
 def place(file: Path) -> str:
-    """Where the fault is: the line marked ``# here``, else that of the definition."""
+    """Place of the fault: the line marked ``# here``, else that of the definition."""
     lines = file.read_text().splitlines()
     marked = [n for n, line in enumerate(lines, 1) if line.endswith("# here")]
     defined = [n for n, line in enumerate(lines, 1) if line.startswith(("@matching", "class"))]
@@ -228,7 +228,7 @@ def place(file: Path) -> str:
 
 
 class Outcome(NamedTuple):
-    """How a check of a method went."""
+    """Outcome of a check of a method."""
 
     kind: str
     said: str

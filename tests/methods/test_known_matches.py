@@ -100,7 +100,7 @@ def test_the_larger_of_the_two_cells_measures_nearness_image_by_image(text):
 
 
 def gaps(batch):
-    """How far apart the two boxes lie and the larger of their cells' diagonals, both (B,) in source coordinates."""
+    """Distance between the two boxes and the larger of their cells' diagonals, both (B,) in source coordinates."""
     sides = torch.tensor([*batch.image[::-1]] * 2)
     one, two = batch.boxes1 / sides, batch.boxes2 / sides
     gap = torch.maximum(one[:, :2] - two[:, 2:], two[:, :2] - one[:, 2:]).clamp_min(0).norm(dim=-1)

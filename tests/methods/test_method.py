@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("forget_methods")
 
 
 def place_of(text):
-    """Where a line of this file is, as ``file:line``."""
+    """Place of a line of this file, as ``file:line``."""
     lines = Path(__file__).read_text(encoding="utf-8").splitlines()
     return f"{HERE}:{next(i for i, line in enumerate(lines, 1) if line.strip() == text)}"
 

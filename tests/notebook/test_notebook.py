@@ -1,4 +1,4 @@
-"""What a notebook takes: records computed and loaded, claims judged, encoders by name; and the examples of each."""
+"""Functions for a notebook: records computed and loaded, claims judged, encoders by name; and the examples of each."""
 
 from __future__ import annotations
 

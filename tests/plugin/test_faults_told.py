@@ -162,7 +162,7 @@ def test_a_record_that_may_not_be_read_is_named(job: Job, monkeypatch: pytest.Mo
 
 
 def test_a_file_system_without_locks_is_said_before_anything_trains(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is there already is judged."""
+    """Records that are there already are judged."""
 
     def no_locks(*_: object) -> None:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))

@@ -1,4 +1,4 @@
-"""What pytest's own outputs say of claims: statuses with -v, -q, skips, JUnit's file, GitHub's page of a run."""
+"""Claims in pytest's own outputs: statuses with -v, -q, skips, JUnit's file, GitHub's page of a run."""
 
 from __future__ import annotations
 

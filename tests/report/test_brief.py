@@ -99,7 +99,7 @@ def test_two_claims_about_one_tau_are_told_apart() -> None:
 
 
 def test_a_verdict_that_an_interval_does_not_explain_is_explained() -> None:
-    """Where no encoder is better than untrained ones, a tau of -1 does not support the claim."""
+    """If no encoder is better than untrained ones, a tau of -1 does not support the claim."""
     sweep = asked([encoder(k, -5.0) for k in range(10)], "own")
     better = [replace(one, performance=dict.fromkeys(LEVELS, 90.0 + one.seed)) for one in UNTRAINED]
     for untrained, told in ((UNTRAINED, False), (better, True)):

@@ -1,4 +1,4 @@
-"""What the figures of similarities and of training draw, read off the artists."""
+"""Figures of similarities and of training, read off the artists."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What would run: counts, power and time, from what the store holds."""
+"""Plan of a run: counts, power and time, from what the store holds."""
 
 from __future__ import annotations
 

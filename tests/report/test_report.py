@@ -77,7 +77,7 @@ def test_beneath_a_claim_stands_what_the_papers_own_numbers_give_it(row: RowResu
     for own in map(row.papers_own, (j.claim for j in row.judgements)):
         assert own is not None and str(own) in text
     assert "the paper's own tau -0.12, n 100: of independent models it would be SUPPORTED (p = 0.038)" in text
-    assert "our rule" not in render(replace(row, method="dense_emd"), width=100)
+    assert "the paper's own" not in render(replace(row, method="dense_emd"), width=100)
 
 
 @pytest.mark.parametrize("width", [80, 120])

@@ -1,4 +1,4 @@
-"""What a person types for an encoder, folders and patterns too, and what is refused."""
+"""Names that a person types for an encoder, folders and patterns too, and those that are refused."""
 
 from __future__ import annotations
 

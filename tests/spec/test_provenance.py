@@ -1,4 +1,4 @@
-"""Where values come from: each of the profiles that follow the paper says it of every value, and the plan shows it."""
+"""Origins of values: each of the profiles that follow the paper says it of every value, and the plan shows it."""
 
 from __future__ import annotations
 
@@ -85,9 +85,9 @@ ORIGINS: dict[str, dict[str, dict[str, Any]]] = {
         "claims": {"alpha": 0.05, "margin": 1},
     },
 }
-"""What is printed, what Wang & Isola, DenseCL, MoCo and the published data sets have, and what is ours."""
+"""Values that are printed, values of Wang & Isola, DenseCL, MoCo and the published data sets, and ours."""
 CHOSEN = ("about", *(f"{grid}.{part}" for grid in GRIDS for part in ("temperatures", "weightings")))
-"""What is ours and not said above: the points of the grids, of which their number is printed, and words."""
+"""Values of ours that are not said above: the points of the grids, of which their number is printed, and words."""
 
 
 def test_each_of_several_tables_of_one_name_keeps_its_values(tmp_path: Path) -> None:

@@ -194,7 +194,7 @@ def test_two_curves_that_rise_and_fall_as_one_are_less_evidence_than_so_many_poi
 
 @pytest.mark.slow
 def test_independent_curves_are_seldom_taken_for_correlated(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where shuffling finds every sixth pair of curves correlated."""
+    """Curves of which shuffling finds every sixth pair correlated."""
     monkeypatch.setattr("cl_bench.statistics.correlation.DRAWS", 399)
     rng = np.random.default_rng(8)
     at = np.linspace(0, 1, 7)

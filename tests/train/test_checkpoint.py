@@ -236,7 +236,7 @@ def test_what_torch_cannot_load_safely_is_set_aside(tmp_path):
     ],
 )
 def test_a_whole_one_of_another_form_is_set_aside_and_training_begins_anew(part, value, tmp_path):
-    """As another version of a library, or of this, may have kept it; None stands for a part that is not there."""
+    """Checkpoints as another version of a library, or of this, may have kept them; None is a part that is not there."""
     spec, kept = spec_in(tmp_path).pretrain, kept_in(tmp_path / "store")
     assert train(spec, kept, 2) is None
     path = next((tmp_path / "store").rglob("checkpoint.pt"))
