@@ -83,8 +83,8 @@ def test_a_known_failure_is_found_by_everything_that_names_it():
 
 @pytest.mark.parametrize("data", ["single_object", "multi_object"])
 @pytest.mark.parametrize("views", ["overlapping", "disjoint"])
-def test_the_profile_desk_has_power_at_the_papers_own_tau(data, views):
+def test_the_profile_desk_trains_longer_and_has_power_at_the_papers_own_tau(data, views):
     profile = load_profile("desk")
     n = len(profile.sweep(Row(DENSE.method, data, views)))
     assert n >= 40 and power(n, -0.28) >= 0.8
-    assert profile.optimiser_of(data).epochs == load_profile("smoke").optimiser_of(data).epochs
+    assert profile.optimiser_of(data).epochs > load_profile("smoke").optimiser_of(data).epochs
