@@ -82,7 +82,7 @@ def judge(
         prediction, checked = predicted(records, level, claim.predictor, better or {}), controls(records, level)
         remain = prediction.n
         p, against = prediction.p_positive, prediction.p_negative
-        evidence = f"tau = {prediction}, n = {remain}, p(tau > 0 within families) = {p:.2g}"
+        evidence = f"tau = {prediction}, n = {remain}, p(tau > 0) = {p:.2g}"
     elif claim.paired:
         if reference is None:
             raise ValueError(f"claim {claim.kind!r} needs the records of a reference row")

@@ -12,20 +12,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
 from cl_bench.spec.records import LEVELS, RANDOM_INIT, Better, Level, Record
-from cl_bench.statistics.correlation import association
+from cl_bench.statistics.correlation import association, unrelated
 from cl_bench.statistics.curves import families_of
-from cl_bench.statistics.kendall import tau_b
+from cl_bench.statistics.kendall import counts, tau_b, within
 from cl_bench.statistics.power import FEWEST
 
-SWAPS = 9999
-"""Number of random swaps in the permutation test."""
 _SEED = 20220
 Array = NDArray[np.float64]
 
@@ -46,9 +44,10 @@ class Prediction:
         predictor: Name and level of the predictor, such as ``rankme@dense``.
         level: Level of the performance: ``instance`` (linear evaluation) or ``dense`` (detection).
         n: Number of configurations for which both are known.
-        tau: Tau-b in [-1, 1], negative where the predictor predicts; nan where undefined.
-        p_negative: One-sided p of tau < 0 over pairs within a family.
-        p_positive: One-sided p of tau > 0 over pairs within a family.
+        tau: Tau-b over all pairs in [-1, 1], negative where the predictor predicts; nan where undefined.
+        within: Tau-b over pairs within a family, which p tests; nan where undefined.
+        p_negative: One-sided p of ``within`` < 0.
+        p_positive: One-sided p of ``within`` > 0.
         better: Better values of the predictor, low or high; empty where that is not declared.
     """
 
@@ -56,12 +55,15 @@ class Prediction:
     level: Level
     n: int
     tau: float
+    within: float
     p_negative: float
     p_positive: float
     better: Better | Literal[""] = ""
 
     def __str__(self) -> str:
-        return "undefined" if math.isnan(self.tau) else f"{self.tau:.2f}"
+        if math.isnan(self.tau):
+            return "undefined"
+        return f"{self.tau:.2f} over all pairs, {self.within:.2f} within families"
 
 
 @dataclass(frozen=True)
@@ -73,9 +75,9 @@ class Standing:
         level: Level of the performance.
         taus: ``Prediction.tau`` by row; rows where it is undefined are left out.
         tau: Mean of ``taus``; nan where there is none.
-        difference: Mean over rows of its tau minus the reference's, over configurations for which both are known:
-            negative where it predicts better; nan for the reference itself and where nothing can be paired.
-        p: Two-sided p of no difference, by a permutation test; nan where the difference is nan.
+        difference: Mean over rows of its tau within families minus the reference's, over configurations for which both
+            are known: negative where it predicts better; nan for the reference itself and where nothing can be paired.
+        p: Two-sided p of no difference, by ``league``'s test; nan where the difference is nan.
         p_holm: ``p`` adjusted for all predictors of that performance.
     """
 
@@ -91,20 +93,22 @@ class Standing:
 def league(rows: Mapping[str, Sequence[Record]], better: Mapping[str, Better]) -> list[Standing]:
     """Rank every predictor by its mean tau over rows, the best first, for one level of performance after the other.
 
-    The difference to the reference is tested as Deutsch, Dror & Roth do for evaluation metrics: both predictors'
-    ranks in a row are standardised, those of each configuration are swapped with probability one half, and the mean
-    over rows of the difference of taus is computed again, 9,999 times. p is the share of differences at least as large.
+    The difference to the reference is tested against performance that knows nothing: in each row both predictors stay
+    as they are, and performance is drawn anew 4,999 times as curves over the knobs, as smooth as it is itself
+    (``cl_bench.statistics.curves``). p is the share of draws whose mean difference over rows is at least as large. It
+    is taken twice, with nearly the same curves in every row and with other ones, and the larger counts, since
+    performance in one row is much like that in another. To swap the predictors' ranks configuration by configuration,
+    as is done for independent inputs (arXiv:2104.00054), finds differences between unrelated curves in up to half of
+    all leagues (docs/statistics.md).
 
     Args:
         rows: Records by row; randomly initialised and incomplete ones are ignored.
         better: Better values (low or high) of each predictor, by its name without the level, for those that are not in
             ``OF_RECORD``. Predictors in neither are left out.
-
-    Source: arXiv:2104.00054, PERM-BOTH with configurations for inputs.
     """
-    tables = {name: columns(records, better) for name, records in rows.items()}
-    tables = {name: table for name, table in tables.items() if table}
-    predictors = sorted({p for table in tables.values() for p in table if not p.startswith("performance@")})
+    tables = {name: _Row.of(records, better) for name, records in rows.items()}
+    tables = {name: row for name, row in tables.items() if row.table}
+    predictors = sorted({p for row in tables.values() for p in row.table if not p.startswith("performance@")})
     found: list[Standing] = []
     for level in LEVELS:
         standings = [_standing(p, level, tables) for p in predictors]
@@ -124,16 +128,14 @@ def predicted(records: Sequence[Record], level: Level, predictor: str, better: M
     p is computed as for the paper's own claim: of tau over pairs within a family, allowing for neighbours on a knob
     being alike (``cl_bench.statistics.correlation.association``).
     """
-    kept = _kept(records)
-    table = {**columns(records, better), "place": np.arange(len(kept), dtype=np.float64)}
     direction: Better | Literal[""] = {**OF_RECORD, **better}.get(predictor.partition("@")[0], "")
-    x, y, places = _paired(table, predictor, f"performance@{level}", "place")
-    tau, less, greater = _tau(x, y), 1.0, 1.0
+    (x, y), names, families = _Row.of(records, better).over(predictor, f"performance@{level}")
+    tau, inside, less, greater = _tau(x, y), math.nan, 1.0, 1.0
     if not math.isnan(tau):
-        first = [kept[int(place)][0] for place in places]
-        found = association(x, y, families_of([r.config for r in first], [r.family for r in first]))
+        inside = tau_b(x, y, within(families))
+        found = association(x, y, families_of(names, families))
         less, greater = found.p_negative, found.p_positive
-    return Prediction(predictor, level, len(x), tau, less, greater, direction)
+    return Prediction(predictor, level, len(x), tau, inside, less, greater, direction)
 
 
 def columns(records: Sequence[Record], better: Mapping[str, Better]) -> dict[str, Array]:
@@ -223,12 +225,28 @@ def _rank(x: Array) -> Array:
 _SCALES: Mapping[str, Callable[[Array], Array]] = {"minmax": _minmax, "rank": _rank, "z": _z}
 
 
-def _paired(table: Mapping[str, Array], *names: str) -> list[Array]:
-    """Return the named columns over the configurations for which all are known; empty columns if one is missing."""
-    if not all(name in table for name in names):
-        return [np.zeros(0) for _ in names]
-    stacked = np.stack([table[name] for name in names])
-    return [*stacked[:, np.isfinite(stacked).all(0)]]
+class _Row(NamedTuple):
+    """A row's columns by name, and the name and the family of each of its configurations."""
+
+    table: Mapping[str, Array]
+    names: tuple[str, ...]
+    families: tuple[str, ...]
+
+    @classmethod
+    def of(cls, records: Sequence[Record], better: Mapping[str, Better]) -> _Row:
+        first = [group[0] for group in _kept(records)]
+        return cls(columns(records, better), tuple(r.config for r in first), tuple(r.family for r in first))
+
+    def over(self, *wanted: str) -> tuple[Array, tuple[str, ...], tuple[str, ...]]:
+        """Return (columns, m) values, names and families of the configurations for which all of the columns are known.
+
+        There is no such configuration if a column is missing.
+        """
+        if not all(name in self.table for name in wanted):
+            return np.zeros((len(wanted), 0)), (), ()
+        stacked = np.stack([self.table[name] for name in wanted])
+        known = np.flatnonzero(np.isfinite(stacked).all(0))
+        return stacked[:, known], tuple(self.names[i] for i in known), tuple(self.families[i] for i in known)
 
 
 def _tau(x: Array, y: Array) -> float:
@@ -236,51 +254,59 @@ def _tau(x: Array, y: Array) -> float:
     return tau_b(x, y) if len(x) >= FEWEST else math.nan
 
 
-def _standing(predictor: str, level: Level, tables: Mapping[str, Mapping[str, Array]]) -> Standing:
+def _standing(predictor: str, level: Level, rows: Mapping[str, _Row]) -> Standing:
     performance, other = f"performance@{level}", reference(level)
-    taus = {row: _tau(*_paired(table, predictor, performance)) for row, table in tables.items()}
-    taus = {row: tau for row, tau in taus.items() if not math.isnan(tau)}
+    taus = {name: _tau(*row.over(predictor, performance)[0]) for name, row in rows.items()}
+    taus = {name: tau for name, tau in taus.items() if not math.isnan(tau)}
     tau = statistics.fmean(taus.values()) if taus else math.nan
     difference = p = math.nan
     if predictor != other:
-        triples = [_paired(table, predictor, other, performance) for table in tables.values()]
-        triples = [t for t in triples if not (math.isnan(_tau(t[0], t[2])) or math.isnan(_tau(t[1], t[2])))]
-        if triples:
-            difference = statistics.fmean(_tau(x, z) - _tau(y, z) for x, y, z in triples)
-            p = _swapped(tuple(tuple(tuple(v.tolist()) for v in triple) for triple in triples), difference)
+        difference, p = _difference(tuple(_Paired.of(row, predictor, other, performance) for row in rows.values()))
     return Standing(predictor, level, taus, tau, difference, p, math.nan)
 
 
+class _Paired(NamedTuple):
+    """Two predictors x and y and a performance z of the same configurations of a row, as what a cache can hold."""
+
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    z: tuple[float, ...]
+    names: tuple[str, ...]
+    families: tuple[str, ...]
+
+    @classmethod
+    def of(cls, row: _Row, x: str, y: str, z: str) -> _Paired:
+        (xs, ys, zs), names, families = row.over(x, y, z)
+        return cls(tuple(xs.tolist()), tuple(ys.tolist()), tuple(zs.tolist()), names, families)
+
+
 @lru_cache(maxsize=8192)  # the summary, its file and league.csv need the same values
-def _swapped(rows: tuple[tuple[tuple[float, ...], ...], ...], observed: float) -> float:
-    """Compute two-sided p of the mean over rows of tau(x, z) - tau(y, z), under swaps of x and y by configuration."""
-    draws = np.random.default_rng(_SEED)
-    total = np.zeros(SWAPS)
-    for x, y, z in (map(np.array, row) for row in rows):
-        swaps = draws.integers(2, size=(SWAPS, len(x))).astype(np.float64)
-        x, y = _z(_rank(x)), _z(_rank(y))
-        total += _tau_of_mixed(x, y, z, swaps) - _tau_of_mixed(x, y, z, 1 - swaps)
-    hits = int((np.abs(total / len(rows)) >= abs(observed) - 1e-12).sum())
-    return (1 + hits) / (1 + SWAPS)
+def _difference(rows: tuple[_Paired, ...]) -> tuple[float, float]:
+    """Compute the mean over rows of tau(x, z) - tau(y, z) within families, and its two-sided p; nan without a row."""
+    order = np.random.default_rng(_SEED)
+    observed, alike, other = [], [], []
+    for row in rows:
+        if len(row.names) < FEWEST:
+            continue
+        x, y, z = (np.array(column) for column in (row.x, row.y, row.z))
+        pairs = within(row.families)
+        seen = tau_b(x, z, pairs) - tau_b(y, z, pairs)
+        if math.isnan(seen):
+            continue
+        curves = _unrelated(row.z, row.names, row.families)
+        differences = counts(x[None], curves, pairs).tau - counts(y[None], curves, pairs).tau
+        observed.append(seen)
+        alike.append(differences)
+        other.append(order.permutation(differences))
+    if not observed:
+        return math.nan, math.nan
+    hits = [int((np.abs(np.sum(draws, 0)) >= abs(sum(observed)) - 1e-9).sum()) for draws in (alike, other)]
+    return statistics.fmean(observed), (1 + max(hits)) / (1 + len(alike[0]))
 
 
-def _tau_of_mixed(x: Array, y: Array, z: Array, swaps: Array) -> Array:
-    """Compute tau-b, (m,), of z with a mix that is y where ``swaps`` (m, n) is 1 and x where it is 0; 0 if undefined.
-
-    The concordance of a pair depends on both of its swaps, so the sum over pairs is a quadratic form in the swaps s.
-    Let X hold the signs of pairs that both keep x, Y of pairs that both take y, and M of pairs whose first keeps x and
-    whose second takes y (M^T for the reverse). The sum is ``1 X 1 + 2 (1 M - 1 X) s + s (X - 2 M + Y) s``.
-    """
-    sz = np.sign(z[:, None] - z[None])
-
-    def summed(of: Callable[[Array], Array]) -> Array:
-        X, M, Y = (of(np.sign(a[:, None] - b[None])) for a, b in ((x, x), (x, y), (y, y)))
-        quadratic = ((swaps @ (X - 2 * M + Y)) * swaps).sum(1)
-        return np.asarray(X.sum() + 2 * swaps @ (M - X).sum(0) + quadratic)
-
-    agreement, untied = summed(lambda sign: sign * sz), summed(np.abs)
-    scale = np.sqrt(untied * float(np.abs(sz).sum()))
-    return np.divide(agreement, scale, out=np.zeros_like(agreement), where=scale > 0)
+@lru_cache(maxsize=64)
+def _unrelated(z: tuple[float, ...], names: tuple[str, ...], families: tuple[str, ...]) -> Array:
+    return unrelated(np.array(z), families_of(names, families))
 
 
 def holm_adjusted(p: Sequence[float]) -> list[float]:

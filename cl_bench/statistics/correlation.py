@@ -19,7 +19,16 @@ from scipy import stats
 
 from cl_bench.spec.records import Configuration, Family, Level, Record, configurations
 from cl_bench.statistics.curves import Group, families_of, knobs_of, redrawn
-from cl_bench.statistics.kendall import along, between, counts, fieller_interval, null_distribution, tau_b, within
+from cl_bench.statistics.kendall import (
+    all_pairs,
+    along,
+    between,
+    counts,
+    fieller_interval,
+    null_distribution,
+    tau_b,
+    within,
+)
 from cl_bench.statistics.power import FEWEST, effective, needed_for
 
 DRAWS = 4999
@@ -39,7 +48,8 @@ class Correlation:
         n: Number of configurations.
         tau: Tau over all pairs, in [-1, 1], the paper's statistic; negative where features that are better aligned and
             more uniform perform better; nan where undefined.
-        low, high: 95 % interval of ``tau``, nan below four configurations.
+        low, high: 95 % interval of ``tau``, for as many exchangeable configurations as have its spread among unrelated
+            curves; nan below four configurations.
         within: Tau over pairs within a family, the one that p tests; nan where undefined.
         within_low, within_high: 95 % interval of ``within``.
         between: Tau over pairs of two different families; nan where there is one family.
@@ -109,6 +119,7 @@ class Association(NamedTuple):
         effective_n: Number of exchangeable configurations whose tau, without any association, varies as much.
         method: Test that gave p, as in ``Correlation``.
         placebo: Tau that one in twenty of the curves drawn for x stays below; nan where no knob is known.
+        effective_total: Number of exchangeable configurations whose tau varies as much as tau over all pairs does.
     """
 
     p_negative: float
@@ -116,6 +127,7 @@ class Association(NamedTuple):
     effective_n: float
     method: Method
     placebo: float = math.nan
+    effective_total: float = math.nan
 
 
 def _bounded(tau: float, low: float, high: float) -> str:
@@ -158,10 +170,10 @@ def association(x: Array, y: Array, groups: Sequence[Group]) -> Association:
     observed = counts(x[None], y[None], pairs)
     if math.isnan(observed.tau[0]):
         return Association(1.0, 1.0, math.nan, "none")
-    s = observed.s[0]
+    s, everything = observed.s[0], all_pairs(len(x))
     untied = observed.untied_x[0] == observed.untied_y[0] == len(pairs.first)
     found: list[tuple[float, float, float]] = []
-    placebo = math.nan
+    placebo, total = math.nan, float(len(x))
     if untied:
         values, chance = null_distribution([len(group.members) for group in groups])
         spread = math.sqrt(float((chance * values**2).sum())) / len(pairs.first)
@@ -171,14 +183,23 @@ def association(x: Array, y: Array, groups: Sequence[Group]) -> Association:
     if known:
         ways += [(x, y, [*groups]), (y, x, [*groups])]
     for kept, redraw, over in ways:
-        drawn = counts(kept[None], redrawn(redraw, over, DRAWS, np.random.default_rng(_SEED)), pairs)
+        curves = unrelated(redraw, over)
+        drawn = counts(kept[None], curves, pairs)
         as_low, as_high = ((1 + int(hits.sum())) / (1 + DRAWS) for hits in (drawn.s <= s, drawn.s >= s))
         found.append((as_low, as_high, float(np.nanstd(drawn.tau))))
         placebo = float(np.nanquantile(drawn.tau, 0.05))  # the last way draws x
+        if known:
+            total = min(total, effective(float(np.nanstd(counts(kept[None], curves, everything).tau))))
     negative, positive, spread = (max(column) for column in zip(*found, strict=True))
     method: Method = "curves" if known else "exact" if untied else "permutation"
     worth = min(float(len(x)), effective(spread))
-    return Association(min(1.0, negative), min(1.0, positive), worth, method, placebo if known else math.nan)
+    placebo = placebo if known else math.nan
+    return Association(min(1.0, negative), min(1.0, positive), worth, method, placebo, total)
+
+
+def unrelated(values: Array, groups: Sequence[Group]) -> Array:
+    """Return the (4999, n) curves that figures are compared with, always the same for the same ranks and families."""
+    return redrawn(values, groups, DRAWS, np.random.default_rng(_SEED))
 
 
 def one_sided(x: Array, y: Array) -> tuple[float, float, Method]:
@@ -196,10 +217,9 @@ def correlate(
 ) -> Correlation:
     """Compute Kendall's tau-b of a row (the paper's statistic) with its p, intervals and effective sample size.
 
-    p and the effective number of configurations are from ``association``. Intervals are Fieller's for that effective
-    number. The min-max is over the configurations that take part; the order of the records has no effect.
-    ``exchangeable``: the names of configurations tell no knobs, and without an association every order of them is
-    equally likely.
+    p and the effective numbers of configurations are from ``association``. Intervals are Fieller's for those. The
+    min-max is over the configurations that take part; the order of the records has no effect. ``exchangeable``: the
+    names of configurations tell no knobs, and without an association every order of them is equally likely.
 
     Raises:
         ValueError: If the records are of more than one row.
@@ -213,10 +233,10 @@ def correlate(
     known = families_of([c.name for c in kept], families)
     found = association(x, y, [Group(group.members, None) for group in known] if exchangeable else known)
 
-    def interval(value: float) -> tuple[float, float]:
-        return fieller_interval(value, found.effective_n, _SIGNIFICANT) if n >= FEWEST else (math.nan, math.nan)
+    def interval(value: float, worth: float) -> tuple[float, float]:
+        return fieller_interval(value, worth, _SIGNIFICANT) if n >= FEWEST else (math.nan, math.nan)
 
-    (low, high), (within_low, within_high) = interval(tau), interval(inside)
+    (low, high), (within_low, within_high) = interval(tau, found.effective_total), interval(inside, found.effective_n)
     return Correlation(
         level=level,
         family=family,

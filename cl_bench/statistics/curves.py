@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import product
 from typing import NamedTuple
@@ -22,7 +22,10 @@ from scipy import stats
 
 Array = NDArray[np.float64]
 LENGTHS = (0.06, 0.12, 0.25, 0.5, 1.0, 2.0)
-"""Length scales as shares of a knob's range, from hardly related neighbours to a single bend over the whole range."""
+"""Length scales as shares of a knob's range, from hardly related neighbours to a single bend over the whole range.
+
+Beside them stands the limit of infinite length, a linear trend.
+"""
 NOISE = (0.0005, 0.01, 0.1, 0.3, 0.6)
 """Shares of the variance that are independent noise, not shared with neighbours."""
 _KNOB = re.compile(r"-([tau])(\d[\d.]*(?:e[+-]?\d+)?)")
@@ -35,10 +38,29 @@ class Group(NamedTuple):
         members: (m,) indices of its configurations among all configurations.
         places: (m, knobs) positions on the knobs, in [0, 1]; None where no knobs are known, so that every order is
             equally likely.
+        ratio: (m,) positions on the ratio of the two weights, in [0, 1]; None where there are no two weights.
     """
 
     members: NDArray[np.intp]
     places: Array | None
+    ratio: Array | None = None
+
+    @property
+    def readings(self) -> Array:
+        """The (readings, m, knobs) coordinates along which figures may change; places must be known.
+
+        They may change with all knobs alike, with one knob alone, with the sum of the knobs, or with the ratio of the
+        two weights. What a reading does not tell is 0, and what is the same for all configurations is no reading.
+        """
+        assert self.places is not None
+        m, knobs = self.places.shape
+        single = [*self.places.T, self.places.sum(1)] if knobs > 1 else []
+        single += [] if self.ratio is None else [self.ratio]
+        out = np.zeros((1 + len(single), m, knobs))
+        out[0] = self.places
+        for reading, along in zip(out[1:], single, strict=True):
+            reading[:, 0] = along / max(1.0, along.max())
+        return out[[True, *(np.ptp(along) > 0 for along in single)]]
 
 
 def knobs_of(config: str) -> dict[str, float]:
@@ -69,18 +91,24 @@ def families_of(names: Sequence[str], families: Sequence[str]) -> list[Group]:
         knobs = [knobs_of(names[int(i)]) for i in members]
         known = knobs[0].keys()
         told = bool(known) and all(k.keys() == known for k in knobs)
-        found.append(Group(members, np.stack([_places([k[n] for k in knobs]) for n in known], 1) if told else None))
+        if not told:
+            found.append(Group(members, None))
+            continue
+        ratio = _places([apart(k) for k in knobs]) if {"a", "u"} <= known else None
+        found.append(Group(members, np.stack([_places([k[n] for k in knobs]) for n in known], 1), ratio))
     return found
 
 
 def redrawn(values: Array, families: Sequence[Group], draws: int, rng: np.random.Generator) -> Array:
     """Draw random curves that are as smooth along the knobs as some figures are, and otherwise unrelated to anything.
 
-    Within a family the ranks of the figures, as normal scores, are treated as a draw of a Gaussian process over the
-    knobs: Matern 3/2 or squared exponential, with a length scale in ``LENGTHS`` and a share of noise in ``NOISE``, or
-    noise alone. All of these are equally likely a priori, noise alone twice as likely. Their posterior weights are
-    marginal likelihoods with mean and scale integrated out, shared by all families. Only the order of drawn figures
-    within a family has a meaning.
+    Within a family the ranks of the figures, as normal scores, are treated as a draw of a Gaussian process over one of
+    the family's ``readings`` of the knobs: Matern 3/2 or squared exponential with a length scale in ``LENGTHS``, or a
+    linear trend, each with a share of noise in ``NOISE``; or else noise alone. A priori all are equally likely, except
+    that trends and noise alone are twice as likely, being limits of both kernels. Their posterior weights are
+    marginal likelihoods with mean and scale integrated out, shared by all families; a family with fewer readings than
+    another has all its knobs alike in place of those it lacks. Only the order of drawn figures within a family has a
+    meaning.
 
     Args:
         values: (n,) figures.
@@ -98,17 +126,20 @@ def redrawn(values: Array, families: Sequence[Group], draws: int, rng: np.random
             out[:, family.members] = rng.permuted(np.tile(values[family.members], (draws, 1)), axis=1)
     if not smooth:
         return out
+    white = rng.standard_normal((draws, len(values)))
+    readings = [f.readings for f in smooth]
+    most = max(len(r) for r in readings)
+    filled = [np.concatenate([r, *[r[:1]] * (most - len(r))]) for r in readings]
+    processes = [_processes(r.tobytes(), r.shape) for r in filled]
     scores = [_normal_scores(values[f.members]) for f in smooth]
-    processes = [_processes(f.places.tobytes(), f.places.shape) for f in smooth if f.places is not None]
     log_evidence = np.sum([_log_evidence(p, s) for p, s in zip(processes, scores, strict=True)], axis=0)
-    # Noise alone is twice as likely a priori. Were it there twice, the last bit would divide the draws between the two.
-    log_evidence[-1] += math.log(2)
+    log_evidence += _log_prior(most)
     evidence = np.exp(log_evidence - np.max(log_evidence))
     start = 0
     for k, count in enumerate(rng.multinomial(draws, evidence / evidence.sum())):
         rows = slice(start, start := start + int(count))
         for family, process in zip(smooth, processes, strict=True):
-            out[rows, family.members] = rng.standard_normal((count, len(family.members))) @ process[k].T
+            out[rows, family.members] = white[rows, family.members] @ process.factors[k].T
     return out
 
 
@@ -121,32 +152,57 @@ def _normal_scores(values: Array) -> Array:
     return np.asarray(stats.norm.ppf((stats.rankdata(values) - 0.375) / (len(values) + 0.25)))
 
 
+def _log_prior(readings: int) -> Array:
+    """Return the log prior of every process, up to a constant, in the order of ``_processes``."""
+    one = [0.0] * (2 * len(LENGTHS) * len(NOISE)) + [math.log(2)] * len(NOISE)
+    return np.array([*one * readings, math.log(2)])
+
+
+class _Processes(NamedTuple):
+    """Gaussian processes at m places: Cholesky factors of their covariances, the inverses, and half log determinants.
+
+    The shapes are (processes, m, m) twice, and (processes,); noise alone is last.
+    """
+
+    factors: Array
+    inverses: Array
+    log_determinants: Array
+
+
 @lru_cache(maxsize=16)
-def _processes(places: bytes, shape: tuple[int, int]) -> Array:
-    """Compute the (processes, m, m) Cholesky factors of every process's covariance at m places, noise alone last."""
-    at = np.frombuffer(places).reshape(shape)
-    distance = np.linalg.norm(at[:, None] - at[None], axis=-1)
-    near = np.sqrt(3) * distance
-    alone = np.eye(len(at))
+def _processes(readings: bytes, shape: tuple[int, int, int]) -> _Processes:
+    """Compute every process at the places that ``Group.readings`` gives."""
+    alone = np.eye(shape[1])
     covariances = [
         (1 - noise) * kernel + noise * alone
-        for length, noise in product(LENGTHS, NOISE)
-        for kernel in ((1 + near / length) * np.exp(-near / length), np.exp(-((distance / length) ** 2) / 2))
+        for at in np.frombuffer(readings).reshape(shape)
+        for kernel, noise in product(_kernels(at), NOISE)
     ]
-    return np.asarray(np.linalg.cholesky(np.stack([*covariances, alone]) + 1e-9 * alone), dtype=np.float64)
+    factors = np.asarray(np.linalg.cholesky(np.stack([*covariances, alone]) + 1e-9 * alone), dtype=np.float64)
+    inverses = np.asarray(np.linalg.inv(factors), dtype=np.float64)
+    return _Processes(factors, inverses, np.log(np.diagonal(factors, axis1=1, axis2=2)).sum(-1))
 
 
-def _log_evidence(factors: Array, scores: Array) -> Array:
+def _kernels(at: Array) -> Iterator[Array]:
+    """Yield the (m, m) covariances over (m, knobs) coordinates: two for each length scale, and a linear trend's."""
+    distance = np.linalg.norm(at[:, None] - at[None], axis=-1)
+    for length in LENGTHS:
+        near = np.sqrt(3) * distance / length
+        yield (1 + near) * np.exp(-near)
+        yield np.exp(-((distance / length) ** 2) / 2)
+    centred = at - at.mean(0)
+    yield centred @ centred.T / max(float((centred**2).sum(1).mean()), 1e-9)
+
+
+def _log_evidence(processes: _Processes, scores: Array) -> Array:
     """Compute the log marginal likelihood of the scores under each process, mean and scale integrated out.
 
     It is known up to a constant.
     """
     m = len(scores)
-    both = np.stack([np.ones(m), scores], 1)
-    white = np.linalg.solve(factors, both)
+    white = processes.inverses @ np.stack([np.ones(m), scores], 1)
     ones, seen = white[..., 0], white[..., 1]
     flat = (ones * ones).sum(-1)
     left = (seen * seen).sum(-1) - (ones * seen).sum(-1) ** 2 / flat
-    log_determinant = np.log(np.diagonal(factors, axis1=1, axis2=2)).sum(-1)
-    found: Array = -log_determinant - np.log(flat) / 2 - (m - 1) / 2 * np.log(np.maximum(left, 1e-12))
+    found: Array = -processes.log_determinants - np.log(flat) / 2 - (m - 1) / 2 * np.log(np.maximum(left, 1e-12))
     return found

@@ -1,10 +1,10 @@
-"""The league: columns, sums, tau by row, and the permutation test, against what is enumerated by hand."""
+"""The league: columns, sums, tau by row, and the test of a difference, against scipy and by hand."""
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,9 +13,11 @@ from scipy import stats
 
 from cl_bench.claims.judge import judge
 from cl_bench.claims.judgement import Judgement, Verdict
-from cl_bench.claims.league import SWAPS, _tau_of_mixed, columns, league, predicted
+from cl_bench.claims.league import columns, league, predicted
 from cl_bench.spec.claim import Claim
 from cl_bench.spec.records import LEVELS, Better, Record
+from cl_bench.statistics.correlation import unrelated
+from cl_bench.statistics.curves import families_of
 
 LOW: Mapping[str, Better] = {"low": "low", "high": "high"}
 
@@ -94,33 +96,51 @@ def test_fewer_than_four_configurations_have_no_place() -> None:
     assert league({"few": row([1, 2, 3], [3, 2, 1], low=[1, 2, 3])}, LOW) == []
 
 
-def enumerated(x: Sequence[float], y: Sequence[float], z: Sequence[float]) -> float:
-    """Two-sided p over all 2^n swaps, by scipy's tau."""
-
-    def difference(a: np.ndarray, b: np.ndarray) -> float:
-        return float(stats.kendalltau(a, z).statistic - stats.kendalltau(b, z).statistic)
-
-    a, b = (stats.zscore(stats.rankdata(v)) for v in (x, y))
-    swaps = [np.array(s, dtype=bool) for s in itertools.product((False, True), repeat=len(z))]
-    found = [difference(np.where(s, b, a), np.where(s, a, b)) for s in swaps]
-    return float(np.mean([abs(d) >= abs(found[0]) - 1e-12 for d in found]))
-
-
-def test_p_is_that_of_all_swaps() -> None:
+def test_p_is_the_share_of_unrelated_curves_with_as_large_a_difference() -> None:
+    """By scipy's tau, of one row of one family: two rows of the same differ in what else they are drawn with."""
     x, z = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0], [8.0, 6.0, 7.0, 5.0, 3.0, 4.0, 2.0, 1.0]
-    low = [3.0, 1.0, 4.0, 1.0, 5.0, 9.0, 2.0, 6.0]
-    standing = {(s.predictor, s.level): s for s in league({"r": row(x, z, low=low)}, LOW)}
-    found, expected = standing["low@dense", "dense"].p, enumerated(low, x, z)
-    assert 0.02 < expected < 0.9
-    assert found == pytest.approx(expected, abs=4 * math.sqrt(expected * (1 - expected) / SWAPS))
+    low = [3.0, 1.0, 4.0, 1.5, 5.0, 9.0, 2.0, 6.0]
+    records = row(x, z, low=low)
+    standing = {(s.predictor, s.level): s for s in league({"r": records}, LOW)}["low@dense", "dense"]
+
+    def difference(values: Sequence[float]) -> float:
+        return float(stats.kendalltau(low, values).statistic - stats.kendalltau(x, values).statistic)
+
+    curves = unrelated(np.array(z), families_of([r.config for r in records], [r.family for r in records]))[:400]
+    share = np.mean([abs(difference(curve)) >= abs(difference(z)) - 1e-12 for curve in curves])
+    assert standing.difference == pytest.approx(difference(z))
+    assert 0.05 < share < 0.9 and standing.p == pytest.approx(share, abs=0.1)
 
 
-def test_tau_of_mixed_is_scipys_with_ties() -> None:
-    draws = np.random.default_rng(5)
-    x, y, z = (draws.integers(4, size=9).astype(float) for _ in range(3))
-    swaps = draws.integers(2, size=(20, 9)).astype(float)
-    expected = [stats.kendalltau(np.where(s == 1, y, x), z).statistic for s in swaps]
-    assert _tau_of_mixed(x, y, z, swaps) == pytest.approx(expected)
+def test_the_difference_is_of_taus_within_families() -> None:
+    """A predictor that tells the families apart, and nothing within one, is no better than one that knows nothing."""
+    x, z = [0.0, 1.0, 2.0, 3.0, 10.0, 11.0, 12.0, 13.0], [8.0, 6.0, 7.0, 5.0, 4.0, 2.0, 3.0, 1.0]
+    low = [0.1, 0.4, 0.3, 0.2, 5.1, 5.2, 5.4, 5.3]
+    records = [replace(r, family=("info_nce", "align_uniform")[k // 4]) for k, r in enumerate(row(x, z, low=low))]
+    standing = {(s.predictor, s.level): s for s in league({"r": records}, LOW)}["low@dense", "dense"]
+
+    def inside(values: Sequence[float]) -> float:
+        taus = [stats.kendalltau(values[part], z[part]).statistic for part in (slice(4), slice(4, 8))]
+        return float(np.mean(taus))
+
+    assert standing.difference == pytest.approx(inside(low) - inside(x)) != pytest.approx(0)
+    told = predicted(records, "dense", "low@dense", LOW)
+    assert told.within == pytest.approx(inside(low)) and told.tau == pytest.approx(stats.kendalltau(low, z).statistic)
+    assert str(told) == f"{told.tau:.2f} over all pairs, {told.within:.2f} within families"
+
+
+def test_unrelated_curves_are_seldom_found_to_differ() -> None:
+    """Smooth figures over one knob, the same in four rows; to swap them one by one would find a difference in half."""
+    draws = np.random.default_rng(7)
+    at = np.linspace(0, 1, 12)
+    factor = np.linalg.cholesky(np.exp(-(((at[:, None] - at) / 0.5) ** 2) / 2) + 0.01 * np.eye(12))
+    found = []
+    for _ in range(40):
+        x, z, low = (factor @ draws.standard_normal(12) for _ in range(3))
+        records = [replace(r, config=f"info_nce-t{k + 1}") for k, r in enumerate(row(x, z, low=low.tolist()))]
+        standing = {(s.predictor, s.level): s for s in league(dict.fromkeys("abcd", records), LOW)}
+        found.append(standing["low@dense", "dense"].p)
+    assert np.mean(np.array(found) < 0.05) <= 0.15 and min(found) < 0.3
 
 
 def test_p_is_adjusted_for_the_predictors_of_one_performance() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import product
-
 import numpy as np
 import pytest
 from scipy import stats
@@ -14,6 +12,7 @@ from cl_bench.statistics.curves import (
     Group,
     _log_evidence,
     _normal_scores,
+    _Processes,
     _processes,
     families_of,
     knobs_of,
@@ -73,24 +72,58 @@ def test_a_family_without_knobs_is_shuffled_beside_one_with() -> None:
     assert not (np.sort(drawn[:, :20], -1) == values[:20]).all()
 
 
+def test_figures_may_change_with_each_knob_alone_their_sum_or_the_ratio_of_weights() -> None:
+    names = [f"f-a{a}-u{u}" for a, u in ((1, 1), (1, 2), (2, 1), (2, 8))]
+    (group,) = families_of(names, ["f"] * 4)
+    both, a, u, total, ratio = group.readings
+    assert both.tolist() == [[0, 0], [0, 0.5], [1, 0], [1, 1]]
+    assert a.tolist() == [[0, 0], [0, 0], [1, 0], [1, 0]] and u.tolist() == [[0, 0], [0.5, 0], [0, 0], [1, 0]]
+    assert total.tolist() == [[0, 0], [0.25, 0], [0.5, 0], [1, 0]]
+    assert ratio.tolist() == [[1 / 3, 0], [2 / 3, 0], [0, 0], [1, 0]]  # 1, 2, 1/2 and 4
+    assert len(Group(np.arange(20), LINE).readings) == 1
+    (path,) = families_of(["f-a1-u1", "f-a1-u2", "f-a1-u3"], ["f"] * 3)
+    assert len(path.readings) == 4, "a knob that does not change is no reading"
+
+
 def test_the_evidence_is_the_marginal_likelihood_without_mean_and_scale() -> None:
     """By inverses and determinants: sigma^2 and a flat mean integrated out of a normal density."""
     rng = np.random.default_rng(4)
-    at = rng.random((6, 2))
+    readings = Group(np.arange(6), rng.random((6, 2))).readings
     scores = _normal_scores(rng.random(6))
-    found = _log_evidence(_processes(at.tobytes(), at.shape), scores)
-    distance = np.linalg.norm(at[:, None] - at, axis=-1)
+    found = _log_evidence(_processes(readings.tobytes(), readings.shape), scores)
     wanted, one = [], np.ones(6)
-    for length, noise in product(LENGTHS, NOISE):
-        r = distance / length
-        for kernel in ((1 + np.sqrt(3) * r) * np.exp(-np.sqrt(3) * r), np.exp(-(r**2) / 2)):
-            inverse = np.linalg.inv((1 - noise) * kernel + (noise + 1e-9) * np.eye(6))
-            flat = one @ inverse @ one
-            left = scores @ inverse @ scores - (one @ inverse @ scores) ** 2 / flat
-            wanted.append(np.linalg.slogdet(inverse)[1] / 2 - np.log(flat) / 2 - 5 / 2 * np.log(left))
+
+    def add(kernel: np.ndarray, noise: float) -> None:
+        inverse = np.linalg.inv((1 - noise) * kernel + (noise + 1e-9) * np.eye(6))
+        flat = one @ inverse @ one
+        left = scores @ inverse @ scores - (one @ inverse @ scores) ** 2 / flat
+        wanted.append(np.linalg.slogdet(inverse)[1] / 2 - np.log(flat) / 2 - 5 / 2 * np.log(left))
+
+    assert len(readings) == 4
+    for at in readings:
+        distance = np.linalg.norm(at[:, None] - at, axis=-1)
+        for length in LENGTHS:
+            r = distance / length
+            for kernel in ((1 + np.sqrt(3) * r) * np.exp(-np.sqrt(3) * r), np.exp(-(r**2) / 2)):
+                for noise in NOISE:
+                    add(kernel, noise)
+        trend = (at - at.mean(0)) @ (at - at.mean(0)).T
+        for noise in NOISE:
+            add(trend * 6 / np.trace(trend), noise)
     centred = scores - scores.mean()
     wanted.append(-np.log(6) / 2 - 5 / 2 * np.log(centred @ centred))
     assert found - found[-1] == pytest.approx(np.array(wanted) - wanted[-1], abs=1e-4)
+
+
+def test_curves_of_the_ratio_are_drawn_along_the_ratio() -> None:
+    """On a grid of two weights whose figures change with their ratio alone, equal ratios stay alike."""
+    weights = [(a, u) for a in (1, 2, 4, 8) for u in (1, 2, 4, 8)]
+    families = families_of([f"f-a{a}-u{u}" for a, u in weights], ["f"] * 16)
+    ratio = np.array([np.log2(u / a) for a, u in weights])
+    values = np.sin(2 * ratio) + 0.01 * np.random.default_rng(0).standard_normal(16)
+    drawn = redrawn(values, families, 400, np.random.default_rng(1))
+    within = np.mean([drawn[:, ratio == r].var(1).mean() for r in (-1, 0, 1)])
+    assert within < 0.2 * drawn.var(1).mean()
 
 
 def test_the_last_bits_of_the_evidence_decide_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,8 +134,9 @@ def test_the_last_bits_of_the_evidence_decide_nothing(monkeypatch: pytest.Monkey
     def drawn() -> list[np.ndarray]:
         return [redrawn(values, families, 500, np.random.default_rng(seed)) for seed in range(20)]
 
-    def rounded(factors: np.ndarray, scores: np.ndarray) -> np.ndarray:
-        return _log_evidence(factors, scores) + 1e-11 * rng.standard_normal(len(factors))
+    def rounded(processes: _Processes, scores: np.ndarray) -> np.ndarray:
+        found = _log_evidence(processes, scores)
+        return found + 1e-11 * rng.standard_normal(len(found))
 
     expected = drawn()
     monkeypatch.setattr("cl_bench.statistics.curves._log_evidence", rounded)
