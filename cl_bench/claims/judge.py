@@ -113,6 +113,8 @@ def judge(
             "; tau over all pairs and tau within families disagree: it is families that differ here, not the "
             "configurations of one"
         )
+    if checked and checked.unmeasured and remain >= FEWEST:
+        evidence += "; without the positive control, since performance on halves of the test data was not measured"
     if left_out:
         evidence += f"; left out: {listed(left_out)}"
     reasons = [reason for reason in (gate.reason, uncontrolled) if reason]

@@ -51,7 +51,7 @@ def load_record(spec: RunSpec, store: Store) -> Record | None:
         "similarity_overlap": measured.get("similarity_overlap"),
     }
     optimum = status.get("position_only_loss")
-    predicted = read_predictions(spec, run, status["encoder_sha256"]) if whole else {}
+    predicted, took = read_predictions(spec, run, status["encoder_sha256"]) if whole else ({}, {})
     aps = {name: evals["detection"][name] for name in AVERAGE_PRECISIONS} if whole else {}
     halves: dict[Level, Halves] = {}
     if whole:
@@ -76,7 +76,7 @@ def load_record(spec: RunSpec, store: Store) -> Record | None:
         losses=read_losses(run, status),
         position_only_loss=math.nan if optimum is None else optimum,
         decomposition_error=status["decomposition_error"],
-        seconds={"pretrain": status["seconds"], **{stage: e["seconds"] for stage, e in evals.items()}},
+        seconds={"pretrain": status["seconds"], **{stage: e["seconds"] for stage, e in evals.items()}, **took},
         provenance=status["provenance"],
     )
 
@@ -108,7 +108,7 @@ def lacking(spec: RunSpec, store: Store) -> list[PredictorSpec]:
     status = read_status(run) if spec.predictors else None
     if status is None or status["status"] != "complete" or not (run.path / "encoder.safetensors").exists():
         return []
-    found = read_predictions(spec, run, status["encoder_sha256"])
+    found, _ = read_predictions(spec, run, status["encoder_sha256"])
     return [predictor for predictor in spec.predictors if predictor.name not in found]
 
 
@@ -122,12 +122,19 @@ def read_evaluation(spec: RunSpec, run: Run, stage: str, encoder_sha256: str) ->
     return run.read(evaluation_name(spec, stage), partial(evaluation_complaint, stage, encoder_sha256))
 
 
-def read_predictions(spec: RunSpec, run: Run, encoder_sha256: str) -> dict[str, dict[str, Any]]:
-    """Return the stored results of a spec's predictors by name, if they are of the predictors' present sources."""
+def read_predictions(
+    spec: RunSpec, run: Run, encoder_sha256: str
+) -> tuple[dict[str, dict[str, Any]], dict[str, float]]:
+    """Return the stored results of a spec's predictors by name, and the seconds that all stored ones took.
+
+    Results of other sources than the predictors' present ones are left out; the seconds are by stage, or empty.
+    """
     stored = read_evaluation(spec, run, PREDICTORS, encoder_sha256) if spec.predictors else None
+    if stored is None:
+        return {}, {}
     asked = {predictor.name: predictor.source for predictor in spec.predictors}
-    found = stored["found"] if stored else {}
-    return {name: what for name, what in found.items() if asked.get(name) == what["source"]}
+    found = {name: what for name, what in stored["found"].items() if asked.get(name) == what["source"]}
+    return found, {PREDICTORS: stored["seconds"]}
 
 
 def read_losses(run: Run, status: dict[str, Any]) -> tuple[tuple[int, float], ...]:

@@ -248,7 +248,7 @@ def _predict(
     from cl_bench.predictors.registry import Predictors
     from cl_bench.train.checkpoint import Checkpoint
 
-    there = read_predictions(spec, run, sha256)
+    there, _ = read_predictions(spec, run, sha256)
     missing = [predictor for predictor in spec.predictors if predictor.name not in there]
     if not missing:
         return

@@ -94,7 +94,8 @@ class Hooks:
         if (report := option.report) is not None:
             or_usage_error(lambda: check_folder("--report", self.session.here / report))
         if option.predictor:
-            _ = self.session.named_predictors
+            for line in self.session.doubtful():
+                self.session.console().print(plain(line), style="red", highlight=False, markup=False)
         _ = self.session.baseline, self.session.to_save
 
     def _greet(self) -> None:

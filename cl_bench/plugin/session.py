@@ -9,7 +9,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -36,6 +36,7 @@ from cl_bench.compute.devices import check_per_model, default_jobs, overcommitte
 from cl_bench.compute.local import LocalEngine
 from cl_bench.compute.progress import Display
 from cl_bench.compute.record import load_record
+from cl_bench.errors import PredictorError
 from cl_bench.plugin.options import Options, or_usage_error, renewing_command
 from cl_bench.plugin.regression import findings_of
 from cl_bench.spec import MethodSpec, RunSpec
@@ -174,15 +175,18 @@ class Session:
     @cached_property
     def named_predictors(self) -> list[Predictor]:
         """Predictors that ``--predictor`` names."""
+        names = self.options.predictor
+        return or_usage_error(lambda: [p for name in names for p in self.predictors.select(name, self.here)])
+
+    def doubtful(self) -> Iterator[str]:
+        """Yield a line for each named predictor that fails on synthetic features; it may fail on an encoder's too."""
         from cl_bench.predictors.contract import try_on
 
-        def named() -> list[Predictor]:
-            found = [p for name in self.options.predictor for p in self.predictors.select(name, self.here)]
-            for predictor in found:
+        for predictor in self.named_predictors:
+            try:
                 try_on(predictor)
-            return found
-
-        return or_usage_error(named)
+            except PredictorError as error:
+                yield f"{error}; the run goes on, and leaves it out where it fails on an encoder"
 
     @property
     def measured(self) -> list[Predictor]:

@@ -71,16 +71,19 @@ def _table(found: Sequence[Standing]) -> Table:
     by_name: dict[str, dict[str, Standing]] = {}
     for one in found:
         by_name.setdefault(one.predictor, {})[one.level] = one
+    most = max(len(one.taus) for one in found)
+    rows = {name: max(len(one.taus) for one in by_name[name].values()) for name in by_name}
     ordered = sorted(by_name, key=lambda name: sum(one.tau for one in by_name[name].values()) / len(by_name[name]))
     ours = [reference(level) for level in LEVELS]
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")
-    table.add_column("predictor", width=26, no_wrap=True, vertical="bottom")
+    table.add_column("predictor", width=28, no_wrap=True, vertical="bottom")
     for level in LEVELS:
-        table.add_column(f"{EVALUATIONS[level]}\ntau  difference (p)", width=26, no_wrap=True, justify="right")
+        table.add_column(f"{EVALUATIONS[level]}\ntau  difference (p)", width=25, no_wrap=True, justify="right")
     for place, name in enumerate(ordered):
         if place < SHOWN or name in ours:
             cells = (_cell(by_name[name].get(level)) for level in LEVELS)
-            table.add_row(name, *cells, style="bold" if name in ours else "")
+            told = name if rows[name] == most else f"{name} ({rows[name]}/{most})"
+            table.add_row(told, *cells, style="bold" if name in ours else "")
     if len(ordered) > SHOWN:
         table.add_row(Text(f"... {len(ordered)} in all: league.csv", style="dim"))
     return table
@@ -114,8 +117,9 @@ def league_notes(rows: Sequence[RowResult]) -> Iterator[str]:
     if any(record.predictors for row in rows for record in row.records):
         yield (
             "predictors: tau-b with performance over configurations, the mean over this run's rows; a predictor has "
-            "the sign with which a tau below 0 predicts well. difference: its tau minus that of minmax(L_a) + "
-            "minmax(L_u) at the performance's level (sum_minmax); below 0 it predicts better. p is that of "
-            "no difference, by a permutation test that swaps the two predictors' ranks by configuration, after Holm's "
-            "correction for all predictors of that performance."
+            "the sign with which a tau below 0 predicts well. (2/4): it is known in two of four rows, and its mean is "
+            "over those. difference: its tau within families minus that of minmax(L_a) + minmax(L_u) at the "
+            "performance's level (sum_minmax) in the same rows; below 0 it predicts better. p is that of no "
+            "difference, against performance drawn anew as curves over the knobs, after Holm's correction for all "
+            "predictors of that performance."
         )

@@ -9,7 +9,6 @@ overview of ``results/NAME``.
 from __future__ import annotations
 
 import argparse
-import csv
 import difflib
 import json
 import math
@@ -23,6 +22,7 @@ from typing import Any
 from cl_bench.claims.comparison import Contrast
 from cl_bench.claims.judge import judge
 from cl_bench.claims.judgement import Judgement, Sweep
+from cl_bench.claims.league import Standing, league
 from cl_bench.report.overview import overview_svg
 from cl_bench.report.records_csv import read_records
 from cl_bench.spec.claim import Claim
@@ -81,11 +81,13 @@ def controls_table(folder: Path) -> str:
             negative = f"{found.negative:.0%}" if seeds else ""
             without = f"{found.without_low:.2f} to {found.without_high:.2f}"
             halves = f"{found.halves:.2f} (p {found.halves_p:.2g})"
-            sums = [two(tau.within), two(found.rank), two(found.z)]
+            sums = [two(tau.within), tau.along, two(found.rank), two(found.z)]
             alone = [two(found.knob), two(tau.placebo), without, seeds, negative, two(found.losses)]
             lines.append([row, EVALUATIONS[level], halves, *sums, *alone])
-    columns = ["row", "evaluation", "halves", "tau within", "rank sum", "z sum", "knob alone", "placebo, 1 in 20 below"]
-    return markdown_table([*columns, "without one", "re-seeded", "below 0", "r(L_a, L_u)"], lines)
+    columns = ["row", "evaluation", "halves", "tau within", "along one knob", "rank sum", "z sum"]
+    return markdown_table(
+        [*columns, "knob alone", "placebo, 1 in 20 below", "without one", "re-seeded", "below 0", "r(L_a, L_u)"], lines
+    )
 
 
 def tau_table(folder: Path) -> str:
@@ -238,28 +240,31 @@ def learnt_table(folder: Path) -> str:
 
 
 def predictors_table(folder: Path) -> str:
-    """Write the league of predictors, the best first: mean tau over rows, and its difference to that of L_a + L_u."""
-    with (folder / "league.csv").open(encoding="utf-8", newline="") as file:
-        standings = {(line["predictor"], line["performance"]): line for line in csv.DictReader(file)}
-    evaluations = [EVALUATIONS[level] for level in LEVELS]
+    """Write the league of built-in predictors, the best first: mean tau over rows, and its distance to the reference's.
 
-    def of(predictor: str) -> list[dict[str, str]]:
-        return [standings[predictor, name] for name in evaluations if (predictor, name) in standings]
+    It is computed again from the records in the folder.
+    """
+    from cl_bench.predictors.registry import Predictors  # imports torch
 
-    def cell(predictor: str, evaluation: str) -> str:
-        line = standings.get((predictor, evaluation))
-        if line is None:
-            return ""
-        against = f" ({float(line['difference']):+.2f}, p {float(line['p_holm']):.2g})" if line["difference"] else ""
-        return f"{float(line['tau']):+.2f}{against}"
+    better = {predictor.name: predictor.better for predictor in Predictors((), ()).built_in}
+    found = {(one.predictor, one.level): one for one in league(read_records(folder / "records.csv"), better)}
+    most = max((len(one.taus) for one in found.values()), default=0)
+    lines = {}
+    for name in {predictor for predictor, _ in found}:
+        known = [one for level in LEVELS if (one := found.get((name, level)))]
+        rows = max(len(one.taus) for one in known)
+        cells = [_standing(found.get((name, level))) for level in LEVELS]
+        told = name if rows == most else f"{name} ({rows} of {most} rows)"
+        lines[statistics.fmean(one.tau for one in known), name] = [told, *cells]
+    columns = ["predictor", *(EVALUATIONS[level] for level in LEVELS)]
+    return markdown_table(columns, [lines[place] for place in sorted(lines)])
 
-    best_first = sorted(
-        {predictor for predictor, _ in standings},
-        key=lambda name: (statistics.fmean(float(line["tau"]) for line in of(name)), name),
-    )
-    return markdown_table(
-        ["predictor", *evaluations], [[name, *(cell(name, which) for which in evaluations)] for name in best_first]
-    )
+
+def _standing(one: Standing | None) -> str:
+    if one is None:
+        return ""
+    against = "" if math.isnan(one.difference) else f" ({one.difference:+.2f}, p {one.p_holm:.2g})"
+    return f"{one.tau:+.2f}{against}"
 
 
 def environment_line(folder: Path) -> str:

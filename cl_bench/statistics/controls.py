@@ -73,12 +73,18 @@ class Controls:
         ]
         return "; ".join(text.format(shown) for text, value, shown in told if not math.isnan(value))
 
+    @property
+    def unmeasured(self) -> bool:
+        """True where performance on the two halves is not known of every configuration, so that there is no control."""
+        return math.isnan(self.halves_p)
+
     def failed(self, alpha: float) -> str:
         """Return the reason why these configurations cannot be ranked, or "" where the positive control holds.
 
-        It holds if ``halves_p`` is below ``alpha``. If the halves were not measured there is no control to fail.
+        It holds if ``halves_p`` is below ``alpha``. If the halves were not measured there is no control to fail; the
+        sentence of a claim says so.
         """
-        if math.isnan(self.halves_p) or self.halves_p < alpha:
+        if self.unmeasured or self.halves_p < alpha:
             return ""
         tau = "undefined" if math.isnan(self.halves) else f"{self.halves:.2f}"
         return (

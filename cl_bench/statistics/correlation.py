@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from cl_bench.spec.records import Configuration, Family, Level, Record, configurations
-from cl_bench.statistics.curves import Group, families_of, knobs_of, redrawn
+from cl_bench.statistics.curves import SYMBOLS, Group, families_of, knobs_of, redrawn
 from cl_bench.statistics.kendall import (
     all_pairs,
     along,
@@ -98,6 +98,11 @@ class Correlation:
     def inside(self) -> str:
         """Tau within families, with its interval, as text."""
         return _bounded(self.within, self.within_low, self.within_high)
+
+    @property
+    def along(self) -> str:
+        """Tau along each knob alone, as text; empty where no knob is known."""
+        return ", ".join(f"{SYMBOLS[name]} {tau:.2f}" for name, tau in self.by_knob.items())
 
     @property
     def counted(self) -> str:

@@ -28,6 +28,8 @@ Beside them stands the limit of infinite length, a linear trend.
 """
 NOISE = (0.0005, 0.01, 0.1, 0.3, 0.6)
 """Shares of the variance that are independent noise, not shared with neighbours."""
+SYMBOLS = {"t": "t", "a": "w_a", "u": "w_u"}
+"""Symbols of the knobs, by their letters in a configuration's name."""
 _KNOB = re.compile(r"-([tau])(\d[\d.]*(?:e[+-]?\d+)?)")
 
 

@@ -34,13 +34,30 @@ def write(file: Path, body: str) -> str:
         ("return float(seen.labels[0])", 'reads labels, which it does not ask for: needs="labels"'),
     ],
 )
-def test_a_predictor_that_cannot_work_is_one_line_before_anything_trains(job: Job, body: str, said: str) -> None:
+def test_a_predictor_that_cannot_work_is_told_before_anything_trains_and_the_run_goes_on(
+    job: Job, body: str, said: str
+) -> None:
     file = job.folder / "bad.py"
-    result = job.run(write(file, body))
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    (line,) = (line for line in result.stderr.str().splitlines() if line.strip())
-    assert line.startswith(f"ERROR: predictor 'bad' ({file}:") and line.endswith(said)
+    result = job.run(write(file, body), "--plan")
+    assert result.ret == 0 and "encoders to compute" in flat(result)
+    told, _, _ = flat(result).partition("encoders to compute")
+    assert f"predictor 'bad' ({file}:" in told
+    assert f"{said}; the run goes on, and leaves it out where it fails on an encoder" in told
+    assert "Traceback" not in told and not result.stderr.str().strip()
     assert not job.root.exists() or trained(job.root) == {}
+
+
+@pytest.mark.slow
+def test_only_the_column_of_a_predictor_that_cannot_work_is_missing(job: Job) -> None:
+    result = job.run(*CASE, write(job.folder / "bad.py", "return float('nan')"))
+    assert result.ret == 0 and outcomes(result)["passed"] == 1
+    assert (
+        f"without: predictor 'bad' ({job.folder / 'bad.py'}:6): it must return a finite number, got nan (of 1"
+        in flat(result)
+    )
+    header = (job.report / "records.csv").read_text().partition("\n")[0].split(",")
+    assert "predictors.rankme@instance" in header and not any("bad" in name for name in header)
+    assert "seconds.predictors" in header
 
 
 def test_the_list_has_the_built_in_ones_and_those_of_a_file(job: Job) -> None:

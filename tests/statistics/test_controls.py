@@ -131,6 +131,13 @@ def test_halves_are_averaged_over_seeds_and_an_unmeasured_one_is_no_control() ->
     assert math.isnan(unmeasured.halves) and unmeasured.failed(0.05) == "" and "halves" not in str(unmeasured)
 
 
+def test_a_verdict_without_the_positive_control_says_so() -> None:
+    said = "without the positive control, since performance on halves of the test data was not measured"
+    records = learnt(8)
+    assert said in judge(DOWN, asked(records), LOW).sentence
+    assert said not in judge(DOWN, asked(halved(records, range(8), range(8))), LOW).sentence
+
+
 def test_an_undefined_control_has_failed() -> None:
     """A half on which all configurations do alike ranks nothing."""
     found = controls(halved(sweep(range(6), range(6)), range(6), [1.0] * 6), "dense")

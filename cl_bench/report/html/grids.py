@@ -178,6 +178,7 @@ def controls_grid(row: RowResult) -> Grid | None:
                 EVALUATIONS[level],
                 Cell(halves, found.halves) if halves else "",
                 tau.within,
+                minus(tau.along),
                 *(found.rank, found.z, found.knob, tau.placebo),
                 _range(found.without_low, found.without_high),
                 _range(found.seeds_low, found.seeds_high),
@@ -191,6 +192,7 @@ def controls_grid(row: RowResult) -> Grid | None:
         "evaluation",
         "halves of the test data",
         "tau within",
+        "along one knob",
         "rank sum",
         "z sum",
         "knob alone",
@@ -261,7 +263,7 @@ def league_grid(rows: Sequence[RowResult]) -> Grid | None:
         ]
         for one in sorted(standings(rows), key=lambda one: (LEVELS.index(one.level), one.tau))
     ]
-    columns = ("predictor", "performance", "rows", "mean tau", "minus that of L_a + L_u", "p (Holm)")
+    columns = ("predictor", "performance", "rows", "mean tau", "within families, minus that of L_a + L_u", "p (Holm)")
     return grid("Mean tau of each predictor over the rows: below 0 it predicts well", columns, lines) if lines else None
 
 
