@@ -104,10 +104,15 @@ def draw(groups: Sequence[Group], of: Mapping[str, Any], rng: np.random.Generato
     return out
 
 
+def names_of(n: int) -> list[str]:
+    """Return the names of a grid of n configurations."""
+    temperatures, weightings = GRIDS[n]
+    return [f"info_nce-t{t:g}" for t in temperatures] + [f"align_uniform-a{a:g}-u{u:g}" for a, u in weightings]
+
+
 def configurations(n: int) -> tuple[list[Group], list[str]]:
     """Return the families of a grid of n configurations, and the family of each."""
-    temperatures, weightings = GRIDS[n]
-    names = [f"info_nce-t{t:g}" for t in temperatures] + [f"align_uniform-a{a:g}-u{u:g}" for a, u in weightings]
+    names = names_of(n)
     families = [name.split("-")[0] for name in names]
     return families_of(names, families), families
 
@@ -192,15 +197,19 @@ def table(lines: Sequence[Mapping[str, Any]]) -> str:
 def write_tables() -> None:
     """Put the tables of the log into docs/statistics.md."""
     lines = [json.loads(line) for line in LOG.read_text().splitlines()]
-    page = DOCS / "statistics.md"
-    text = page.read_text()
     size = [r for r in lines if not r["tau"]]
     power = [{**r, "case": f"{r['case']}, tau {r['tau']:g}"} for r in lines if r["tau"]]
     for name, some in (("size", size), ("power", power)):
-        opening, closing = f"<!-- {name} -->\n", "<!-- end -->"
-        start = text.index(opening) + len(opening)
-        text = f"{text[:start]}{table(some)}\n{text[text.index(closing, start) :]}"
-    page.write_text(text)
+        write_table(name, table(some))
+
+
+def write_table(name: str, content: str) -> None:
+    """Put a table into docs/statistics.md, in place of the one of that name."""
+    page = DOCS / "statistics.md"
+    text = page.read_text()
+    opening, closing = f"<!-- {name} -->\n", "<!-- end -->"
+    start = text.index(opening) + len(opening)
+    page.write_text(f"{text[:start]}{content}\n{text[text.index(closing, start) :]}")
 
 
 def main() -> None:

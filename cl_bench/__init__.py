@@ -2,7 +2,7 @@
 
 The package exports the names that plugins import: ``matching``, ``Method``, ``DenseViews``, ``Match``, ``LossTerms``,
 ``predictor``, ``Seen`` and the losses; and the functions for a notebook: ``run``, ``load_records``, ``judge`` and
-``load_encoder``, with ``Claim``.
+``load_encoder``, with ``Claim``, and ``Judgement``, ``Verdict``, ``IncompleteSweep`` and ``holm`` for what is judged.
 Names are resolved on first use, so that the parts that need no torch (store, claims, report) do not load it.
 """
 
@@ -10,6 +10,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cl_bench.claims.judge import holm
+    from cl_bench.claims.judgement import IncompleteSweep, Judgement, Verdict
     from cl_bench.losses.terms import alignment, info_nce, uniformity
     from cl_bench.losses.types import DenseViews, LossTerms, Match
     from cl_bench.methods.method import Method, matching
@@ -25,6 +27,10 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "holm": "cl_bench.claims.judge",
+    "IncompleteSweep": "cl_bench.claims.judgement",
+    "Judgement": "cl_bench.claims.judgement",
+    "Verdict": "cl_bench.claims.judgement",
     "alignment": "cl_bench.losses.terms",
     "info_nce": "cl_bench.losses.terms",
     "uniformity": "cl_bench.losses.terms",
@@ -47,13 +53,17 @@ _HOMES = {
 __all__ = [
     "Claim",
     "DenseViews",
+    "IncompleteSweep",
+    "Judgement",
     "LossTerms",
     "Match",
     "Method",
     "Record",
     "Records",
     "Seen",
+    "Verdict",
     "alignment",
+    "holm",
     "info_nce",
     "judge",
     "load_encoder",

@@ -102,6 +102,6 @@ def _help() -> str:
             "",
             *lines,
             "",
-            "cl-bench COMMAND --help says more of one; cl-bench --version",
+            "cl-bench COMMAND --help describes one command; cl-bench --version prints the version",
         ]
     )

@@ -198,13 +198,13 @@ def _on_tau(claim: Claim, found: Correlation, alpha: float) -> tuple[float, floa
 def _needed(claim: Claim, found: Correlation, alpha: float) -> str:
     """Say how many configurations would decide a claim about tau if the observed tau were the true one."""
     if claim.kind == "no_correlation":
-        n, way, given = needed_for_none(NEGLIGIBLE, alpha), "support", "if there is none"
+        n, way, given = needed_for_none(NEGLIGIBLE, alpha), "support", "if the true tau is 0"
     elif found.needed is None:
         return ""
     else:
-        n, given = found.needed, "if it is true"
+        n, given = found.needed, f"if the true tau within families is {found.within:.2f}"
         way = "support" if (found.within < 0) == (claim.kind == "tau_negative") else "refute"
-    return f"; {given}, {n} independent configurations would {way} it with power {POWER}"
+    return f"; {given}, it takes {n} independent configurations to {way} the claim with power {POWER}"
 
 
 def holm(judgements: Sequence[Judgement], *, against: bool = False) -> list[float]:

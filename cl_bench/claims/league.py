@@ -261,12 +261,12 @@ def _standing(predictor: str, level: Level, rows: Mapping[str, _Row]) -> Standin
     tau = statistics.fmean(taus.values()) if taus else math.nan
     difference = p = math.nan
     if predictor != other:
-        difference, p = _difference(tuple(_Paired.of(row, predictor, other, performance) for row in rows.values()))
+        difference, p = paired_difference(tuple(_paired(row, predictor, other, performance) for row in rows.values()))
     return Standing(predictor, level, taus, tau, difference, p, math.nan)
 
 
-class _Paired(NamedTuple):
-    """Two predictors x and y and a performance z of the same configurations of a row, as what a cache can hold."""
+class Paired(NamedTuple):
+    """Two predictors x and y and a performance z of the same configurations of a row, hashable for a cache."""
 
     x: tuple[float, ...]
     y: tuple[float, ...]
@@ -274,14 +274,14 @@ class _Paired(NamedTuple):
     names: tuple[str, ...]
     families: tuple[str, ...]
 
-    @classmethod
-    def of(cls, row: _Row, x: str, y: str, z: str) -> _Paired:
-        (xs, ys, zs), names, families = row.over(x, y, z)
-        return cls(tuple(xs.tolist()), tuple(ys.tolist()), tuple(zs.tolist()), names, families)
+
+def _paired(row: _Row, x: str, y: str, z: str) -> Paired:
+    (xs, ys, zs), names, families = row.over(x, y, z)
+    return Paired(tuple(xs.tolist()), tuple(ys.tolist()), tuple(zs.tolist()), names, families)
 
 
 @lru_cache(maxsize=8192)  # the summary, its file and league.csv need the same values
-def _difference(rows: tuple[_Paired, ...]) -> tuple[float, float]:
+def paired_difference(rows: tuple[Paired, ...]) -> tuple[float, float]:
     """Compute the mean over rows of tau(x, z) - tau(y, z) within families, and its two-sided p; nan without a row."""
     order = np.random.default_rng(_SEED)
     observed, alike, other = [], [], []

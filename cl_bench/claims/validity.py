@@ -64,7 +64,8 @@ class Validity:
 
     def __str__(self) -> str:
         beat = (
-            f"{self.learnt} of {self.of} beat an untrained one ({EVALUATIONS[self.level]} above {self.threshold:.2f})"
+            f"{self.learnt} of {self.of} beat the untrained mean by more than its standard error "
+            f"({EVALUATIONS[self.level]} above {self.threshold:.2f})"
         )
         return beat if math.isnan(self.reliability) else f"{beat}, {self.spread}"
 

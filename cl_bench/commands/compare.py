@@ -15,19 +15,27 @@ T = TypeVar("T")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the two files and the allowed changes."""
-    parser.add_argument("before", type=Path, metavar="A", help="figures as they were, a file of --save-baseline")
-    parser.add_argument("now", type=Path, metavar="B", help="figures as they are")
     parser.add_argument(
-        "--max-tau-drop", type=float, default=0.1, metavar="TAU", help="by how much tau may be worse (default: 0.1)"
+        "before", type=Path, metavar="A", help="file of --save-baseline with the figures before the change"
+    )
+    parser.add_argument("now", type=Path, metavar="B", help="file of --save-baseline with the figures after it")
+    parser.add_argument(
+        "--max-tau-drop",
+        type=float,
+        default=0.1,
+        metavar="TAU",
+        help="largest deterioration of tau that is allowed (default: 0.1)",
     )
     parser.add_argument(
         "--max-performance-drop",
         type=float,
         default=1.0,
         metavar="POINTS",
-        help="by how many points mean performance may be worse (default: 1)",
+        help="largest loss of mean performance that is allowed, in percentage points (default: 1)",
     )
-    parser.add_argument("--alpha", type=float, default=0.05, help="chance of any false alarm (default: 0.05)")
+    parser.add_argument(
+        "--alpha", type=float, default=0.05, help="probability of any false alarm in a comparison (default: 0.05)"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -26,16 +26,36 @@ STAGES: tuple[Stage, ...] = ("measure", "linear", "detection")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Say what the command takes."""
     parser.add_argument("encoders", nargs="+", metavar="ENCODER", help=KNOWN)
-    parser.add_argument("--encoder", default="", metavar="NAME", help="architecture of files of weights")
-    parser.add_argument("--profile", default="smoke", help="name or TOML file: images, views, tasks (default: smoke)")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY.PATH=VALUE", help="change it; repeatable")
-    parser.add_argument("--only", action="append", choices=STAGES, help="this stage alone; repeatable")
-    parser.add_argument("--enlarge", default="auto", metavar="auto|N", help="images N times as large (default: auto)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of random weights (default: 0)")
-    parser.add_argument("--data-root", type=Path, metavar="DIR", help="where data sets are looked for")
-    parser.add_argument("--store", type=Path, default=Path(".cl_bench"), metavar="DIR", help="(default: .cl_bench)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:i (default: auto)")
-    parser.add_argument("--report", type=Path, metavar="DIR", help="write encoders.csv and encoders.json there")
+    parser.add_argument("--encoder", default="", metavar="NAME", help="architecture that the files of weights are for")
+    parser.add_argument(
+        "--profile",
+        default="smoke",
+        help="profile with the images, views and tasks: its name or TOML file (default: smoke)",
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY.PATH=VALUE",
+        help="change a value of the profile; may be repeated",
+    )
+    parser.add_argument("--only", action="append", choices=STAGES, help="run this stage alone; may be repeated")
+    parser.add_argument(
+        "--enlarge", default="auto", metavar="auto|N", help="factor by which images are enlarged (default: auto)"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of random weights (default: 0)")
+    parser.add_argument("--data-root", type=Path, metavar="DIR", help="folder with the data sets")
+    parser.add_argument(
+        "--store",
+        type=Path,
+        default=Path(".cl_bench"),
+        metavar="DIR",
+        help="where results are kept (default: .cl_bench)",
+    )
+    parser.add_argument(
+        "--device", default="auto", help="device to compute on: auto, cpu, cuda or cuda:i (default: auto)"
+    )
+    parser.add_argument("--report", type=Path, metavar="DIR", help="folder to write encoders.csv and encoders.json to")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -52,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
     except (OutOfMemory, OSError) as error:
         return _said(of_file(error) if isinstance(error, OSError) else str(error), 1)
     except KeyboardInterrupt:
-        return _said("interrupted; what is done is kept, and the same command goes on from there", 130)
+        return _said("interrupted; what is done is kept: run the same command again to continue", 130)
 
 
 def _said(text: str, status: int) -> int:

@@ -66,7 +66,7 @@ class Hooks:
                 raise pytest.UsageError("--plan runs nothing: leave out -n")
             if option.rerun != "missing":
                 raise pytest.UsageError(
-                    "--rerun puts results away in one process: leave out -n (--jobs has many compute)"
+                    "--rerun puts results away in one process: leave out -n; --jobs sets the workers"
                 )
         computing = {"--rerun": option.rerun != "missing", "--until-conclusive": option.until_conclusive}
         for other, given in computing.items():

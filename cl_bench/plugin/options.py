@@ -48,8 +48,8 @@ OPTIONS = (
     _Option(
         "budget", metavar="1h30m", help="time that --until-conclusive may take; a look that does not fit is not begun"
     ),
-    _Option("data-root", metavar="DIR", help="where STL-10, COCO and VOC lie, for a profile that takes them"),
-    _Option("download", action="store_true", help="get missing data sets into --data-root, where torchvision can"),
+    _Option("data-root", metavar="DIR", help="folder with STL-10, COCO or VOC, for a profile that needs them"),
+    _Option("download", action="store_true", help="download missing data sets into --data-root, if torchvision can"),
     _Option(
         "encoder",
         metavar="timm:NAME|torchvision:NAME|FILE.py:FUNCTION",
@@ -57,7 +57,7 @@ OPTIONS = (
     ),
     _Option("detector", metavar="torchvision|detectron2", help="backend of detection (default: the profile's)"),
     _Option("device", default="auto", metavar="auto|cpu|cuda[:i]", help="where to train (default: auto)"),
-    _Option("jobs", type=int, metavar="N", help="worker processes (default: one a core on a CPU, one on a GPU)"),
+    _Option("jobs", type=int, metavar="N", help="worker processes (default: one for each CPU core, or for each GPU)"),
     _Option(
         "gpus-per-model",
         type=int,
@@ -69,7 +69,7 @@ OPTIONS = (
     _Option(
         "timeout-per-encoder",
         metavar="1h30m",
-        help="time that a worker may take for an encoder; one that takes longer is ended, the encoder counts as failed",
+        help="longest time for one encoder, as 90s or 1h30m; after it the worker is ended and the encoder has failed",
     ),
     _Option("engine", default="local", choices=("local", "ray"), help="workers on this machine, or on a Ray cluster"),
     _Option("store", default=".cl_bench", metavar="DIR", help="where results are kept (default: .cl_bench)"),
@@ -80,9 +80,11 @@ OPTIONS = (
         choices=("missing", "failed", "all"),
         help="what to compute: what the store lacks (default), also what diverged, or all that is selected",
     ),
-    _Option("baseline", metavar="FILE", help="a claim fails where tau or performance is surely worse than in FILE"),
     _Option(
-        "save-baseline", metavar="FILE", help="keep this run's figures in FILE, beside what it holds of other rows"
+        "baseline", metavar="FILE", help="fail a claim whose tau or performance is significantly worse than in FILE"
+    ),
+    _Option(
+        "save-baseline", metavar="FILE", help="write this run's figures to FILE; what it holds of other rows stays"
     ),
     _Option("strict-claims", action="store_true", help="an INCONCLUSIVE claim fails"),
     _Option("list-methods", action="store_true", help="list every method there is, with its options; run nothing"),

@@ -68,7 +68,7 @@ class Stages:
         option = self.session.options
         if getattr(self.config.option, "numprocesses", None):
             raise pytest.UsageError(
-                "--until-conclusive decides in one process what runs next: leave out -n (--jobs has many compute)"
+                "--until-conclusive decides in one process what runs next: leave out -n; --jobs sets the workers"
             )
         if option.baseline is not None:
             raise pytest.UsageError(
@@ -113,7 +113,9 @@ class Stages:
         specs = [spec for row in self.hooks.wanted(session.items).values() for spec in row]
         left = self._run(session, [item for item in session.items if item not in claims], self._end)
         if left or not self.session.wait(specs, self._end):
-            raise session.Interrupted(f"--budget {option.budget} is spent within {first}; the same command goes on")
+            raise session.Interrupted(
+                f"--budget {option.budget} is spent within {first}; run the same command again to continue"
+            )
         waiting = self._judge(session, waiting, first)
         for look in more:
             if not waiting or not self._advance(session, waiting, look):
@@ -145,7 +147,7 @@ class Stages:
         session.testscollected -= len(left)
         if left or not self.session.wait(specs, self._end):
             self._told = (
-                f"--budget {self.session.options.budget} is spent within {look}; the same command goes on there"
+                f"--budget {self.session.options.budget} is spent within {look}; run the same command again to continue"
             )
             return False
         self.session.reached |= dict.fromkeys(wanted, look)

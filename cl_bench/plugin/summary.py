@@ -150,7 +150,9 @@ class Summary:
         """Print how many of the requested encoders the store holds after an interruption."""
         if wanted:
             whole = sum(load_record(spec, self.session.store) is not None for spec in wanted)
-            terminalreporter.write_line(f"{whole} of {len(wanted)} kept; the same command goes on")
+            terminalreporter.write_line(
+                f"{whole} of {len(wanted)} encoders kept; run the same command again to continue"
+            )
 
     def _show_baseline(self, terminalreporter: TerminalReporter) -> list[str]:
         """Print and return the changes since ``--baseline``, and save the baseline of ``--save-baseline``."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import math
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -14,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cl_bench.claims.judgement import Judgement, Verdict
-from cl_bench.report.html.words import answers, headline
+from cl_bench.report.html.words import answers, headline, other_claims
 from cl_bench.report.league_table import failures
 from cl_bench.report.quote import markdown_table
 from cl_bench.report.row import COLOURS, RowResult
@@ -57,7 +56,7 @@ def _blocks(rows: Sequence[RowResult]) -> Iterator[RenderableType]:
         yield Text(_EXPLORATORY, style="dim")
     if any(_stricter(j) for line in lines for j in line.verdicts):
         yield Text(_RESTS, style="dim")
-    others = _others(rows)
+    others = other_claims(rows)
     if others:
         yield Text(others, style="dim")
 
@@ -82,7 +81,7 @@ def brief_markdown(rows: Sequence[RowResult]) -> str:
     parts += [f"{_plain(row.name)}: {row.runs}" for row in rows if not row.whole]
     if any(j.claim.exploratory for line in lines for j in line.verdicts):
         parts.append(_EXPLORATORY.replace("*", r"\*"))
-    others = _others(rows)
+    others = other_claims(rows)
     return "\n\n".join([*parts, *([others] if others else [])]) + "\n"
 
 
@@ -138,16 +137,6 @@ def _all_told(line: Line) -> str:
     if len(line.verdicts) < 2:
         return "".join(map(_told, line.verdicts)) or "-"
     return ", ".join(f"{j.claim.symbols}: {_told(j)}" for j in line.verdicts)
-
-
-def _others(rows: Sequence[RowResult]) -> str:
-    """Count the verdicts on claims that are not about tau, which have no line in the table."""
-    others = [j.verdict for row in rows for j in row.judgements if not j.claim.about_tau]
-    if not others:
-        return ""
-    counts = Counter(others)
-    told = ", ".join(f"{counts[verdict]} {verdict}" for verdict in Verdict if counts[verdict])
-    return f"other claims: {told}"
 
 
 def _plain(text: str) -> str:

@@ -12,11 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from cl_bench.claims import paper
-from cl_bench.claims.judge import holm
-from cl_bench.claims.judgement import Judgement, Verdict
 from cl_bench.claims.paper import PaperRow
 from cl_bench.claims.validity import warnings
 from cl_bench.report.comparison_table import comparison_notes, comparison_table
+from cl_bench.report.html.words import multiplicity
 from cl_bench.report.league_table import league_notes, league_table
 from cl_bench.report.paper_tables import average_notes, paper_notes, paper_tables
 from cl_bench.report.probes_table import shortcut_notes, shortcut_table
@@ -161,7 +160,7 @@ def _notes(rows: Sequence[RowResult]) -> Iterator[Text]:
         *_printed_notes(rows),
         *paper_notes(rows),
         *average_notes(rows),
-        _multiplicity([j for row in rows for j in row.judgements]),
+        multiplicity(rows),
     ]
     return (Text(note, style="dim") for note in notes)
 
@@ -172,30 +171,6 @@ def _printed_notes(rows: Sequence[RowResult]) -> Iterator[str]:
         yield f"*: the paper's own numbers, of another setting ({paper.SOURCE}). {paper.NOTE}"
     elif shown:
         yield f"paper: its own numbers ({paper.SOURCE}). {paper.NOTE}"
-
-
-def _multiplicity(judgements: Sequence[Judgement]) -> str:
-    exploratory = sum(j.claim.exploratory for j in judgements)
-    aside = f", {exploratory} of them exploratory and not counted on" if exploratory else ""
-    tested = 0
-    told = []
-    for verdict, against in ((Verdict.SUPPORTED, False), (Verdict.REFUTED, True)):
-        adjusted = zip(judgements, holm(judgements, against=against), strict=True)
-        counted = [(j, p) for j, p in adjusted if not math.isnan(p)]
-        own = [(j, p) for j, p in counted if j.verdict is verdict]
-        survive = [_short(j) for j, p in own if p < j.alpha]
-        named = f" ({', '.join(survive)})" if survive else ""
-        tested = len(counted)
-        told.append(f"{len(own)} {verdict.lower()} by their own test, {len(survive)} after Holm's correction{named}")
-    return f"claims: {len(judgements)} judged{aside}; of {tested} tested {'; '.join(told)}."
-
-
-def _short(judgement: Judgement) -> str:
-    found = judgement.comparison
-    other = found and (found.other if judgement.claim.kind == "keeps_up" else found.reference)
-    about = judgement.claim.predictor
-    told = f"{f' against {other}' if other else ''}{f', {about}' if about else ''}"
-    return f"{judgement.row} ({EVALUATIONS[judgement.claim.level]}{told})"
 
 
 def _precision_notes(rows: Sequence[RowResult]) -> Iterator[str]:

@@ -45,7 +45,7 @@ def test_absence_of_a_correlation_supports_nothing() -> None:
             f"{found.correlation.tau:.2f} [",
             "n = 8",
             "p(tau",
-            f"if it is true, {found.correlation.needed} independent configurations would",
+            f"if the true tau within families is {found.correlation.within:.2f}, it takes {found.correlation.needed} ",
         ):
             assert part in found.sentence
 
@@ -138,7 +138,10 @@ def test_no_correlation_is_supported_by_many_configurations_and_by_few_never() -
     assert judge(UP, asked(sweep(range(many[0]), many[1])), LOW).verdict is Verdict.INCONCLUSIVE
     found = judge(NONE, asked(sweep(range(few[0]), few[1])), LOW)
     assert found.verdict is Verdict.INCONCLUSIVE
-    assert "if there is none, 44 independent configurations would support it with power 0.8" in found.sentence
+    assert (
+        "if the true tau is 0, it takes 44 independent configurations to support the claim with power 0.8"
+        in found.sentence
+    )
     found = judge(NONE, asked(sweep(range(40), range(40))), LOW)
     assert found.verdict is Verdict.REFUTED and "p(|tau| > 0.3) = " in found.sentence
 
@@ -159,7 +162,8 @@ def test_of_encoders_that_did_not_learn_nothing_is_concluded_and_that_is_said_fi
     records = sweep(range(9), [50 + slope * k for k in range(9)])
     found = judge(claim, asked(records), untrained(53.9, 54.1) if slope < 0 else untrained(54.9, 55.1))
     assert found.verdict is Verdict.INCONCLUSIVE and found.correlation is not None and found.validity is not None
-    said = f"row: INCONCLUSIVE: encoders of this row did not learn: {found.validity.learnt} of 9 beat an untrained one"
+    beat = f"{found.validity.learnt} of 9 beat the untrained mean by more than its standard error"
+    said = f"row: INCONCLUSIVE: encoders of this row did not learn: {beat}"
     assert found.sentence.startswith(said) and 2 * found.validity.learnt < 9
     assert f"tau = {found.correlation}" in found.sentence and "were this tau true" not in found.sentence
     learnt = judge(claim, asked(records), LOW)
@@ -190,9 +194,8 @@ def test_of_confusing_positives_the_twin_must_have_learnt(claim: Claim) -> None:
     assert found.verdict is Verdict.SUPPORTED and "the same row with overlapping views: 5 of 5 beat" in found.sentence
     found = judge(claim, disjoint, random, twin=failed)
     assert found.verdict is Verdict.INCONCLUSIVE
-    said = (
-        "row: INCONCLUSIVE: encoders of the same row with overlapping views did not learn: 1 of 5 beat an untrained one"
-    )
+    beat = "1 of 5 beat the untrained mean by more than its standard error"
+    said = f"row: INCONCLUSIVE: encoders of the same row with overlapping views did not learn: {beat}"
     assert found.sentence.startswith(said)
 
 

@@ -38,7 +38,8 @@ def test_half_of_the_configurations_must_beat_the_mean_by_its_error(learnt: int,
     found = validity(sweep(range(of), scores), random, "dense", ordered=False)
     assert (found.learnt, found.of) == (learnt, of) and found.threshold == pytest.approx(threshold)
     assert (found.reason == "") == valid
-    said = f"encoders of this row did not learn: {learnt} of {of} beat an untrained one (detection above 13.15)"
+    beat = f"{learnt} of {of} beat the untrained mean by more than its standard error (detection above 13.15)"
+    said = f"encoders of this row did not learn: {beat}"
     assert valid or found.reason.startswith(said)
 
 

@@ -133,5 +133,7 @@ def test_interrupted_it_says_what_is_kept_and_leaves_the_report(
         assert interrupted.wait(20) == pytest.ExitCode.INTERRUPTED
     finally:
         interrupted.stop()
-    assert re.search(r"^[1-5] of 6 kept; the same command goes on$", interrupted.text, re.MULTILINE)
+    assert re.search(
+        r"^[1-5] of 6 encoders kept; run the same command again to continue$", interrupted.text, re.MULTILINE
+    )
     assert claims_of(job.report) == before and len(before) == 2

@@ -191,8 +191,8 @@ def test_a_look_that_does_not_fit_the_budget_is_not_begun(six: Job) -> None:
 @pytest.mark.parametrize(
     ("budget", "expected", "code", "said"),
     [
-        ("20s", {"passed": 12 + 6, "xfailed": 2}, 0, f"--budget 20s is spent within {LOOKS[1]}; the same command goes"),
-        ("8s", {"passed": 7}, 2, f"--budget 8s is spent within {LOOKS[0]}; the same command goes on"),
+        ("20s", {"passed": 12 + 6, "xfailed": 2}, 0, f"--budget 20s is spent within {LOOKS[1]}; run the same command"),
+        ("8s", {"passed": 7}, 2, f"--budget 8s is spent within {LOOKS[0]}; run the same command again to continue"),
     ],
 )
 def test_a_budget_that_is_spent_within_a_look(

@@ -48,8 +48,8 @@ def test_a_row_that_did_not_learn_is_inconclusive_however_clear_its_tau(
     assert outcomes(result) == {**expected, "deselected": 4}
     text = flat(result)
     for evaluation in ("linear evaluation", "detection"):
-        said = f"encoders of this row did not learn: 1 of 4 beat an untrained one ({evaluation} above 75.01)"
-        assert f"INCONCLUSIVE: {said}" in text
+        beat = f"1 of 4 beat the untrained mean by more than its standard error ({evaluation} above 75.01)"
+        assert f"INCONCLUSIVE: encoders of this row did not learn: {beat}" in text
     claims = json.loads((job.report / "claims.json").read_text())
     assert [(c["validity"]["learnt"], c["validity"]["of"]) for c in claims] == [(1, 4)] * 2
 
@@ -81,7 +81,8 @@ def test_confusing_positives_conclude_nothing_where_their_twin_did_not_learn(job
     job.plant((10, 10.1, 10, 10), 10.1, data="multi_object")
     result = job.run(*options, suites="test_confusing_positives.py")
     assert outcomes(result) == {"xfailed": 3, "deselected": 10}
-    said = "INCONCLUSIVE: encoders of the same row with overlapping views did not learn: 0 of 4 beat an untrained one"
+    beat = "0 of 4 beat the untrained mean by more than its standard error"
+    said = f"INCONCLUSIVE: encoders of the same row with overlapping views did not learn: {beat}"
     assert job.summary.count(said) >= 3
     assert "dense_index: multi-object data, overlapping views" in job.summary
 

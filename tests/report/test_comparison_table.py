@@ -71,7 +71,7 @@ def test_methods_are_compared_with_the_reference(row: RowResult, width: int) -> 
     assert all(line.split()[-1] != "SUPPORTED" for line in render(others[0], width=width).splitlines() if "sd" in line)
     # The row has two on tau, which hold, and two at the random level, which do not; of four comparisons half do.
     assert "8 judged; of 8 tested 4 supported by their own test" in said and "; 4 refuted by their own test" in said
-    assert "dense_emd (detection against dense_index)" in said
+    assert "dense_emd: no_worse_than (detection against dense_index)" in said
 
 
 def test_without_index_wise_matching_the_first_method_is_the_reference(row: RowResult) -> None:

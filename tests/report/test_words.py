@@ -27,8 +27,11 @@ def test_the_answer_is_a_sentence() -> None:
     assert linear.said == (
         "On single-object images, better aligned and more uniform features go with better linear evaluation"
     )
-    low, high = (f"{v:.2f}".replace("-", "\u2212") for v in (found.low, found.high))
-    assert f"95 % interval {low} to {high}; 20 configurations, 1 seed each" in linear.evidence and not linear.why
+    tau, inside, low, high = (
+        f"{v:.2f}".replace("-", "\u2212") for v in (found.tau, found.within, found.within_low, found.within_high)
+    )
+    told = f"tau {tau} over all pairs, {inside} within families, 95 % interval {low} to {high}; 20 configurations"
+    assert linear.evidence == f"{told}, 1 seed each" and not linear.why
     assert headline([linear, detection]).endswith(
         "two claims about alignment, uniformity and performance that were tested here, this run supports two, speaks "
         "against none and leaves none open."
@@ -56,7 +59,7 @@ def test_the_answer_says_the_contrary_or_nothing_and_why() -> None:
     assert one.said.endswith(
         "this run leaves open whether better aligned and more uniform features go with better detection"
     )
-    assert one.why == "Too few encoders learnt to tell: 0 of 20 did better than untrained ones."
+    assert one.why == "Too few encoders learnt to tell: 0 of 20 did clearly better than untrained ones."
     few = replace(row, records=tuple(sweep(range(6), [60, 40, 55, 45, 50, 42])))
     assert "There are too few configurations" in answer(few, judged(few), [few]).why
     error = IncompleteSweep(row.name, ["a", "b"])

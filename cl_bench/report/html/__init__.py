@@ -21,7 +21,7 @@ from cl_bench.report.html import grids, places, similarities, training
 from cl_bench.report.html.forest import forest_lines, forest_scale
 from cl_bench.report.html.sheets import TEMPLATES, style
 from cl_bench.report.html.svg import minus
-from cl_bench.report.html.words import answers, headline
+from cl_bench.report.html.words import answers, headline, multiplicity, other_claims, sentence
 from cl_bench.report.league_table import failures, league_notes
 from cl_bench.report.paper_tables import paper_notes
 from cl_bench.report.probes_table import shortcut_notes
@@ -103,6 +103,7 @@ def _page(
         policy=f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{policy}'",
         headline=headline(found),
         answers=found,
+        beside_answers=[sentence(line) for line in (other_claims(rows), multiplicity(rows)) if line],
         forest=forest_lines(rows),
         forest_scale=forest_scale(),
         claims=grids.claims_grid(rows),

@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 import re
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from cl_bench.claims.judge import holm
 from cl_bench.claims.judgement import Judgement, Verdict
 from cl_bench.report.html.svg import two
 from cl_bench.report.row import RowResult
-from cl_bench.spec.records import LEVELS, configurations
+from cl_bench.spec.records import EVALUATIONS, LEVELS, configurations
 
 _NO_COUNT = {0: "none", 1: "one", 2: "two", 3: "three", 4: "four", 5: "five", 6: "six", 7: "seven", 8: "eight"}
 
@@ -68,6 +70,39 @@ def _count(number: int) -> str:
     return _NO_COUNT.get(number, str(number))
 
 
+def other_claims(rows: Sequence[RowResult]) -> str:
+    """Count the verdicts on claims that are not about tau; empty where there are none."""
+    counts = Counter(j.verdict for row in rows for j in row.judgements if not j.claim.about_tau)
+    told = ", ".join(f"{counts[verdict]} {verdict}" for verdict in Verdict if counts[verdict])
+    return f"other claims: {told}" if told else ""
+
+
+def multiplicity(rows: Sequence[RowResult]) -> str:
+    """Count the claims that their own test decides, and those of them that Holm's correction leaves decided."""
+    judgements = [j for row in rows for j in row.judgements]
+    exploratory = sum(j.claim.exploratory for j in judgements)
+    aside = f", {exploratory} of them exploratory and not counted on" if exploratory else ""
+    tested = 0
+    told = []
+    for verdict, against in ((Verdict.SUPPORTED, False), (Verdict.REFUTED, True)):
+        adjusted = zip(judgements, holm(judgements, against=against), strict=True)
+        counted = [(j, p) for j, p in adjusted if not math.isnan(p)]
+        own = [(j, p) for j, p in counted if j.verdict is verdict]
+        survive = [_short(j) for j, p in own if p < j.alpha]
+        named = f" ({', '.join(survive)})" if survive else ""
+        tested = len(counted)
+        told.append(f"{len(own)} {verdict.lower()} by their own test, {len(survive)} after Holm's correction{named}")
+    return f"claims: {len(judgements)} judged{aside}; of {tested} tested {'; '.join(told)}."
+
+
+def _short(judgement: Judgement) -> str:
+    found = judgement.comparison
+    other = found and (found.other if judgement.claim.kind == "keeps_up" else found.reference)
+    about = judgement.claim.predictor
+    told = f"{f' against {other}' if other else ''}{f', {about}' if about else ''}"
+    return f"{judgement.row}: {judgement.claim.kind} ({EVALUATIONS[judgement.claim.level]}{told})"
+
+
 def answer(row: RowResult, judgement: Judgement, rows: Sequence[RowResult]) -> Answer:
     """Answer one claim about a row."""
     method = f" ({row.method})" if len({one.method for one in rows}) > 1 else ""
@@ -94,11 +129,13 @@ def _evidence(row: RowResult, judgement: Judgement) -> str:
     found = judgement.correlation
     if found is None:
         return ""
-    interval = "" if math.isnan(found.low) else f", 95 % interval {_two(found.low)} to {_two(found.high)}"
+    alone = math.isnan(found.between) or math.isnan(found.within)
+    low, high = (found.low, found.high) if alone else (found.within_low, found.within_high)
+    interval = "" if math.isnan(low) else f", 95 % interval {_two(low)} to {_two(high)}"
     kept, _ = configurations(row.records, found.level)
     seeds = round(statistics.fmean(len(c.seeds) for c in kept)) if kept else 0
     each = f", {seeds} seed{'s' if seeds != 1 else ''} each" if seeds else ""
-    inside = "" if math.isnan(found.between) or math.isnan(found.within) else f" ({_two(found.within)} within families)"
+    inside = "" if alone else f" over all pairs, {_two(found.within)} within families"
     return f"tau {_two(found.tau)}{inside}{interval}; {found.n} configurations{each}"
 
 
@@ -111,19 +148,28 @@ def _why(judgement: Judgement) -> str:
     gate = judgement.validity
     if gate and 2 * gate.learnt < gate.of:
         whose = "" if gate.whose == "this row" else f" of {gate.whose}"
-        return f"Too few encoders{whose} learnt to tell: {gate.learnt} of {gate.of} did better than untrained ones."
+        beat = f"{gate.learnt} of {gate.of} did clearly better than untrained ones"
+        return f"Too few encoders{whose} learnt to tell: {beat}."
     if reason or failed:
-        return _sentence(reason or failed)
+        return sentence(reason or failed)
     needed = judgement.correlation and judgement.correlation.needed
     if judgement.claim.kind == "tau_negative" and needed and judgement.correlation and judgement.correlation.within < 0:
         worth = judgement.correlation.effective_n
-        has = "" if math.isnan(worth) else f"; the {judgement.correlation.n} here are worth about {worth:.0f} of those"
-        return f"There are too few configurations: if it is true, about {needed} independent ones would show it{has}."
-    return "Chance alone would give such figures too often."
+        has = (
+            ""
+            if math.isnan(worth)
+            else f", and the {judgement.correlation.n} here tell as much as {worth:.0f} of those"
+        )
+        return (
+            "There are too few configurations: if the true tau is this one, it takes about "
+            f"{needed} independent ones to show it{has}."
+        )
+    return "Figures like these would come about too often by chance alone."
 
 
-def _sentence(text: str) -> str:
-    return f"{text[:1].upper()}{text[1:]}."
+def sentence(text: str) -> str:
+    """Return the text with a capital letter and one full stop."""
+    return f"{text[:1].upper()}{text[1:].removesuffix('.')}."
 
 
 def _two(value: float) -> str:
