@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
-from rich.console import Console
 
 from cl_bench.claims.baseline import Baseline, OldFormat, setting_of
 from cl_bench.claims.comparison import REFERENCE
@@ -36,6 +35,7 @@ from cl_bench.compute.devices import check_per_model, default_jobs, overcommitte
 from cl_bench.compute.local import LocalEngine
 from cl_bench.compute.progress import Display
 from cl_bench.compute.record import load_record
+from cl_bench.console import Console
 from cl_bench.plugin.options import Options, or_usage_error, renewing_command
 from cl_bench.plugin.regression import findings_of
 from cl_bench.spec import MethodSpec, RunSpec
