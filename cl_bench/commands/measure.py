@@ -151,7 +151,7 @@ def _times(text: str) -> int | None:
 
 def main() -> int:
     """Parse a command line of its own and run it."""
-    parser = argparse.ArgumentParser(prog=f"python -m cl_bench.commands.{NAME}", description=HELP)
+    parser = argparse.ArgumentParser(prog=f"python -m cl_bench.commands.{NAME}", description=HELP, allow_abbrev=False)
     add_arguments(parser)
     return run(parser.parse_args())
 

@@ -161,8 +161,7 @@ def _hub_or_cache() -> Iterator[str]:
     Yields:
         Why nothing else can be had; empty where the hub answers.
     """
-    from huggingface_hub import constants
-    from huggingface_hub.utils import get_session
+    from huggingface_hub import constants, get_session
 
     offline, unreachable = constants.HF_HUB_OFFLINE, ""
     try:

@@ -32,6 +32,7 @@ from cl_bench.compute.asked import (
     wait_for,
 )
 from cl_bench.compute.devices import check_per_model, default_jobs, overcommitted, usable_devices
+from cl_bench.compute.loading import existing_store
 from cl_bench.compute.local import LocalEngine
 from cl_bench.compute.progress import Display
 from cl_bench.compute.record import load_record
@@ -309,9 +310,8 @@ class Session:
         """Store of the results."""
         given = self.options.store
         path = (self.config.rootpath if given == ".cl_bench" else self.here) / given
-        if self.options.from_store and not (path / "runs").is_dir():
-            raise pytest.UsageError(f"--store {path}: no store is there; --from-store computes nothing")
-        return or_usage_error(lambda: Store(path), f"--store {path}")
+        make = existing_store if self.options.from_store else Store
+        return or_usage_error(lambda: make(path), f"--store {path}")
 
     @cached_property
     def timeout(self) -> float:
