@@ -57,6 +57,9 @@ class Clock:
         if not isinstance(outcome, Record):
             raise RuntimeError(outcome)
 
+    def waiting_for(self, spec: RunSpec, holder: str) -> None:
+        raise RuntimeError(f"{spec.case} is computed by {holder}")
+
 
 def cpu_seconds(of_ray: bool) -> float:
     """Return the processor's seconds of this process and its workers so far, and of all that Ray runs if asked."""

@@ -132,6 +132,9 @@ class Quiet:
     def finished(self, worker: int, spec: RunSpec, outcome: Record | str) -> None:
         """Ignore that a worker finished a spec."""
 
+    def waiting_for(self, spec: RunSpec, holder: str) -> None:
+        """Ignore that another process is computing a spec."""
+
 
 def untrained_probes(spec: RunSpec, row: RunSpec) -> dict[str, float]:
     """Compute the probes of an untrained encoder on the held-out images and views of a row."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -56,8 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"cl-bench {name}: interrupted", file=sys.stderr)
         status = 130
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it closes the output
-        status = 141
+        from cl_bench.console import unread
+
+        status = unread()
     return status
 
 

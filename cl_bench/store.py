@@ -2,8 +2,8 @@
 
 ``<root>/runs/<key>/`` holds ``spec.json``, ``specs/<key>.json`` (what was asked for, evaluations too), ``status.json``,
 ``history.jsonl``, ``encoder.safetensors``, ``output.txt`` (what the plugin printed), ``evals/<key>.json``, ``lock``
-and, while training, ``checkpoint.pt``. JSON records and the checkpoint carry the hash of their payload, and in it which
-record of which run they are.
+(which says who computes it) and, while training, ``checkpoint.pt``. JSON records and the checkpoint carry the hash of
+their payload, and in it which record of which run they are.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from cl_bench.errors import SpecError
+from cl_bench.errors import SpecError, first_line_of
 from cl_bench.forks import own
 
 LARGEST = 2**24
@@ -153,6 +154,15 @@ class Run:
                     path.rename(kept / path.name)
         return True
 
+    @property
+    def holder(self) -> str:
+        """Process that holds this run, if one does, with its machine and since when; empty if that is not known."""
+        try:
+            with (self.path / "lock").open(errors="replace") as file:
+                return first_line_of(file.readline(200))
+        except OSError:
+            return ""
+
     @contextmanager
     def locked(self) -> Iterator[bool]:
         """Lock this run; yield False at once if another process holds it. The lock ends with the process.
@@ -167,12 +177,19 @@ class Run:
 
 @contextmanager
 def locked(folder: Path, wait: bool = False) -> Iterator[bool]:
-    """Lock a directory; if another process holds it, yield False at once, or wait. The lock ends with the process."""
+    """Lock a directory; if another process holds it, yield False at once, or wait. The lock ends with the process.
+
+    The file says who holds it, or held it last.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as file:
+    with (folder / "lock").open("ab") as file:
         if not _lock(file.fileno(), folder, wait):
             yield False
             return
+        since = datetime.now(UTC).isoformat(" ", "seconds")
+        with suppress(OSError):  # a full disk is no reason not to hold it
+            os.ftruncate(file.fileno(), 0)
+            os.write(file.fileno(), f"process {os.getpid()} on {os.uname().nodename} since {since}\n".encode())
         with own(file.fileno()):
             yield True
 

@@ -48,6 +48,7 @@ class Notes:
         self.begun: Counter[str] = Counter()
         self.ended: dict[str, Record | str] = {}
         self.steps: set[str] = set()
+        self.waited: list[tuple[str, str]] = []
 
     def started(self, worker: int, spec: RunSpec) -> None:
         self.begun[spec.case] += 1
@@ -59,6 +60,9 @@ class Notes:
     def finished(self, worker: int, spec: RunSpec, outcome: Record | str) -> None:
         assert spec.case not in self.ended
         self.ended[spec.case] = outcome
+
+    def waiting_for(self, spec: RunSpec, holder: str) -> None:
+        self.waited.append((spec.case, holder))
 
 
 class Bench:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,18 @@ def test_an_option_that_is_not_there_is_told_with_the_nearest(capsys: pytest.Cap
     assert capsys.readouterr().err == said
     assert main(["data", "ci"]) == 4
     assert capsys.readouterr().err.startswith("cl-bench data: takes no argument 'ci' here")
+
+
+@pytest.mark.parametrize("module", ["cl_bench.data.__main__", "cl_bench.commands.measure"])
+def test_options_of_a_module_are_not_shortened_either(
+    module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [module, "no_such", "--prof", "ci"])
+    with pytest.raises(SystemExit) as ended:
+        import_module(module).main()
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert ended.value.code == 2 and "error: unrecognized arguments: " in said and "--prof" in said
 
 
 def test_an_interrupted_command_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 import stat
@@ -244,6 +245,21 @@ def test_a_lock_excludes_others_and_dies_with_its_process(store: Store, run: Run
         assert mine
         assert answer(second) == "False"
         second.communicate("\n", timeout=10)
+
+
+def test_a_lock_says_who_holds_it(store: Store, run: Run) -> None:
+    assert run.holder == ""
+    with run.locked():
+        pass
+    with hold(store) as holder:
+        assert answer(holder) == "True"
+        with run.locked() as mine:
+            assert not mine
+        whom, since = run.holder.split(" since ")
+        assert whom == f"process {holder.pid} on {os.uname().nodename}"
+        assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\+00:00", since)
+        assert len((run.path / "lock").read_text().splitlines()) == 1
+        holder.communicate("\n", timeout=10)
 
 
 def test_a_lock_excludes_threads_and_is_given_back_after_an_error(run: Run) -> None:

@@ -40,9 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Show verdicts and figures side by side; return 1 if a figure is significantly worse than allowed."""
-    from rich.console import Console
-
     from cl_bench.claims.baseline import Baseline
+    from cl_bench.console import Console
     from cl_bench.report.baselines_table import baselines_table, compared
 
     try:

@@ -87,11 +87,11 @@ def _run(arguments: argparse.Namespace) -> int:
             check_folder(option, folder)
     stages: tuple[Stage, ...] = tuple(s for s in STAGES if not arguments.only or s in arguments.only)
     asked = named(arguments.encoders, arguments.encoder)
-    from rich.console import Console
 
     from cl_bench.compute.asked import data_under, profile_on
     from cl_bench.compute.devices import torch_device
     from cl_bench.compute.measure_own import GRIDLESS, Settings, built_in_predictors, examine, result, without_twins
+    from cl_bench.console import Console
     from cl_bench.report.own_encoders import encoders_csv, encoders_json, tables
     from cl_bench.spec.own import OwnRunSpec
     from cl_bench.store import Store
@@ -135,10 +135,10 @@ def _compute(
 ) -> None:
     """Compute what the store lacks, with a bar on a terminal and a line an encoder elsewhere."""
     import torch
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
     from cl_bench.compute.measure_own import compute, lacking
+    from cl_bench.console import Console
 
     todo = [subject for subject in subjects if lacking(subject, store, stages)]
     console = Console(stderr=True)
@@ -171,7 +171,7 @@ def _times(text: str) -> int | None:
 
 def main() -> int:
     """Parse a command line of its own and run it."""
-    parser = argparse.ArgumentParser(prog=f"python -m cl_bench.commands.{NAME}", description=HELP)
+    parser = argparse.ArgumentParser(prog=f"python -m cl_bench.commands.{NAME}", description=HELP, allow_abbrev=False)
     add_arguments(parser)
     return run(parser.parse_args())
 

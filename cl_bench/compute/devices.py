@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 from cl_bench.errors import SpecError, nearest
 from cl_bench.spec import RunSpec
+from cl_bench.spec.datasets import GIB
 
 if TYPE_CHECKING:
     import torch
 
 WORKER_MEMORY = 3 * 2**29  # bytes that a worker needs: torch and the data, 1.5 GiB
 WORKER_GPU_MEMORY = 2**30  # bytes that a worker needs on its GPU besides models and batches: context and kernels
-GIB = 2**30
 
 
 def cores() -> int:

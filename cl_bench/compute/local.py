@@ -8,6 +8,7 @@ import secrets
 import sys
 import tempfile
 import threading
+import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -24,6 +25,8 @@ from cl_bench.spec.records import RANDOM_INIT, Record
 from cl_bench.store import Store, StoreWarning
 
 POLL = 0.5  # seconds between two checks of a run that another process is computing
+LONG = 60.0
+"""Seconds of waiting for a run that another process is computing, with nothing else to do, after which that is said."""
 
 
 class ComputationError(PlainError, RuntimeError):
@@ -45,6 +48,9 @@ class Watcher(Protocol):
 
     def finished(self, worker: int, spec: RunSpec, outcome: Record | str) -> None:
         """Note that a worker finished a spec, with a record or with what went wrong."""
+
+    def waiting_for(self, spec: RunSpec, holder: str) -> None:
+        """Note that a spec has long been waited for, and which process is computing it."""
 
 
 class Desk:
@@ -101,6 +107,7 @@ class LocalEngine:
         self.jobs = jobs
         self._queue: deque[tuple[RunSpec, str]] = deque()  # each with the plugin to import for it
         self._busy: list[tuple[RunSpec, str]] = []  # specs that another process is computing
+        self._waiting: dict[str, float] = {}  # since when, by the spec's key; endless once that has been said
         self._given_up: dict[str, set[str]] = {}  # plugins whose predictors failed, by the spec's key
         self._known: set[str] = set()
         self._results: dict[str, Record | ComputationError] = {}
@@ -192,6 +199,7 @@ class LocalEngine:
             if outcome is None:
                 with self._changed:
                     self._busy.append(task)
+                self._say_if_long(spec)
                 continue
             if further is not None:
                 with self._changed:
@@ -213,6 +221,8 @@ class LocalEngine:
         with self._changed:
             if not self._queue:
                 self._changed.wait(POLL)
+                for spec, _ in self._busy:
+                    self._waiting.setdefault(spec.key, time.monotonic())
                 self._queue.extend(self._busy)
                 self._busy.clear()
                 return None
@@ -220,6 +230,15 @@ class LocalEngine:
             task = self._queue[chosen]
             del self._queue[chosen]
             return task
+
+    def _say_if_long(self, spec: RunSpec) -> None:
+        """Say once who is computing a spec that has been waited for longer than ``LONG``."""
+        with self._changed:
+            long = time.monotonic() - self._waiting.get(spec.key, math.inf) >= LONG
+            if long:
+                self._waiting[spec.key] = math.inf
+        if long:
+            self.watcher.waiting_for(spec, self.store.run(spec.pretrain.key).holder)
 
     def _todo(self, spec: RunSpec) -> str | None:
         """Return the plugin for the next missing predictors of a stored spec, built-in ones first; None if complete."""

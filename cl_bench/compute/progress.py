@@ -36,7 +36,7 @@ class Display:
         self.total = 0
         self.done = 0
         self._begun: float | None = None
-        self._lines: list[_Line] = []
+        self._lines: list[_Line | str] = []
         self._lock = threading.Lock()
         self._at_work: dict[int, _AtWork] = {}
 
@@ -60,9 +60,17 @@ class Display:
             left = f"{_clock(self.seconds_left)} left" if self.done < self.total else ""
             self._lines.append(_Line(count, spec, outcome, left))
 
+    def waiting_for(self, spec: RunSpec, holder: str) -> None:
+        """Note that a spec has long been waited for, and which process is computing it."""
+        with self._lock:
+            self._lines.append(
+                f"{_name(spec)} is waited for: it is computed by {holder or 'another process'}; "
+                "if that hangs, end it, and the encoder is computed here; or give another --store"
+            )
+
     @property
     def pending(self) -> bool:
-        """True while a finished encoder has not been shown yet."""
+        """True while there is something new to show."""
         return bool(self._lines)
 
     @property
@@ -115,7 +123,7 @@ class Display:
             yield on_step
 
     def _write(self, console: Console) -> None:
-        """Print the records that finished since the last call and, without a terminal, which workers fell silent."""
+        """Print what came up since the last call and, without a terminal, which workers fell silent."""
         plain = not console.is_terminal
         with self._lock:
             lines, self._lines = self._lines, []
@@ -124,7 +132,7 @@ class Display:
             )
             for one in silent:
                 one.told = True
-        said = [line.text(console.width, left=plain) for line in lines]
+        said = [line if isinstance(line, str) else line.text(console.width, left=plain) for line in lines]
         for text in [*said, *(f"{_name(one.spec)} {one.stage}, {one.silence(self._clock())}" for one in silent)]:
             console.print(text, highlight=False, markup=False, soft_wrap=plain)
 

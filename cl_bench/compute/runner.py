@@ -137,7 +137,7 @@ def _pretrained(
 
     def how() -> dict[str, Any]:
         """Return the provenance, with the switches as a plugin left them."""
-        with in_halves(spec.pretrain.optimiser.precision == "bfloat16"):
+        with in_halves(spec.pretrain.optimiser.precision):
             return {"begun": begun, "processes": over.size, **provenance(device)}
 
     report = partial(on_step, "pre-training") if on_step else None

@@ -40,9 +40,11 @@ def _serve(requests: IO[str], events: IO[str]) -> None:
     me, tag = os.getpid(), ""
 
     def read() -> None:
-        for line in requests:
-            tasks.put(json.loads(line))
-        _leave()
+        try:
+            for line in requests:
+                tasks.put(json.loads(line))
+        finally:  # also after a message that breaks off, whose sender was killed
+            _leave()
 
     def end_in_a_child() -> None:
         """Exit in the child of a plugin that forks and returns in both processes, before it computes or answers."""

@@ -109,7 +109,9 @@ def each(work: Callable[..., None], wanted: Sequence[DataSpec], places: DataPath
 
 def main() -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(prog="python -m cl_bench.data", description="Look at the data, or get it ready.")
+    parser = argparse.ArgumentParser(
+        prog="python -m cl_bench.data", description="Look at the data, or get it ready.", allow_abbrev=False
+    )
     add_arguments(parser)
     sys.exit(work(parser.parse_args(), parser.prog))
 

@@ -6,7 +6,8 @@ import hashlib
 import importlib.util
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -23,6 +24,8 @@ from cl_bench.spec.encoder_names import BUILT_IN, OWN, PRETRAINED, Named
 
 TORCHVISION_HEADS = ("fc", "classifier", "head", "heads", "AuxLogits", "aux1", "aux2")
 """Names of the layers behind the features in torchvision's networks."""
+ANSWER = 5.0
+"""Seconds that a hub of weights has to answer in."""
 
 
 @dataclass(frozen=True)
@@ -139,13 +142,38 @@ def _of_timm(model: str, asked: Named, seed: int) -> nn.Module:
         made: nn.Module = timm.create_model(model, **options, **more)
         return made
 
-    try:
+    with _hub_or_cache() if options["pretrained"] else nullcontext("") as unreachable:
         try:
-            return create(dynamic_img_size=True)  # transformers that take images of any size
-        except TypeError:
-            return create()
-    except Exception as error:  # a download fails in many ways
-        raise EncoderError(f"{asked.label}: timm could not make it: {first_line(error)}") from None
+            try:
+                return create(dynamic_img_size=True)  # transformers that take images of any size
+            except TypeError:
+                return create()
+        except Exception as error:  # a download fails in many ways
+            missing = unreachable and isinstance(error, OSError)
+            why = f"{unreachable}; give a file, timm:{model}@FILE" if missing else first_line(error)
+            raise EncoderError(f"{asked.label}: timm could not make it: {why}") from None
+
+
+@contextmanager
+def _hub_or_cache() -> Iterator[str]:
+    """Take from the cache alone what Hugging Face's hub has, if that does not answer, without a minute of retries.
+
+    Yields:
+        Why nothing else can be had; empty where the hub answers.
+    """
+    from huggingface_hub import constants, get_session
+
+    offline, unreachable = constants.HF_HUB_OFFLINE, ""
+    try:
+        if not offline:
+            get_session().head(constants.ENDPOINT, timeout=ANSWER)
+    except Exception:  # each version has errors of its own
+        unreachable = f"its weights are not on this machine, and {constants.ENDPOINT} does not answer"
+    constants.HF_HUB_OFFLINE = offline or bool(unreachable)
+    try:
+        yield unreachable
+    finally:
+        constants.HF_HUB_OFFLINE = offline
 
 
 def _of_torchvision(model: str, asked: Named) -> nn.Module:

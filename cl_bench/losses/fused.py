@@ -19,6 +19,7 @@ from torch import Tensor
 
 from cl_bench.errors import first_line
 from cl_bench.losses.checks import refuse_second_derivative
+from cl_bench.spec import Precision
 
 Products = Literal["tf32x3", "float16"]
 """Precision in which similarities are multiplied; they are summed in float32."""
@@ -38,9 +39,12 @@ _products: ContextVar[Products] = ContextVar("_products", default="tf32x3")
 
 
 @contextmanager
-def in_halves(enabled: bool) -> Iterator[None]:
-    """Multiply float16 within the context, if enabled, where the kernels are used: of ``rounded_to_half`` vectors."""
-    token = _products.set("float16" if enabled else _products.get())
+def in_halves(precision: Precision) -> Iterator[None]:
+    """Multiply float16 within the context where the kernels are used, if a training's precision is bfloat16.
+
+    Its vectors are ``rounded_to_half``.
+    """
+    token = _products.set("float16" if precision == "bfloat16" else _products.get())
     try:
         yield
     finally:

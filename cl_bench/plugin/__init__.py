@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Generator
 
 import pytest
 
+from cl_bench.console import unread
 from cl_bench.plugin.fixtures import Case, ClaimTest, case, claim, method, predictor
 from cl_bench.plugin.hooks import Hooks, claim_of
 from cl_bench.plugin.options import add_options, tell_nearest
@@ -21,6 +23,7 @@ __all__ = [
     "predictor",
     "pytest_addoption",
     "pytest_cmdline_main",
+    "pytest_cmdline_main_unread",
     "pytest_configure",
     "pytest_load_initial_conftests",
 ]
@@ -72,3 +75,17 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
     if option.list_predictors:
         session.list_predictors()
     return 0
+
+
+@pytest.hookimpl(specname="pytest_cmdline_main", wrapper=True)
+def pytest_cmdline_main_unread(config: pytest.Config) -> Generator[None, int | None, int | None]:
+    """End quietly where nobody reads the output any more, as in ``--plan | head``."""
+    capture = config.pluginmanager.getplugin("capturemanager")
+    try:
+        status = yield
+        with capture.global_and_fixture_disabled():
+            sys.stdout.flush()
+    except BrokenPipeError:
+        capture.stop_global_capturing()  # later it would put the closed pipe back
+        return unread()
+    return status

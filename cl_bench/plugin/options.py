@@ -176,5 +176,7 @@ def or_usage_error(make: Callable[[], T], what: str = "") -> T:
         return make()
     except (SpecError, PluginError) as error:
         raise pytest.UsageError(str(error)) from None
+    except BrokenPipeError:  # of the output
+        raise
     except OSError as error:
         raise pytest.UsageError(f"{what}: {error.strerror or error}" if what else of_file(error)) from None

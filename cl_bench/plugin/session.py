@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
-from rich.console import Console
 
 from cl_bench.claims.baseline import Baseline, OldFormat, setting_of
 from cl_bench.claims.comparison import REFERENCE
@@ -33,9 +32,11 @@ from cl_bench.compute.asked import (
     wait_for,
 )
 from cl_bench.compute.devices import check_per_model, default_jobs, overcommitted, usable_devices
+from cl_bench.compute.loading import existing_store
 from cl_bench.compute.local import LocalEngine
 from cl_bench.compute.progress import Display
 from cl_bench.compute.record import load_record
+from cl_bench.console import Console
 from cl_bench.errors import PredictorError
 from cl_bench.plugin.options import Options, or_usage_error, renewing_command
 from cl_bench.plugin.regression import findings_of
@@ -313,9 +314,8 @@ class Session:
         """Store of the results."""
         given = self.options.store
         path = (self.config.rootpath if given == ".cl_bench" else self.here) / given
-        if self.options.from_store and not (path / "runs").is_dir():
-            raise pytest.UsageError(f"--store {path}: no store is there; --from-store computes nothing")
-        return or_usage_error(lambda: Store(path), f"--store {path}")
+        make = existing_store if self.options.from_store else Store
+        return or_usage_error(lambda: make(path), f"--store {path}")
 
     @cached_property
     def timeout(self) -> float:

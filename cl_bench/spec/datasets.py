@@ -19,7 +19,8 @@ from pydantic import (
 from cl_bench.errors import nearest
 from cl_bench.spec.frozen import Count, DataKind, Frozen, Share, Side
 
-BYTES, GIB, MOST_GIB = 12, 2**30, 64
+GIB = 2**30
+BYTES, MOST_GIB = 12, 64
 """Bytes that a pixel takes while scenes are drawn, and most memory that they may take in all."""
 
 

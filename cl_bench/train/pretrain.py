@@ -137,7 +137,7 @@ def _trained(
         return error if isinstance(error, Diverged) else MethodError(f"{method}: {error}")
 
     views_of_batches = pairs_of_views(spec, data, device, state["place"] if state else None, over)
-    halves = in_halves(plan.precision == "bfloat16")
+    halves = in_halves(plan.precision)
     with closing(views_of_batches) as batches, gathering(device, told_as) as checks, halves:
         for step, pair, place in batches:
             for group in optimiser.param_groups:

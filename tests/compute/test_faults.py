@@ -16,14 +16,16 @@ from pathlib import Path
 
 import pytest
 from bench import Bench, within
-from helpers import alive, children, until, workers
+from helpers import alive, children, plant, until, workers
 
-from cl_bench.compute import output
+from cl_bench.compute import local, output
 from cl_bench.compute.local import ComputationError
 from cl_bench.compute.output import HEAD, TAIL, output_to, trim
 from cl_bench.compute.process import WorkerProcess, last_line
+from cl_bench.compute.record import load_record
 from cl_bench.compute.worker import _one_line
 from cl_bench.errors import Diverged, MethodError, SpecError, first_line
+from cl_bench.spec import RunSpec
 from cl_bench.spec.records import Record
 from cl_bench.store import Run, Store
 
@@ -292,6 +294,23 @@ def test_a_worker_that_prints_and_curses(tmp_path: Path) -> None:
     assert head.startswith(b"first words\n") and left_out > 6_000_000
 
 
+# ---- a message that breaks off
+
+
+def test_a_worker_whose_asker_ends_within_a_message_ends(tmp_path: Path) -> None:
+    with tempfile.TemporaryFile("w+") as errors:
+        process = WorkerProcess("cpu", errors)
+        process.send({"store": str(tmp_path / "store"), "path": [], "data_root": None, "device": "cpu"})
+        pipe = process._process.stdin
+        assert pipe is not None
+        pipe.write(b'{"spec": {')
+        pipe.close()
+        try:
+            until(lambda: process.poll() is not None, 60, "it ends")
+        finally:
+            process.stop()
+
+
 # ---- others' locks
 
 
@@ -315,3 +334,30 @@ def test_a_lock_of_another_user_fails_that_encoder_in_one_line(tmp_path: Path, m
     assert isinstance(outcome, ComputationError)
     assert str(outcome) == f"{spec.case}: PermissionError: [Errno 13] Permission denied: '{path}'"
     assert bench.notes.begun.total() == 0, "no worker is started for it"
+
+
+def test_who_holds_a_run_that_is_long_waited_for_is_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(tmp_path)
+    spec, looks = bench.specs("dense_index")[0], []
+
+    def look(spec: RunSpec, store: Store) -> Record | None:
+        looks.append(spec)
+        return load_record(spec, store)
+
+    monkeypatch.setattr(local, "POLL", 0.01)
+    monkeypatch.setattr(local, "load_record", look)
+    engine, run = bench.engine(jobs=1), bench.store.run(spec.pretrain.key)
+    waiting = threading.Thread(target=lambda: engine.record(spec), daemon=True)
+    with run.locked():
+        waiting.start()
+        until(lambda: len(looks) > 5)
+        assert bench.notes.waited == [], "two processes that share the work often wait for a moment"
+        monkeypatch.setattr(local, "LONG", 0.0)
+        until(lambda: bench.notes.waited)
+        before = len(looks)
+        until(lambda: len(looks) > before + 5)
+        assert bench.notes.waited == [(spec.case, run.holder)]
+        plant(bench.store, spec)
+    waiting.join(30)
+    engine.close()
+    assert engine.has(spec) and not bench.notes.begun

@@ -145,6 +145,17 @@ def test_a_line_is_not_folded_where_there_is_no_terminal(specs: tuple[RunSpec, .
     assert len(said(where).splitlines()) == 1
 
 
+def test_who_holds_an_encoder_that_is_waited_for_is_one_line(specs: tuple[RunSpec, ...]) -> None:
+    display, where = Display(), console()
+    display.waiting_for(specs[0], "process 42 on here since then")
+    display.waiting_for(specs[1], "")
+    with display.waiting(where):
+        pass
+    first, second = said(where).splitlines()
+    assert f"{specs[0].case} is waited for: it is computed by process 42 on here since then; if that hangs" in first
+    assert f"{specs[1].case} is waited for: it is computed by another process; if that hangs" in second
+
+
 @pytest.mark.parametrize("terminal", [False, True])
 @pytest.mark.parametrize("width", [60, 80, 100, 140])
 def test_a_finished_encoder_is_one_line_that_fits(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import time
 
 import pytest
 import safetensors.torch
@@ -13,7 +14,7 @@ from torch import nn
 from cl_bench.encoders.build import build
 from cl_bench.encoders.weights import content_hash, load_weights, read_weights
 from cl_bench.errors import EncoderError
-from cl_bench.spec.encoder_names import Named
+from cl_bench.spec.encoder_names import PRETRAINED, Named
 
 
 def small(seed=0):
@@ -140,3 +141,19 @@ def test_seeds_draw_weights_and_the_global_generator_stays_as_it_was():
     one, again, other = (build(Named("it", "timm:test_resnet"), seed).module for seed in (0, 0, 1))
     assert content_hash(one) == content_hash(again) != content_hash(other)
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+# ---- weights that are published
+
+
+def test_a_hub_that_does_not_answer_is_told_without_trying_again(tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("it tries again"))
+    with pytest.raises(EncoderError) as caught:
+        build(Named("mine", "timm:resnet18", PRETRAINED))
+    why = "its weights are not on this machine, and http://127.0.0.1:9 does not answer"
+    assert str(caught.value) == f"mine: timm could not make it: {why}; give a file, timm:resnet18@FILE"
+    assert not constants.HF_HUB_OFFLINE

@@ -150,7 +150,7 @@ def test_losses_take_the_kernels_where_they_serve(monkeypatch):
     monkeypatch.setattr(fused, "serves", lambda x: True)
     monkeypatch.setattr(fused, "logsumexp", recorded)
     found = [pairwise.logsumexp(x, 2.0, 1, 1.0)]
-    with fused.in_halves(True):
+    with fused.in_halves("bfloat16"):
         found += pairwise.logsumexp_between(x, x[:4], 100.0, 0, (1.0, 1.0))
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
     assert taken == [((1, 6, 4), True, 2.0, "tf32x3"), ((1, 6, 4), False, None, "float16")]

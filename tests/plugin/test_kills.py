@@ -1,6 +1,7 @@
 """Processes that are killed at random: what is computed stays, and the rest ends in the same bits.
 
 ``CL_BENCH_KILLS=100`` sets the number of kills; a nightly run takes 100 or more, a run of the slow tests a dozen.
+``pytest -m slow -s`` prints what they interrupted.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ import sys
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
-from typing import IO
+from typing import IO, NamedTuple
 
 import pytest
 from helpers import alive, children, environment, in_full, trained, until, workers
@@ -172,9 +173,41 @@ def end(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def kills(tally: Counter[str]) -> int:
+class Kill(NamedTuple):
+    """A signal to a process, and what that process was at, or the workers of that pytest."""
+
+    whom: str
+    signal: str
+    phase: str
+
+
+def kills(tally: Counter[Kill]) -> int:
     """Return how many of the signals were no mere stop."""
-    return sum(n for name, n in tally.items() if "SIGSTOP" not in name)
+    return sum(n for kill, n in tally.items() if kill.signal != "SIGSTOP")
+
+
+def phase_of(pids: Iterable[int]) -> str:
+    """Say what some processes are at, by the run whose lock one of them has open."""
+    for pid in pids:
+        with contextlib.suppress(OSError):  # it has just ended
+            for file in (str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir()):
+                if file.endswith("/lock"):
+                    run = Path(file).parent
+                    if (run / "status.json").exists():
+                        return "evaluation"
+                    return "training, from a checkpoint" if (run / "checkpoint.pt").exists() else "training, anew"
+    return "neither"
+
+
+def told(tally: Counter[Kill]) -> str:
+    """Return how many kills there were, of whom, and what they interrupted."""
+    parts = []
+    for by in (lambda kill: f"{kill.whom} {kill.signal}", lambda kill: f"interrupted {kill.phase}"):
+        found = Counter[str]()
+        for kill, n in tally.items():
+            found[by(kill)] += n
+        parts.append(", ".join(f"{name} {n}" for name, n in sorted(found.items())))
+    return f"{kills(tally)} kills and {tally.total() - kills(tally)} stops: {'; '.join(parts)}"
 
 
 class Killing:
@@ -183,7 +216,7 @@ class Killing:
     def __init__(self, sweep: Sweep, job: Job, chance: random.Random, most: int) -> None:
         self.sweep, self.job, self.chance, self.most = sweep, job, chance, most
         self.askers: list[Fork] = []
-        self.tally: Counter[str] = Counter()
+        self.tally: Counter[Kill] = Counter()
         self.seen: dict[str, int] = {}
         self.pids: set[int] = set()
         self.checkpoints: set[str] = set()
@@ -242,16 +275,18 @@ class Killing:
         if not alive(pid):
             return
         self.pids |= set(mine)
-        os.kill(pid, getattr(signal, name))
-        if name == "SIGSTOP":  # held for a while, as by a machine that swaps
-            time.sleep(1.5 * self.chance.random())
-            os.kill(pid, signal.SIGCONT)
-        self.tally[f"{'worker' if of_worker else 'pytest'} {name}"] += 1
+        kill = Kill("worker" if of_worker else "pytest", name, phase_of([pid] if of_worker else mine))
+        with contextlib.suppress(ProcessLookupError):  # it has just ended, or is ended with pytest while it is stopped
+            os.kill(pid, getattr(signal, name))
+            self.tally[kill] += 1
+            if name == "SIGSTOP":  # held for a while, as by a machine that swaps
+                time.sleep(1.5 * self.chance.random())
+                os.kill(pid, signal.SIGCONT)
 
 
 def test_kills_at_random_lose_nothing(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "subprocess", SimpleNamespace(**{**vars(subprocess), "Popen": ForkedWorker}))
-    right, chance, done, rounds, checkpoints = sweep.undisturbed, random.Random(SEED), Counter[str](), 0, set()
+    right, chance, done, rounds, checkpoints = sweep.undisturbed, random.Random(SEED), Counter[Kill](), 0, set()
     while kills(done) < KILLS:
         job = sweep.job(f"store-{rounds}")
         killing = Killing(sweep, job, chance, KILLS - kills(done))
@@ -259,13 +294,13 @@ def test_kills_at_random_lose_nothing(sweep: Sweep, monkeypatch: pytest.MonkeyPa
         done += killing.tally
         rounds += 1
         checkpoints |= killing.checkpoints
-        assert sweep.found(job) == right, f"after {dict(done)}, CL_BENCH_KILLS_SEED={SEED}"
+        assert sweep.found(job) == right, f"after {told(done)}, CL_BENCH_KILLS_SEED={SEED}"
         assert not (job.root / "set_aside").exists()
         assert not litter(job)
-        assert rounds <= 3 * KILLS, f"the sweeps end before they are killed: {dict(done)}"
+        assert rounds <= 3 * KILLS, f"the sweeps end before they are killed: {told(done)}"
         until(lambda: not any(map(alive, killing.pids)), 20, "every worker ends")  # noqa: B023
     assert checkpoints, "or the test shows nothing"
-    print(f"\n{kills(done)} kills: {dict(sorted(done.items()))}")
+    print(f"\n{told(done)}; {rounds} stores of {len(sweep.specs)} encoders, nothing lost, nothing computed twice")
 
 
 @contextlib.contextmanager

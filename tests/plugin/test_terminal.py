@@ -98,6 +98,18 @@ def properties(file: Path) -> dict[str, dict[str, str]]:
     }
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_output_that_nobody_reads_to_its_end_is_no_traceback(job: Job, unbuffered: str) -> None:
+    command = [sys.executable, "-m", "pytest", *job.args("--plan")]
+    pipe, variables = subprocess.PIPE, environment(PYTHONUNBUFFERED=unbuffered)
+    running = subprocess.Popen(command, cwd=job.folder, env=variables, stdout=pipe, stderr=pipe)
+    assert running.stdout is not None and running.stderr is not None
+    assert running.stdout.readline().startswith(b"cl-bench: ")
+    running.stdout.close()
+    assert (running.stderr.read(), running.wait(60)) == (b"", 141)
+    running.stderr.close()
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.slow
 def test_junit_has_flat_properties_of_claims(job: Job, workers: int) -> None:
