@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Generator
+from contextlib import nullcontext
 
 import pytest
 
@@ -80,12 +81,13 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
 @pytest.hookimpl(specname="pytest_cmdline_main", wrapper=True)
 def pytest_cmdline_main_unread(config: pytest.Config) -> Generator[None, int | None, int | None]:
     """End quietly where nobody reads the output any more, as in ``--plan | head``."""
-    capture = config.pluginmanager.getplugin("capturemanager")
+    capture = config.pluginmanager.getplugin("capturemanager")  # None with -p no:capture
     try:
         status = yield
-        with capture.global_and_fixture_disabled():
+        with capture.global_and_fixture_disabled() if capture else nullcontext():
             sys.stdout.flush()
     except BrokenPipeError:
-        capture.stop_global_capturing()  # later it would put the closed pipe back
+        if capture:
+            capture.stop_global_capturing()  # later it would put the closed pipe back
         return unread()
     return status

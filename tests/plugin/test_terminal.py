@@ -98,9 +98,9 @@ def properties(file: Path) -> dict[str, dict[str, str]]:
     }
 
 
-@pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_output_that_nobody_reads_to_its_end_is_no_traceback(job: Job, unbuffered: str) -> None:
-    command = [sys.executable, "-m", "pytest", *job.args("--plan")]
+@pytest.mark.parametrize(("unbuffered", "more"), [("", ()), ("1", ()), ("1", ("-p", "no:capture"))])
+def test_output_that_nobody_reads_to_its_end_is_no_traceback(job: Job, unbuffered: str, more: tuple[str, ...]) -> None:
+    command = [sys.executable, "-m", "pytest", *job.args("--plan", *more)]
     pipe, variables = subprocess.PIPE, environment(PYTHONUNBUFFERED=unbuffered)
     running = subprocess.Popen(command, cwd=job.folder, env=variables, stdout=pipe, stderr=pipe)
     assert running.stdout is not None and running.stderr is not None
