@@ -220,6 +220,29 @@ def test_one_that_closes_its_pipe_and_lives_on_is_ended(monkeypatch: pytest.Monk
     process.close()
 
 
+@pytest.mark.parametrize("end", ["by stop", "by itself"])
+def test_a_child_that_leaves_the_group_is_ended_too(monkeypatch: pytest.MonkeyPatch, end: str) -> None:
+    code = (
+        "import os, time\nfrom cl_bench.compute.worker import _leave\n"
+        "def say(): os.write(1, b'%d\\n' % os.getpid())\n"
+        "if os.fork() == 0:\n    os.setsid(); say()\n    if os.fork() == 0: os.setsid(); say()\n    time.sleep(600)\n"
+        f"time.sleep(600) if {end == 'by stop'} else input(), _leave()\n"
+    )
+    process = worker(monkeypatch, code)
+    pids = [int(line) for _, line in zip(range(2), process.lines(), strict=False)]
+    try:
+        if end == "by stop":
+            process.stop()
+        else:
+            process.send({})
+        until(lambda: not any(map(alive, (process.pid, *pids))), 20, "all end")
+    finally:
+        for pid in filter(alive, pids):
+            os.kill(pid, signal.SIGKILL)
+        process.stop()
+        process.close()
+
+
 def test_a_group_is_ended_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Later its number may belong to another group."""
     process = worker(monkeypatch, "")

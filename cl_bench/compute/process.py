@@ -1,4 +1,4 @@
-"""A worker process on this machine and its children: one group of processes, which is ended as a whole."""
+"""A worker process on this machine and its children, which are ended as a whole."""
 
 from __future__ import annotations
 
@@ -44,6 +44,26 @@ def last_line(errors: IO[str]) -> str:
     end = os.pread(errors.fileno(), LAST_WORDS, max(0, size - LAST_WORDS)).decode(errors="replace")
     lines = end.strip().splitlines()
     return first_line_of(lines[-1]) if lines else ""
+
+
+def descendants(pid: int) -> list[int]:
+    """List the processes that a process started, and those that they started; empty where there is no /proc."""
+    own: list[int] = []
+    with contextlib.suppress(OSError):  # it has just ended
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            own += map(int, (task / "children").read_text().split())
+    return own + [far for near in own for far in descendants(near)]
+
+
+def end_group(leader: int) -> None:
+    """End a group of processes at once, and those that its leader started and that have left it.
+
+    A process that has become a child of another, as a daemon does, is not found.
+    """
+    for end, those in (os.kill, descendants(leader)), (os.killpg, [leader]):
+        for one in those:
+            with contextlib.suppress(ProcessLookupError, PermissionError):  # no process is left, or only zombies
+                end(one, signal.SIGKILL)
 
 
 class Process(Protocol):
@@ -148,5 +168,4 @@ class WorkerProcess:
         """End the group, once only, since its number may later belong to another group."""
         if not self._ended:
             self._ended = True
-            with contextlib.suppress(ProcessLookupError, PermissionError):  # no process is left, or only zombies
-                os.killpg(self.pid, signal.SIGKILL)
+            end_group(self.pid)

@@ -10,7 +10,6 @@ import gc
 import json
 import os
 import queue
-import signal
 import sys
 import threading
 import time
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from cl_bench.compute.output import trim
+from cl_bench.compute.process import end_group
 from cl_bench.errors import OutOfMemory, PluginError, SpecError, first_line, first_line_of
 from cl_bench.forks import own
 
@@ -137,7 +137,7 @@ def _serve(requests: IO[str], events: IO[str]) -> None:
 def _leave() -> None:
     """End this process and its whole group, because nothing else would end the processes that a plugin started."""
     if os.getpgrp() == os.getpid():
-        os.killpg(0, signal.SIGKILL)
+        end_group(os.getpid())
     os._exit(0)
 
 

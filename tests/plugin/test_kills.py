@@ -44,6 +44,8 @@ KILLS = int(os.environ.get("CL_BENCH_KILLS", "12"))
 SEED = int(os.environ.get("CL_BENCH_KILLS_SEED", "0"))
 OF_WORKERS = "SIGKILL", "SIGTERM", "SIGSEGV", "SIGABRT", "SIGHUP", "SIGINT", "SIGSTOP"
 OF_PYTEST = "SIGKILL", "SIGTERM", "SIGHUP", "SIGINT", "SIGSTOP"
+STILL = 300.0
+"""Seconds without a change in the store after which nobody gets on any more, however busy the machine is."""
 PLUGIN = """
 import sys, time
 from pathlib import Path
@@ -220,6 +222,8 @@ class Killing:
         self.seen: dict[str, int] = {}
         self.pids: set[int] = set()
         self.checkpoints: set[str] = set()
+        self.files: set[tuple[str, int]] = set()
+        self.moved = time.monotonic()
 
     def go(self) -> None:
         self.askers = [self.sweep.ask(self.job) for _ in range(2)]
@@ -227,6 +231,7 @@ class Killing:
             while len(self.sweep.found(self.job)) < len(self.sweep.specs):
                 self.askers = [one if self._runs(one) else self.sweep.ask(self.job) for one in self.askers]
                 self._note()
+                self._look()
                 if kills(self.tally) < self.most:
                     self._wait()
                     self._kill()
@@ -248,6 +253,18 @@ class Killing:
         for name, when in written(self.job).items():
             assert self.seen.setdefault(name, when) == when, f"{name} was there, and was computed again"
         self.pids.update(pid for asker in self.askers for pid in children(asker.pid))
+
+    def _look(self) -> None:
+        """Fail where nobody gets on any more, and say what each asker's worker is at."""
+        files = self._progress()
+        if files != self.files:
+            self.files, self.moved = files, time.monotonic()
+        if time.monotonic() - self.moved > STILL:
+            at_work = {asker.pid: (children(asker.pid), phase_of(children(asker.pid))) for asker in self.askers}
+            pytest.fail(f"nobody gets on after {told(self.tally)}: {at_work}; the last lines are\n{self._last_lines()}")
+
+    def _last_lines(self) -> str:
+        return "\n".join(line for asker in self.askers for line in asker.text.splitlines()[-5:])
 
     def _wait(self) -> None:
         """Mostly wait until somebody has got on, but not for ever; then for any moment after it."""
@@ -317,7 +334,7 @@ def spread(sweep: Sweep, job: Job) -> Iterator[tuple[subprocess.Popen[str], list
         yield main, every
     finally:
         main.kill()
-        main.communicate()
+        main.communicate(timeout=60)  # its processes end by themselves
         until(lambda: not any(map(alive, every)), 60, "all end with pytest")
 
 
