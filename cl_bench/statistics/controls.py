@@ -38,7 +38,8 @@ class Controls:
         rank, z: Tau with performance of the sum of ranks, or of standard scores, in place of the min-max sum.
         losses: Pearson's correlation of L_a with L_u over the configurations.
         without_low, without_high: Least and greatest tau with one configuration left out.
-        seeds_low, seeds_high: 95 % interval of tau over re-seeding this grid; nan with one seed.
+        seeds_low, seeds_high: Ends of the middle 95 % of taus when the seeds of this grid are drawn anew; nan with one
+            seed. This is a range, not a confidence interval.
         negative: Share of the re-seeded sweeps in which tau is below 0.
     """
 
@@ -152,7 +153,7 @@ def _halves(records: Sequence[Record], kept: Sequence[Configuration], level: Lev
 
 
 def _reseeded(records: Sequence[Record], level: Level) -> dict[str, float]:
-    """Compute the interval of tau, and its share below 0, when the seeds of this grid are resampled."""
+    """Compute the middle 95 % of taus, and their share below 0, when the seeds of this grid are drawn anew."""
     seeded = Seeded.of(records, level)
     drawn = taus(reseeded(seeded), seeded.families) if len(seeded.seeds) > 1 else np.empty(0)
     drawn = drawn[np.isfinite(drawn)]
