@@ -96,7 +96,7 @@ def families_of(names: Sequence[str], families: Sequence[str]) -> list[Group]:
         if not told:
             found.append(Group(members, None))
             continue
-        ratio = _places([apart(k) for k in knobs]) if {"a", "u"} <= known else None
+        ratio = _places([round(apart(k), 9) for k in knobs]) if {"a", "u"} <= known else None
         found.append(Group(members, np.stack([_places([k[n] for k in knobs]) for n in known], 1), ratio))
     return found
 
@@ -171,7 +171,7 @@ class _Processes(NamedTuple):
     log_determinants: Array
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=8)
 def _processes(readings: bytes, shape: tuple[int, int, int]) -> _Processes:
     """Compute every process at the places that ``Group.readings`` gives."""
     alone = np.eye(shape[1])

@@ -81,6 +81,8 @@ def test_figures_may_change_with_each_knob_alone_their_sum_or_the_ratio_of_weigh
     assert total.tolist() == [[0, 0], [0.25, 0], [0.5, 0], [1, 0]]
     assert ratio.tolist() == [[1 / 3, 0], [2 / 3, 0], [0, 0], [1, 0]]  # 1, 2, 1/2 and 4
     assert len(Group(np.arange(20), LINE).readings) == 1
+    (equal,) = families_of(["f-a0.1-u0.3", "f-a0.2-u0.6", "f-a0.7-u2.1", "f-a1-u1"], ["f"] * 4)
+    assert equal.ratio is not None and equal.ratio.tolist() == [1, 1, 1, 0], "whatever floats are rounded to"
     (path,) = families_of(["f-a1-u1", "f-a1-u2", "f-a1-u3"], ["f"] * 3)
     assert len(path.readings) == 4, "a knob that does not change is no reading"
 
