@@ -11,7 +11,7 @@ association. Four one-sided tests at 5 % decide whether tau is negative:
 A fifth test at 5 % decides whether there is ``no correlation`` (|tau| < .3 by two one-sided tests).
 
 Writes docs/claim_statistics.jsonl, one line a case, and from it the tables of docs/statistics.md. These are of
-``--only size --repeats 2000`` and ``--only power``.
+``--only size --repeats 1000`` (200 with ``--n 100``) and ``--only power``.
 """
 
 from __future__ import annotations

@@ -88,7 +88,7 @@ def run(n: int, kind: str, know: str, rows: str, repeats: int) -> dict[str, Any]
 def main() -> None:
     """Run every case, and write the log and the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=400)
+    parser.add_argument("--repeats", type=int, default=200)
     asked = parser.parse_args()
     cl_bench.statistics.correlation.DRAWS = DRAWS
     lines = []
