@@ -98,8 +98,8 @@ def league(rows: Mapping[str, Sequence[Record]], better: Mapping[str, Better]) -
     (``cl_bench.statistics.curves``). p is the share of draws whose mean difference over rows is at least as large. It
     is taken twice, with nearly the same curves in every row and with other ones, and the larger counts, since
     performance in one row is much like that in another. To swap the predictors' ranks configuration by configuration,
-    as is done for independent inputs (arXiv:2104.00054), finds differences between unrelated curves in up to half of
-    all leagues (docs/statistics.md).
+    as is done for independent inputs (arXiv:2104.00054), finds differences between unrelated curves in up to two
+    thirds of all leagues (docs/statistics.md).
 
     Args:
         rows: Records by row; randomly initialised and incomplete ones are ignored.
