@@ -130,7 +130,7 @@ def test_the_difference_is_of_taus_within_families() -> None:
 
 
 def test_unrelated_curves_are_seldom_found_to_differ() -> None:
-    """Smooth figures over one knob, the same in four rows; to swap them one by one would find a difference in half of them."""
+    """Smooth figures over one knob, the same in four rows; to swap them one by one would find a difference in half."""
     draws = np.random.default_rng(7)
     at = np.linspace(0, 1, 12)
     factor = np.linalg.cholesky(np.exp(-(((at[:, None] - at) / 0.5) ** 2) / 2) + 0.01 * np.eye(12))
