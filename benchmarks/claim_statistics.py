@@ -31,7 +31,7 @@ from scipy import stats
 import cl_bench.statistics.correlation
 from cl_bench.report.quote import markdown_table
 from cl_bench.spec.claim import NEGLIGIBLE
-from cl_bench.statistics.correlation import association
+from cl_bench.statistics.correlation import association, effective_total
 from cl_bench.statistics.curves import Group, families_of
 from cl_bench.statistics.kendall import counts, equivalence, fieller_interval, tau_b, within
 
@@ -50,11 +50,7 @@ GRIDS: Mapping[int, tuple[Sequence[float], Sequence[tuple[float, float]]]] = {
     100: ([*TEMPERATURES, *range(11, 21)], [*product(range(1, 8), range(1, 11))]),
 }
 SMOOTH, SMOOTHER = {"length": 0.25}, {"length": 0.5}
-RATIO = {
-    "length": 0.5,
-    "noise": 0.05,
-    "along": "ratio",
-}  # of the two weights; along the temperature in the other family
+RATIO = {"length": 0.5, "noise": 0.05, "along": "ratio"}  # of the two weights; else along the temperature
 KNOB = {"length": 0.5, "noise": 0.02, "along": "first"}
 TREND = {"trend": True, "noise": 0.1}
 MIXED = {"length": 1.0, "noise": 0.02, "smooth": 1}
@@ -170,7 +166,7 @@ def run(n: int, name: str, true_tau: float, repeats: int) -> dict[str, Any]:
         tau = tau_b(x, y, pairs)
         low, high = fieller_interval(tau, found.effective_n, 1.96)
         held += low <= true_tau <= high
-        low, high = fieller_interval(tau_b(x, y), found.effective_total, 1.96)
+        low, high = fieller_interval(tau_b(x, y), effective_total(x, y, groups), 1.96)
         held_total += low <= true_tau <= high
         none += equivalence(tau, found.effective_n, NEGLIGIBLE)[0] < 0.05
         worth.append(found.effective_n)

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision  # noqa: F401 - pytester forgets what a run imports, and operators cannot be registered twice
-from helpers import children, until, workers
+from helpers import until, workers
 from jobs import Job
 
 import cl_bench.compute.pictures
 import cl_bench.report.figures
+from cl_bench.compute.process import descendants
 from cl_bench.methods.method import REGISTERED
 from cl_bench.methods.registry import Registry
 
@@ -45,7 +46,7 @@ def as_in_a_shell(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     yield
-    until(lambda: not workers(children(os.getpid())), 10, "no worker is left")
+    until(lambda: not workers(descendants(os.getpid())), 10, "no worker is left")
 
 
 @pytest.fixture

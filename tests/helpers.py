@@ -207,15 +207,6 @@ def until(condition: Callable[[], Any], seconds: float = 60.0, what: str = "") -
     return found
 
 
-def children(pid: int) -> list[int]:
-    """Return the descendants of a process; any of them may end meanwhile."""
-    tasks: list[Path] = []
-    with contextlib.suppress(OSError):
-        tasks = list(Path(f"/proc/{pid}/task").iterdir())
-    own = [int(p) for task in tasks for p in _words(task / "children")]
-    return own + [p for child in own for p in children(child)]
-
-
 def alive(pid: int) -> bool:
     """Return True if a process runs; a zombie does not."""
     try:
@@ -245,13 +236,6 @@ def trained(store: Path) -> dict[str, int]:
 def environment(**changes: str) -> dict[str, str]:
     """Return the environment of a subprocess, without the variables that a test runner adds."""
     return {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")} | changes
-
-
-def _words(path: Path) -> list[str]:
-    try:
-        return path.read_text().split()
-    except OSError:
-        return []
 
 
 def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

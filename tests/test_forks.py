@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 from bench import Bench, start, within
-from helpers import alive, children, until, workers
+from helpers import alive, until, workers
 
-from cl_bench.compute.process import WorkerProcess
+from cl_bench.compute.process import WorkerProcess, descendants
 from cl_bench.compute.record import load_record
 from cl_bench.forks import own
 from cl_bench.spec import RunSpec
@@ -136,7 +136,7 @@ def test_a_plugin_that_forks_gets_its_record_and_leaves_nobody(bench: Bench, nam
     assert found.status == "complete" and seconds < 10
     assert len(noted(bench, "child")) == (name != "fork_lies")
     until(lambda: not any(map(alive, noted(bench, "child"))), 10, "the child ends")
-    assert not workers(children(os.getpid()))
+    assert not workers(descendants(os.getpid()))
     assert bench.notes.begun.total() == 1
 
 

@@ -293,8 +293,7 @@ def paired_difference(rows: tuple[Paired, ...]) -> tuple[float, float]:
         seen = tau_b(x, z, pairs) - tau_b(y, z, pairs)
         if math.isnan(seen):
             continue
-        curves = _unrelated(row.z, row.names, row.families)
-        differences = counts(x[None], curves, pairs).tau - counts(y[None], curves, pairs).tau
+        differences = np.subtract(*(_by_chance(one, row.z, row.names, row.families) for one in (row.x, row.y)))
         observed.append(seen)
         alike.append(differences)
         other.append(order.permutation(differences))
@@ -304,9 +303,35 @@ def paired_difference(rows: tuple[Paired, ...]) -> tuple[float, float]:
     return statistics.fmean(observed), (1 + max(hits)) / (1 + len(alike[0]))
 
 
+@lru_cache(maxsize=256)  # every predictor is compared with the same reference
+def _by_chance(x: tuple[float, ...], z: tuple[float, ...], names: tuple[str, ...], families: tuple[str, ...]) -> Array:
+    """Compute tau within families, (draws,), of a predictor with curves that are unrelated to it and as smooth as z."""
+    return counts(np.array(x)[None], _unrelated(z, names, families), within(families)).tau
+
+
 @lru_cache(maxsize=64)
 def _unrelated(z: tuple[float, ...], names: tuple[str, ...], families: tuple[str, ...]) -> Array:
     return unrelated(np.array(z), families_of(names, families))
+
+
+class Ranked(NamedTuple):
+    """A predictor's standings by performance, and the number of rows in which it is known."""
+
+    predictor: str
+    rows: int
+    standings: Mapping[Level, Standing]
+
+
+def ranked(found: Sequence[Standing]) -> list[Ranked]:
+    """Group standings by predictor, the best mean over performances first, and by name where means are equal."""
+    by_name: dict[str, dict[Level, Standing]] = {}
+    for one in found:
+        by_name.setdefault(one.predictor, {})[one.level] = one
+    means = {name: statistics.fmean(one.tau for one in by_name[name].values()) for name in by_name}
+    return [
+        Ranked(name, max(len(one.taus) for one in by_name[name].values()), by_name[name])
+        for name in sorted(by_name, key=lambda name: (means[name], name))
+    ]
 
 
 def holm_adjusted(p: Sequence[float]) -> list[float]:

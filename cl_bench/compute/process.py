@@ -48,9 +48,12 @@ def last_line(errors: IO[str]) -> str:
 
 def descendants(pid: int) -> list[int]:
     """List the processes that a process started, and those that they started; empty where there is no /proc."""
+    tasks: list[Path] = []
     own: list[int] = []
     with contextlib.suppress(OSError):  # it has just ended
-        for task in Path(f"/proc/{pid}/task").iterdir():
+        tasks = [*Path(f"/proc/{pid}/task").iterdir()]
+    for task in tasks:
+        with contextlib.suppress(OSError):  # one of its threads has
             own += map(int, (task / "children").read_text().split())
     return own + [far for near in own for far in descendants(near)]
 

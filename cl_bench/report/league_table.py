@@ -11,7 +11,7 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from cl_bench.claims.league import Standing, league, reference
+from cl_bench.claims.league import Standing, league, ranked, reference
 from cl_bench.report.cells import write_lines
 from cl_bench.report.environment import ORIGIN, origin
 from cl_bench.report.row import RowResult
@@ -68,21 +68,17 @@ def league_table(rows: Sequence[RowResult]) -> Iterator[RenderableType]:
 
 
 def _table(found: Sequence[Standing]) -> Table:
-    by_name: dict[str, dict[str, Standing]] = {}
-    for one in found:
-        by_name.setdefault(one.predictor, {})[one.level] = one
-    most = max(len(one.taus) for one in found)
-    rows = {name: max(len(one.taus) for one in by_name[name].values()) for name in by_name}
-    ordered = sorted(by_name, key=lambda name: sum(one.tau for one in by_name[name].values()) / len(by_name[name]))
+    ordered = ranked(found)
+    most = max(one.rows for one in ordered)
     ours = [reference(level) for level in LEVELS]
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")
     table.add_column("predictor", width=28, no_wrap=True, vertical="bottom")
     for level in LEVELS:
         table.add_column(f"{EVALUATIONS[level]}\ntau  difference (p)", width=25, no_wrap=True, justify="right")
-    for place, name in enumerate(ordered):
+    for place, (name, rows, standings) in enumerate(ordered):
         if place < SHOWN or name in ours:
-            cells = (_cell(by_name[name].get(level)) for level in LEVELS)
-            told = name if rows[name] == most else f"{name} ({rows[name]}/{most})"
+            cells = (_cell(standings.get(level)) for level in LEVELS)
+            told = name if rows == most else f"{name} ({rows}/{most})"
             table.add_row(told, *cells, style="bold" if name in ours else "")
     if len(ordered) > SHOWN:
         table.add_row(Text(f"... {len(ordered)} in all: league.csv", style="dim"))

@@ -22,7 +22,7 @@ from typing import Any
 from cl_bench.claims.comparison import Contrast
 from cl_bench.claims.judge import judge
 from cl_bench.claims.judgement import Judgement, Sweep
-from cl_bench.claims.league import Standing, league
+from cl_bench.claims.league import Standing, league, ranked
 from cl_bench.report.overview import overview_svg
 from cl_bench.report.records_csv import read_records
 from cl_bench.spec.claim import Claim
@@ -247,17 +247,14 @@ def predictors_table(folder: Path) -> str:
     from cl_bench.predictors.registry import Predictors  # imports torch
 
     better = {predictor.name: predictor.better for predictor in Predictors((), ()).built_in}
-    found = {(one.predictor, one.level): one for one in league(read_records(folder / "records.csv"), better)}
-    most = max((len(one.taus) for one in found.values()), default=0)
-    lines = {}
-    for name in {predictor for predictor, _ in found}:
-        known = [one for level in LEVELS if (one := found.get((name, level)))]
-        rows = max(len(one.taus) for one in known)
-        cells = [_standing(found.get((name, level))) for level in LEVELS]
+    found = ranked(league(read_records(folder / "records.csv"), better))
+    most = max((one.rows for one in found), default=0)
+    lines = []
+    for name, rows, standings in found:
         told = name if rows == most else f"{name} ({rows} of {most} rows)"
-        lines[statistics.fmean(one.tau for one in known), name] = [told, *cells]
+        lines.append([told, *(_standing(standings.get(level)) for level in LEVELS)])
     columns = ["predictor", *(EVALUATIONS[level] for level in LEVELS)]
-    return markdown_table(columns, [lines[place] for place in sorted(lines)])
+    return markdown_table(columns, lines)
 
 
 def _standing(one: Standing | None) -> str:

@@ -124,7 +124,6 @@ class Association(NamedTuple):
         effective_n: Number of exchangeable configurations whose tau, without any association, varies as much.
         method: Test that gave p, as in ``Correlation``.
         placebo: Tau that one in twenty of the curves drawn for x stays below; nan where no knob is known.
-        effective_total: Number of exchangeable configurations whose tau varies as much as tau over all pairs does.
     """
 
     p_negative: float
@@ -132,7 +131,6 @@ class Association(NamedTuple):
     effective_n: float
     method: Method
     placebo: float = math.nan
-    effective_total: float = math.nan
 
 
 def _bounded(tau: float, low: float, high: float) -> str:
@@ -175,10 +173,10 @@ def association(x: Array, y: Array, groups: Sequence[Group]) -> Association:
     observed = counts(x[None], y[None], pairs)
     if math.isnan(observed.tau[0]):
         return Association(1.0, 1.0, math.nan, "none")
-    s, everything = observed.s[0], all_pairs(len(x))
+    s = observed.s[0]
     untied = observed.untied_x[0] == observed.untied_y[0] == len(pairs.first)
     found: list[tuple[float, float, float]] = []
-    placebo, total = math.nan, float(len(x))
+    placebo = math.nan
     if untied:
         values, chance = null_distribution([len(group.members) for group in groups])
         spread = math.sqrt(float((chance * values**2).sum())) / len(pairs.first)
@@ -188,18 +186,26 @@ def association(x: Array, y: Array, groups: Sequence[Group]) -> Association:
     if known:
         ways += [(x, y, [*groups]), (y, x, [*groups])]
     for kept, redraw, over in ways:
-        curves = unrelated(redraw, over)
-        drawn = counts(kept[None], curves, pairs)
+        drawn = counts(kept[None], unrelated(redraw, over), pairs)
         as_low, as_high = ((1 + int(hits.sum())) / (1 + DRAWS) for hits in (drawn.s <= s, drawn.s >= s))
         found.append((as_low, as_high, float(np.nanstd(drawn.tau))))
         placebo = float(np.nanquantile(drawn.tau, 0.05))  # the last way draws x
-        if known:
-            total = min(total, effective(float(np.nanstd(counts(kept[None], curves, everything).tau))))
     negative, positive, spread = (max(column) for column in zip(*found, strict=True))
     method: Method = "curves" if known else "exact" if untied else "permutation"
     worth = min(float(len(x)), effective(spread))
-    placebo = placebo if known else math.nan
-    return Association(min(1.0, negative), min(1.0, positive), worth, method, placebo, total)
+    return Association(min(1.0, negative), min(1.0, positive), worth, method, placebo if known else math.nan)
+
+
+def effective_total(x: Array, y: Array, groups: Sequence[Group]) -> float:
+    """Return the number of exchangeable configurations whose tau varies as much as tau over all pairs does.
+
+    That is by the curves of ``association``; it is n where no knob is known.
+    """
+    n, everything = len(x), all_pairs(len(x))
+    if all(group.places is None for group in groups):
+        return float(n)
+    drawn = (counts(kept[None], unrelated(other, groups), everything) for kept, other in ((x, y), (y, x)))
+    return min(float(n), effective(max(float(np.nanstd(one.tau)) for one in drawn)))
 
 
 def unrelated(values: Array, groups: Sequence[Group]) -> Array:
@@ -236,12 +242,14 @@ def correlate(
     families = [c.family for c in kept]
     tau, inside = tau_b(x, y), tau_b(x, y, within(families))
     known = families_of([c.name for c in kept], families)
-    found = association(x, y, [Group(group.members, None) for group in known] if exchangeable else known)
+    groups = [Group(group.members, None) for group in known] if exchangeable else known
+    found = association(x, y, groups)
+    total = math.nan if found.method == "none" else effective_total(x, y, groups)
 
     def interval(value: float, worth: float) -> tuple[float, float]:
         return fieller_interval(value, worth, _SIGNIFICANT) if n >= FEWEST else (math.nan, math.nan)
 
-    (low, high), (within_low, within_high) = interval(tau, found.effective_total), interval(inside, found.effective_n)
+    (low, high), (within_low, within_high) = interval(tau, total), interval(inside, found.effective_n)
     return Correlation(
         level=level,
         family=family,

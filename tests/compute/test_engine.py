@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 from bench import Bench, start, within
-from helpers import alive, children, in_full, plant, trained, until, workers
+from helpers import alive, in_full, plant, trained, until, workers
 
 from cl_bench.compute import local
 from cl_bench.compute.local import ComputationError
+from cl_bench.compute.process import descendants
 from cl_bench.compute.record import load_record
 from cl_bench.spec import RunSpec
 from cl_bench.spec.records import Record
@@ -127,7 +128,7 @@ class Havoc:
             finally:
                 self.pids = [p.pid for p in engine._processes]
                 engine.close()
-                self.left = [p for p in children(os.getpid()) if p in self.pids]
+                self.left = [p for p in descendants(os.getpid()) if p in self.pids]
         return outcomes, [str(w.message) for w in caught if issubclass(w.category, StoreWarning)]
 
 
@@ -308,7 +309,7 @@ def test_workers_end_when_the_process_that_started_them_is_killed(bench: Bench) 
     process = start(bench, specs, jobs=1)
     try:
         until(lambda: list(bench.methods.glob("slow-*")), 60, "training begins")
-        started = children(process.pid)
+        started = descendants(process.pid)
         assert started
         process.kill()
         process.wait(10)
@@ -390,4 +391,4 @@ def test_a_garbled_record_is_queued_and_told_of_once(bench: Bench) -> None:
 @pytest.fixture(autouse=True, scope="module")
 def no_stray_workers() -> Iterator[None]:
     yield
-    assert not workers(children(os.getpid()))
+    assert not workers(descendants(os.getpid()))

@@ -16,12 +16,12 @@ from pathlib import Path
 
 import pytest
 from bench import Bench, within
-from helpers import alive, children, plant, until, workers
+from helpers import alive, plant, until, workers
 
 from cl_bench.compute import local, output
 from cl_bench.compute.local import ComputationError
 from cl_bench.compute.output import HEAD, TAIL, output_to, trim
-from cl_bench.compute.process import WorkerProcess, last_line
+from cl_bench.compute.process import WorkerProcess, descendants, last_line
 from cl_bench.compute.record import load_record
 from cl_bench.compute.worker import _one_line
 from cl_bench.errors import Diverged, MethodError, SpecError, first_line
@@ -93,7 +93,7 @@ def test_one_that_loops_for_ever_is_ended_with_its_children_and_the_others_go_on
     assert str(found[1]) == bench.notes.ended[stuck.case] == said
     assert limits == [7200.0] * 3
     assert len(pids) == 2
-    assert not workers(children(os.getpid()))
+    assert not workers(descendants(os.getpid()))
 
 
 def sleeper(monkeypatch: pytest.MonkeyPatch) -> WorkerProcess:

@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 from bench import Notes
-from helpers import children, dense_row, tiny, until, workers
+from helpers import dense_row, tiny, until, workers
 from jobs import Job, flat, outcomes
 
 from cl_bench.compute.local import ComputationError, LocalEngine
+from cl_bench.compute.process import descendants
 from cl_bench.compute.progress import Display
 from cl_bench.compute.record import load_record
 from cl_bench.errors import SpecError
@@ -112,7 +113,7 @@ def computed(runs: Any, wanted: Sequence[RunSpec], meanwhile: Any = lambda: None
 
 def mine() -> set[int]:
     """Return the workers among this process's descendants, to which the cluster belongs."""
-    return workers(children(os.getpid()))
+    return workers(descendants(os.getpid()))
 
 
 @pytest.mark.slow

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 import torch
 from bench import Bench, start, within
-from helpers import alive, children, dense_row, tiny, until, workers
+from helpers import alive, dense_row, tiny, until, workers
 
 from cl_bench.compute.devices import check_division, check_per_model, default_jobs
 from cl_bench.compute.local import ComputationError
+from cl_bench.compute.process import descendants
 from cl_bench.compute.record import load_record
 from cl_bench.compute.runner import compute
 from cl_bench.errors import SpecError
@@ -77,9 +78,9 @@ def go(bench: Bench, specs: dict[str, RunSpec]) -> dict[str, Any]:
     for name, spec in specs.items():
         found[name] = within(120, lambda spec=spec: engine.record(spec))
         if isinstance(found[name], ComputationError):
-            until(lambda: not workers(children(os.getpid())), 10, "all of the team have ended")
+            until(lambda: not workers(descendants(os.getpid())), 10, "all of the team have ended")
     engine.close()
-    until(lambda: not workers(children(os.getpid())), 10, "no worker is left")
+    until(lambda: not workers(descendants(os.getpid())), 10, "no worker is left")
     return found
 
 

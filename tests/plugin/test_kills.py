@@ -25,10 +25,11 @@ from types import SimpleNamespace
 from typing import IO, NamedTuple
 
 import pytest
-from helpers import alive, children, environment, in_full, trained, until, workers
+from helpers import alive, environment, in_full, trained, until, workers
 from jobs import Fork, Job
 
 from cl_bench.compute import process, worker
+from cl_bench.compute.process import descendants
 from cl_bench.compute.record import load_record
 from cl_bench.methods.registry import BUILT_IN, Registry, spec_of
 from cl_bench.spec import RunSpec
@@ -252,7 +253,7 @@ class Killing:
     def _note(self) -> None:
         for name, when in written(self.job).items():
             assert self.seen.setdefault(name, when) == when, f"{name} was there, and was computed again"
-        self.pids.update(pid for asker in self.askers for pid in children(asker.pid))
+        self.pids.update(pid for asker in self.askers for pid in descendants(asker.pid))
 
     def _look(self) -> None:
         """Fail where nobody gets on any more, and say what each asker's worker is at."""
@@ -260,7 +261,7 @@ class Killing:
         if files != self.files:
             self.files, self.moved = files, time.monotonic()
         if time.monotonic() - self.moved > STILL:
-            at_work = {asker.pid: (children(asker.pid), phase_of(children(asker.pid))) for asker in self.askers}
+            at_work = {asker.pid: (descendants(asker.pid), phase_of(descendants(asker.pid))) for asker in self.askers}
             pytest.fail(f"nobody gets on after {told(self.tally)}: {at_work}; the last lines are\n{self._last_lines()}")
 
     def _last_lines(self) -> str:
@@ -285,7 +286,7 @@ class Killing:
 
     def _kill(self) -> None:
         asker = self.chance.choice(self.askers)
-        mine = children(asker.pid)
+        mine = descendants(asker.pid)
         of_worker = bool(mine) and self.chance.random() < 0.6
         pid = self.chance.choice(mine) if of_worker else asker.pid
         name = self.chance.choice(OF_WORKERS if of_worker else OF_PYTEST)
@@ -328,9 +329,9 @@ def spread(sweep: Sweep, job: Job) -> Iterator[tuple[subprocess.Popen[str], list
     main = subprocess.Popen(command, cwd=job.folder, env=environment(), stdout=pipe, stderr=merged, text=True)
     every: list[int] = []
     try:
-        until(lambda: len(workers(children(main.pid))) == 2, 120, "both have workers")
+        until(lambda: len(workers(descendants(main.pid))) == 2, 120, "both have workers")
         until(lambda: list((job.root / "runs").rglob("checkpoint.pt")), 120, "one is at work")
-        every = children(main.pid)
+        every = descendants(main.pid)
         yield main, every
     finally:
         main.kill()
@@ -342,8 +343,8 @@ def test_xdist_whose_processes_are_killed_goes_on(sweep: Sweep) -> None:
     """One of its two processes, then pytest itself, then nobody."""
     right, job = sweep.undisturbed, sweep.job("xdist")
     with spread(sweep, job) as (main, every):
-        victim = next(pid for pid in every if len(workers(children(pid))) == 1)
-        mine = children(victim)
+        victim = next(pid for pid in every if len(workers(descendants(pid))) == 1)
+        mine = descendants(victim)
         os.kill(victim, signal.SIGKILL)
         until(lambda: not any(map(alive, mine)), 20, "its worker ends")
         said, _ = main.communicate(timeout=300)

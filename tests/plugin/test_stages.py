@@ -13,10 +13,11 @@ import types
 from pathlib import Path
 
 import pytest
-from helpers import ROOT, alive, children, plant, trained, until
+from helpers import ROOT, alive, plant, trained, until
 from jobs import Job, flat, outcomes
 
 from cl_bench.claims.judge import judge
+from cl_bench.compute.process import descendants
 from cl_bench.plugin import stages
 
 pytest_plugins = ["pytester"]
@@ -261,7 +262,7 @@ def test_a_killed_run_goes_on_at_its_look(tmp_path: Path) -> None:
     killed = job.fork(GO, "--jobs=1")
     try:
         until(lambda: count() > planted, 300, "a second look's encoder is there")
-        workers = children(killed.pid)
+        workers = descendants(killed.pid)
         os.kill(killed.pid, signal.SIGKILL)
         killed.wait()
         until(lambda: not any(map(alive, workers)), 10, "its workers end")

@@ -183,7 +183,8 @@ def test_a_predictor_that_goes_against_detection(
     result = job.run("-k", "TestMultiObject", "-rA", suites="test_predictors.py")
     assert_outcomes(result, {"test_rankme": outcome, "test_alpha_req": "xfailed", "test_lidar": "xfailed"})
     about = "encoders that rankme@dense ranks higher do worse at detection (tau > 0)"
-    assert f"{said} (exploratory): {about}; tau = {float(tau):.2f} over all pairs, " in job.summary
+    figures = f"tau = {float(tau):.2f} over all pairs, {float(tau):.2f} within families, n = 4"
+    assert f"{said} (exploratory): {about}; {figures}" in job.summary
     assert "tau = undefined, n = 0" in job.summary, "of those that were not measured"
     lines = [line.split() for line in (job.report / "summary.txt").read_text().splitlines()]
     (shown,) = (line for line in lines if line[:1] == ["rankme@dense"])

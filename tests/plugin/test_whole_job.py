@@ -17,11 +17,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import ROOT, alive, children, environment, trained, until
+from helpers import ROOT, alive, environment, trained, until
 from jobs import Job, flat, outcomes
 from matplotlib.image import imread
 
 from cl_bench.claims.judgement import Verdict
+from cl_bench.compute.process import descendants
 from cl_bench.compute.record import load_record
 from cl_bench.compute.runner import compute
 from cl_bench.methods.registry import Registry
@@ -159,7 +160,7 @@ def test_interrupted_then_killed_beside_another_the_job_completes(tmp_path: Path
     interrupted = job.fork("--jobs=1")
     try:
         until(count, 60, "the first encoder is there")
-        workers = children(interrupted.pid)
+        workers = descendants(interrupted.pid)
         os.kill(interrupted.pid, signal.SIGINT)
         assert interrupted.wait(20) == pytest.ExitCode.INTERRUPTED
     finally:
@@ -176,7 +177,7 @@ def test_interrupted_then_killed_beside_another_the_job_completes(tmp_path: Path
     try:
         begun = count()
         until(lambda: count() > begun, 60, "another encoder is there")
-        workers = children(killed.pid)
+        workers = descendants(killed.pid)
         os.kill(killed.pid, signal.SIGKILL)
         killed.wait()
         until(lambda: not any(map(alive, workers)), 5, "its workers end")
