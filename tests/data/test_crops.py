@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from helpers import ragged, rng, some
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL.Image import Resampling
 from pretended_gpu import CPU, GPU, pretended_gpu
@@ -42,7 +42,9 @@ def test_no_pixel_outside_the_box_is_read(height, width, size, seed):
 
 @some(40)
 @given(height=st.integers(2, 60), width=st.integers(2, 60), size=st.integers(1, 33), seed=seeds)
-def test_a_cut_is_pil_s_to_the_last_bit_but_one(height, width, size, seed):
+@example(height=20, width=21, size=28, seed=392)  # differs by 2
+def test_a_cut_is_pil_s_but_for_rounding(height, width, size, seed):
+    """Both resize one side first and round, and then the other: each is within 1 of the exact value."""
     images = ragged([(height, width), (width, height)], seed)
     boxes = torch.cat([any_boxes(1, height, width, seed)[0], any_boxes(1, width, height, seed)[0]])
     flips = torch.tensor([False, True])
@@ -51,7 +53,10 @@ def test_a_cut_is_pil_s_to_the_last_bit_but_one(height, width, size, seed):
     ):
         expected = pil_to_tensor(to_pil_image(image).crop(box).resize((size, size), Resampling.BILINEAR))
         assert mine.dtype == torch.uint8
-        assert (mine.int() - (expected.flip(-1) if flip else expected).int()).abs().max() <= 1
+        expected = expected.flip(-1) if flip else expected
+        exact = resized_crop(image[None].float(), torch.tensor([box]), torch.tensor([flip]), size)[0]
+        assert (mine.int() - expected.int()).abs().max() <= 2
+        assert (mine - exact).abs().max() < 1.1  # weights of 16 bits account for the rest
 
 
 @some(20)

@@ -361,7 +361,7 @@ def test_bfloat16_trains_to_nearly_the_same_losses(objective, plugin):
     assert not torch.equal(weights(half), weights(exact))
     assert all(v.dtype != torch.bfloat16 for v in half.encoder.state_dict().values())
     assert [e["loss"] for e in half.history] == pytest.approx([e["loss"] for e in exact.history], abs=0.05)
-    assert half.decomposition_error < 5e-5  # lengths of projections of float16 are off by up to 2e-4
+    assert half.decomposition_error < 2e-4  # lengths of projections of float16 are off by up to 2e-4
 
 
 def test_the_encoder_is_compiled_and_keeps_its_names(monkeypatch):
