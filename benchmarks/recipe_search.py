@@ -43,8 +43,21 @@ def both(path: str) -> tuple[str, str]:
     return f"single_object.{path}", f"multi_object.{path}"
 
 
+SCENES = (
+    *both("data"),
+    *both("heldout"),
+    *(f"{evaluation}.{part}" for evaluation in ("linear", "detection") for part in ("train", "test")),
+)
+
+
+def scenes(**design: object) -> tuple[str, ...]:
+    """Return settings that draw every scene, of pre-training and of both evaluations, with this design."""
+    return tuple(f"{part}.{name}={value}" for part in SCENES for name, value in design.items())
+
+
 FIRST = (
     *("optimiser.lr=0.12", "optimiser.epochs=9"),
+    *scenes(background=0.15),
     *both("augment.grayscale=0.2"),
     *("detection.train.size=48", "detection.test.size=48", "detection.anchors=[12.0, 16.0]"),
 )
@@ -68,6 +81,8 @@ VIEW_20 = (
 
 TWICE = both("data.images=2048")
 AT_18 = "detection 64 px, grey .5, lr .06, 18 epochs"
+SLOW = ("optimiser.batch=32", "optimiser.lr=0.03")
+
 
 CHANGES: dict[str, tuple[str, ...]] = {
     "first": (),
@@ -101,7 +116,7 @@ CHANGES: dict[str, tuple[str, ...]] = {
         f"{AT_18}, {name}": (*LARGE, *GREY, "optimiser.lr=0.06", "optimiser.epochs=18", *change)
         for name, change in {
             "batch 32": ("optimiser.batch=32",),
-            "batch 32, lr .03": ("optimiser.batch=32", "optimiser.lr=0.03"),
+            "batch 32, lr .03": SLOW,
             "2,048 images, half the epochs": (*TWICE, "optimiser.epochs=9"),
             "2,048 images, half the epochs, batch 32": (*TWICE, "optimiser.epochs=9", "optimiser.batch=32"),
             "grey .8": both("augment.grayscale=0.8"),
@@ -109,6 +124,18 @@ CHANGES: dict[str, tuple[str, ...]] = {
             "weight decay 1e-3": ("optimiser.weight_decay=0.001",),
             "detection 50 iterations": ("detection.iterations=50",),
             "detection lr .05": ("detection.lr=0.05",),
+            "background .05": scenes(background=0.05),
+            "background .3": scenes(background=0.3),
+            "background .4": scenes(background=0.4),
+            "background .5": scenes(background=0.5),
+            "background .7": scenes(background=0.7),
+            "tints from .3": scenes(tint=[0.3, 1.0]),
+            "tints from .8": scenes(tint=[0.8, 1.0]),
+            "background .3, tints from .3": scenes(background=0.3, tint=[0.3, 1.0]),
+            "background .5, tints from .3": scenes(background=0.5, tint=[0.3, 1.0]),
+            "background .3, batch 32, lr .03": (*scenes(background=0.3), *SLOW),
+            "background .5, batch 32, lr .03": (*scenes(background=0.5), *SLOW),
+            "background .5, tints from .8": scenes(background=0.5, tint=[0.8, 1.0]),
         }.items()
     },
 }

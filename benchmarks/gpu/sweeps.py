@@ -17,7 +17,7 @@ from cl_bench.spec.records import RANDOM_INIT
 from gpu.running import Setting
 
 ROOT = Path(__file__).resolve().parents[2]
-JOBS = (1, 2, 4)
+JOBS = (1, 2, 4, 8)
 PROFILE, TINY = "gpu-scenes", "ci"
 SHORT = (
     "optimiser.epochs=2",
@@ -53,7 +53,7 @@ TAIL = 12  # lines of pytest's output that are kept
 
 
 def jobs(setting: Setting) -> dict[str, Any]:
-    """Compute the same few models by 1, 2 and 4 workers on one device, each time into a new store.
+    """Compute the same few models by 1, 2, 4 and 8 workers on one device, each time into a new store.
 
     Returns:
         The number of models, and by number of workers: seconds in all, workers' start included, and models an hour.
