@@ -28,36 +28,58 @@ OPTIONS = (
         "method",
         action="append",
         metavar="NAME|FILE.py[:NAME]|all[:k=v,..]",
-        help="method to test, repeatable (default: dense_index)",
+        help="method to test: a registered name, or a file that registers one; repeatable (default: dense_index)",
     ),
-    _Option("profile", default="smoke", metavar="NAME|FILE.toml", help="setting of the sweep (default: smoke)"),
     _Option(
-        "set", action="append", default=[], metavar="key.path=value", help="change a value of the profile, repeatable"
+        "profile",
+        default="smoke",
+        metavar="NAME|FILE.toml",
+        help="what to train and evaluate: a shipped profile, or a TOML file (default: smoke)",
+    ),
+    _Option(
+        "set", action="append", default=[], metavar="key.path=value", help="change one value of the profile, repeatable"
     ),
     _Option(
         "seeds",
         metavar="N|FIRST:END",
-        help="seeds a configuration, 0 to N - 1 or FIRST to END - 1 (default: the profile's)",
+        help="seeds to train each configuration with: 0 to N - 1, or FIRST to END - 1 (default: the profile's number)",
     ),
     _Option(
         "until-conclusive",
         action="store_true",
-        help="double the seeds until every claim is decided, or the profile's max_seeds are reached; the level is "
-        "spent over the looks",
+        help="double the number of seeds until every claim is decided or the profile's max_seeds are reached; the "
+        "significance level is divided among the times that claims are judged",
     ),
     _Option(
-        "budget", metavar="1h30m", help="time that --until-conclusive may take; a look that does not fit is not begun"
+        "budget",
+        metavar="1h30m",
+        help="longest time for --until-conclusive; more seeds are not begun where they would take longer",
     ),
-    _Option("data-root", metavar="DIR", help="folder with STL-10, COCO or VOC, for a profile that needs them"),
-    _Option("download", action="store_true", help="download missing data sets into --data-root, if torchvision can"),
+    _Option(
+        "data-root", metavar="DIR", help="folder with the data sets STL-10, COCO or VOC, for a profile that uses them"
+    ),
+    _Option(
+        "download",
+        action="store_true",
+        help="download missing data sets into --data-root, those that torchvision can download",
+    ),
     _Option(
         "encoder",
         metavar="timm:NAME|torchvision:NAME|FILE.py:FUNCTION",
-        help="network to pre-train instead of the profile's encoder, padded as it is",
+        help="network to pre-train instead of the profile's encoder, with the padding that it has",
     ),
-    _Option("detector", metavar="torchvision|detectron2", help="backend of detection (default: the profile's)"),
+    _Option(
+        "detector",
+        metavar="torchvision|detectron2",
+        help="library that trains and evaluates the detector (default: the profile's)",
+    ),
     _Option("device", default="auto", metavar="auto|cpu|cuda[:i]", help="where to train (default: auto)"),
-    _Option("jobs", type=int, metavar="N", help="worker processes (default: one for each CPU core, or for each GPU)"),
+    _Option(
+        "jobs",
+        type=int,
+        metavar="N",
+        help="worker processes, each of which trains one encoder at a time (default: one for each CPU core or GPU)",
+    ),
     _Option(
         "gpus-per-model",
         type=int,
@@ -69,35 +91,61 @@ OPTIONS = (
     _Option(
         "timeout-per-encoder",
         metavar="1h30m",
-        help="longest time for one encoder, as 90s or 1h30m; after it the worker is ended and the encoder has failed",
+        help="longest time for one encoder, such as 90s or 1h30m; one that takes longer is ended, and has failed",
     ),
-    _Option("engine", default="local", choices=("local", "ray"), help="workers on this machine, or on a Ray cluster"),
-    _Option("store", default=".cl_bench", metavar="DIR", help="where results are kept (default: .cl_bench)"),
-    _Option("report", metavar="DIR", help="where table and figures are written (default: STORE/report/PROFILE)"),
+    _Option(
+        "engine",
+        default="local",
+        choices=("local", "ray"),
+        help="where the workers run: on this machine, or on a Ray cluster (default: local)",
+    ),
+    _Option(
+        "store",
+        default=".cl_bench",
+        metavar="DIR",
+        help="folder that keeps every result, so that nothing is computed twice (default: .cl_bench)",
+    ),
+    _Option(
+        "report", metavar="DIR", help="folder for the report, its tables and figures (default: STORE/report/PROFILE)"
+    ),
     _Option(
         "rerun",
         default="missing",
         choices=("missing", "failed", "all"),
-        help="what to compute: what the store lacks (default), also what diverged, or all that is selected",
+        help="what to compute: what the store lacks (missing, the default), what diverged too (failed), or all",
     ),
     _Option(
-        "baseline", metavar="FILE", help="fail a claim whose tau or performance is significantly worse than in FILE"
+        "baseline",
+        metavar="FILE",
+        help="fail where tau or mean performance is significantly worse than in FILE, and not for a verdict alone",
     ),
     _Option(
-        "save-baseline", metavar="FILE", help="write this run's figures to FILE; what it holds of other rows stays"
+        "save-baseline",
+        metavar="FILE",
+        help="write this run's figures to FILE for --baseline; figures of other rows in it are kept",
     ),
-    _Option("strict-claims", action="store_true", help="an INCONCLUSIVE claim fails"),
-    _Option("list-methods", action="store_true", help="list every method there is, with its options; run nothing"),
+    _Option(
+        "strict-claims", action="store_true", help="fail INCONCLUSIVE claims too; without it only REFUTED ones fail"
+    ),
+    _Option("list-methods", action="store_true", help="list the methods with their options, and run nothing"),
     _Option(
         "predictor",
         action="append",
         default=[],
         metavar="NAME|FILE.py[:NAME]",
-        help="predictor of performance to measure beside the built-in ones, repeatable",
+        help="figure of the features to compare with alignment + uniformity as a predictor of performance, repeatable",
     ),
-    _Option("list-predictors", action="store_true", help="list every predictor there is; run nothing"),
-    _Option("from-store", action="store_true", help="compute nothing: judge what the store holds, skip what it lacks"),
-    _Option("plan", action="store_true", help="list what would run and with what power; train nothing"),
+    _Option("list-predictors", action="store_true", help="list the predictors, and run nothing"),
+    _Option(
+        "from-store",
+        action="store_true",
+        help="compute nothing: judge what the store holds, and skip rows that it lacks",
+    ),
+    _Option(
+        "plan",
+        action="store_true",
+        help="list what would be trained, how long it takes and what it could show; train nothing",
+    ),
 )
 
 
