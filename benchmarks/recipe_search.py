@@ -81,7 +81,7 @@ VIEW_20 = (
 
 TWICE = both("data.images=2048")
 AT_18 = "detection 64 px, grey .5, lr .06, 18 epochs"
-SLOW = ("optimiser.batch=32", "optimiser.lr=0.03")
+SMALLER_BATCHES = ("optimiser.batch=32", "optimiser.lr=0.03")
 
 
 CHANGES: dict[str, tuple[str, ...]] = {
@@ -116,7 +116,7 @@ CHANGES: dict[str, tuple[str, ...]] = {
         f"{AT_18}, {name}": (*LARGE, *GREY, "optimiser.lr=0.06", "optimiser.epochs=18", *change)
         for name, change in {
             "batch 32": ("optimiser.batch=32",),
-            "batch 32, lr .03": SLOW,
+            "batch 32, lr .03": SMALLER_BATCHES,
             "2,048 images, half the epochs": (*TWICE, "optimiser.epochs=9"),
             "2,048 images, half the epochs, batch 32": (*TWICE, "optimiser.epochs=9", "optimiser.batch=32"),
             "grey .8": both("augment.grayscale=0.8"),
@@ -133,8 +133,8 @@ CHANGES: dict[str, tuple[str, ...]] = {
             "tints from .8": scenes(tint=[0.8, 1.0]),
             "background .3, tints from .3": scenes(background=0.3, tint=[0.3, 1.0]),
             "background .5, tints from .3": scenes(background=0.5, tint=[0.3, 1.0]),
-            "background .3, batch 32, lr .03": (*scenes(background=0.3), *SLOW),
-            "background .5, batch 32, lr .03": (*scenes(background=0.5), *SLOW),
+            "background .3, batch 32, lr .03": (*scenes(background=0.3), *SMALLER_BATCHES),
+            "background .5, batch 32, lr .03": (*scenes(background=0.5), *SMALLER_BATCHES),
             "background .5, tints from .8": scenes(background=0.5, tint=[0.8, 1.0]),
         }.items()
     },

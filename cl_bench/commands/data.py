@@ -8,11 +8,23 @@ from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``python -m cl_bench.data``."""
-    parser.add_argument("--profile", default="smoke", help="name or TOML file (default: smoke)")
-    parser.add_argument("--data-root", type=Path, metavar="DIR", help="where data sets are looked for")
-    parser.add_argument("--store", type=Path, default=Path(".cl_bench"), metavar="DIR", help="(default: .cl_bench)")
-    parser.add_argument("--prepare", action="store_true", help="decode the profile's data sets")
-    parser.add_argument("--verify", action="store_true", help="check all that is decoded, and mend what is damaged")
+    parser.add_argument(
+        "--profile", default="smoke", help="profile whose data sets are meant: its name or TOML file (default: smoke)"
+    )
+    parser.add_argument("--data-root", type=Path, metavar="DIR", help="folder with the data sets STL-10, COCO or VOC")
+    parser.add_argument(
+        "--store",
+        type=Path,
+        default=Path(".cl_bench"),
+        metavar="DIR",
+        help="folder that keeps the decoded data (default: .cl_bench)",
+    )
+    parser.add_argument(
+        "--prepare", action="store_true", help="find and decode the profile's data sets, so that a run need not"
+    )
+    parser.add_argument(
+        "--verify", action="store_true", help="check all decoded data, and decode again what is damaged"
+    )
     parser.add_argument(
         "--sheet",
         "--out",
@@ -22,8 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         const=Path("contact_sheets"),
         default=Path("contact_sheets"),
         metavar="DIR",
-        help="write contact sheets of images and views there, which is also what happens without an option "
-        "(default: contact_sheets)",
+        help="write pictures of images and views into this folder; also done where neither --prepare nor --verify is "
+        "given (default: contact_sheets)",
     )
 
 

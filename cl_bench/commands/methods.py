@@ -9,7 +9,12 @@ from cl_bench.commands.run import call_pytest
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the option for more files to search."""
-    parser.add_argument("files", nargs="*", metavar="FILE.py", help="files whose methods are listed too")
+    parser.add_argument(
+        "files",
+        nargs="*",
+        metavar="FILE.py",
+        help="file whose methods are listed beside the built-in and installed ones",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:

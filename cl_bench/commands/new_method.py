@@ -39,7 +39,7 @@ def {name}(views: DenseViews, *, mutual: bool = False) -> Match:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the name of the new method."""
-    parser.add_argument("name", metavar="NAME", help="of the method, as my_match; the file is NAME.py")
+    parser.add_argument("name", metavar="NAME", help="name of the method, such as my_match; the file is NAME.py")
 
 
 def run(arguments: argparse.Namespace) -> int:

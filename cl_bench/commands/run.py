@@ -29,8 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"suite to run, repeatable (default: all of them); suites: {', '.join(suites())}",
     )
     parser.epilog = (
-        "Every option of the suites and of pytest is taken too, as --method ./my_match.py, --profile, --seeds, "
-        "--store, -k, -x, -q; --pytest-help lists them."
+        "Every option of the suites and of pytest works here too, such as --method ./my_match.py, --profile, --seeds, "
+        "--store, -k, -x and -q; --pytest-help lists them."
     )
     parser.add_argument("--pytest-help", action="store_true", help="list the options of the suites and of pytest")
 
