@@ -108,7 +108,7 @@ def test_one_untrained_encoder_is_refused_before_anything_trains(tmp_path: Path,
     job = Job(tmp_path, pytester, random_inits=1)
     result = job.run("-k", "random_level", suites="test_confusing_positives.py")
     assert result.ret == pytest.ExitCode.USAGE_ERROR and not list(job.store.root.glob("runs/*"))
-    said = "random_inits = 1, and multi_object-disjoint-dense_index: at_random_level is held against the spread of"
+    said = "random_inits = 1, and multi_object-disjoint-dense_index: at_random_level is compared with the spread of"
     assert said in flat_errors(result) and "--set random_inits=3" in flat_errors(result)
 
 
