@@ -167,7 +167,10 @@ def test_detection_without_objects_is_said(layouts):
 @pytest.mark.parametrize(
     ("table", "said"),
     [
-        ('detection.train = { name = "folder", root = "pets", kind = "multi_object", split = "train" }', "of the same data"),
+        (
+            'detection.train = { name = "folder", root = "pets", kind = "multi_object", split = "train" }',
+            "of the same data",
+        ),
         ('linear.train = { name = "folder", split = "train" }', "linear.train.root is missing"),
         ('linear.train = { name = "folder", root = "pets", split = "train", labels = 3 }', "unknown key"),
         ('linear.train = { name = "foldr", root = "pets", split = "train" }', "did you mean 'folder'"),
