@@ -97,7 +97,7 @@ def test_what_is_refuted_alone_does_not_fail_a_run_of_several_claims(job: Job) -
         assert outcomes(job.run("-k", one)) == {"failed": 1, "deselected": 5}
     both = job.run("-k", "tau", "-rA")
     assert outcomes(both) == {"xfailed": 2, "deselected": 4} and both.ret == 0
-    assert flat(both).count("refuted, but not among the 2 claims of this run (adjusted p = 0.5") >= 2
+    assert flat(both).count("refuted, but not after correction for the 2 claims of this run (adjusted p = 0.5") >= 2
     assert "2 refuted by their own test, 0 after Holm's correction." in job.summary
     claims = json.loads((job.report / "claims.json").read_text())
     assert [(c["verdict"], c["p_against_holm"]) for c in claims] == [("REFUTED", pytest.approx(0.5, abs=0.05))] * 2
