@@ -89,7 +89,7 @@ def test_a_folder_of_checkpoints_has_a_tau_and_says_what_its_test_assumes(comman
     status, out, err = command(*words)
     assert status == 0 and "[3/3] epoch2.pt" in err
     assert "last.pt is the same encoder as epoch2.pt, and counts once" in out
-    assert "every order of the encoders would be as likely" in " ".join(out.split())
+    assert "every order of the encoders would be equally likely" in " ".join(out.split())
     told = json.loads((tmp_path / "report/encoders.json").read_text())
     assert [(c["images"], c["performance"], c["n"]) for c in told["correlations"]] == [
         (images, task, 3) for images in ("single_object", "multi_object") for task in ("linear evaluation", "detection")
