@@ -14,7 +14,7 @@ COMMANDS = {
     "run": "test the paper's claims of a method: pre-train, evaluate, judge",
     "plan": "show what a run would compute, how long that takes and with what power",
     "report": "write table and report again from what a store holds, training nothing",
-    "compare": "hold one run's kept figures against another's",
+    "compare": "compare the kept figures of two runs, claim by claim",
     "measure": "alignment, uniformity and performance of encoders of your own, pre-training none",
     "methods": "list the methods there are",
     "predictors": "list the predictors of performance there are",

@@ -212,7 +212,7 @@ def _lock(file: int, folder: Path, wait: bool) -> bool:
             raise
         raise SpecError(
             f"{folder}: its file system has no locks (flock: {os.strerror(error.errno)}), without which two processes "
-            "would train the same; put the store on a local disk, or mount this one with locks"
+            "would train the same encoder; put the store on a local disk, or mount this file system with locks"
         ) from None
     return True
 

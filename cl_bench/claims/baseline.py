@@ -111,16 +111,16 @@ class Baseline:
         except (ValueError, RecursionError):
             outer = None
         if not isinstance(outer, dict) or "format" not in outer:
-            raise SpecError(f"{path}: not a baseline, as --save-baseline writes it")
+            raise SpecError(f"{path}: not a baseline that --save-baseline wrote")
         if outer["format"] == 1:
             raise OldFormat(
                 f"{path}: a baseline of format 1, which holds verdicts and no figures; renew it with: {renew}"
             )
         if outer["format"] != FORMAT:
-            raise SpecError(f"{path}: a baseline of format {outer['format']!r}; this cl-bench reads {FORMAT}")
+            raise SpecError(f"{path}: a baseline of format {outer['format']!r}; this cl-bench reads format {FORMAT}")
         entries = outer.get("claims")
         if not isinstance(entries, list):
-            raise SpecError(f"{path}: claims: a list is wanted, got {_short(entries)}")
+            raise SpecError(f"{path}: claims: must be a list, got {_short(entries)}")
         kept: dict[tuple[str, Claim], Kept] = {}
         for n, entry in enumerate(entries):
             try:
@@ -128,7 +128,7 @@ class Baseline:
             except _Wrong as wrong:
                 raise SpecError(f"{path}: claims[{n}]{wrong}") from None
             if (row, claim) in kept:
-                raise SpecError(f"{path}: claims[{n}]: {row} ({claim.kind}, {claim.level}) stands there twice")
+                raise SpecError(f"{path}: claims[{n}]: {row} ({claim.kind}, {claim.level}) is listed twice")
             kept[row, claim] = what
         return cls(path, kept)
 
@@ -141,7 +141,7 @@ class Baseline:
         kept = self.kept.get((row, claim))
         if kept is not None and kept.setting != setting:
             raise SpecError(
-                f"{row}: {self.path.name} holds this claim of another setting (profile, grid, data or thresholds); "
+                f"{row}: {self.path.name} holds this claim for another setting (profile, grid, data or thresholds); "
                 "keep a new one with --save-baseline"
             )
         return kept

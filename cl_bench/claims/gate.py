@@ -220,10 +220,12 @@ def paired(row: str, before: Seeded, now: Seeded) -> tuple[Seeded, Seeded]:
     if len(names) < FEWEST or 2 * len(names) < len(before.names):
         raise NotComparable(
             f"{row}: {len(names)} of the {len(before.names)} configurations of the baseline are complete in this run "
-            f"too; it takes half of them and {FEWEST} at least"
+            f"too; a comparison takes at least half of them, and at least {FEWEST}"
         )
     if len(before.seeds) < 2 and len(now.seeds) < 2:
-        raise NotComparable(f"{row}: one seed before and one now show no spread to hold a difference against")
+        raise NotComparable(
+            f"{row}: with one seed before and one now there is no spread between seeds to compare a difference with"
+        )
     return before.only(names), now.only(names)
 
 

@@ -64,7 +64,9 @@ def _smaller(stage: str, spec: RunSpec) -> str:
         batch = spec.pretrain.optimiser.batch
         tried = spec.pretrain.optimiser.chunk or batch
         half = max((n for n in range(2, tried // 2 + 1) if batch % n == 0), default=0)
-        kept = "loss and gradients stay the whole batch's, batch norm's statistics become the chunk's"
+        kept = (
+            "the loss and its gradients stay those of the whole batch; batch norm's statistics become those of a chunk"
+        )
         table = f"{spec.pretrain.data.kind}.optimiser"
         what, advice = f"{tried} images of a batch of {batch}", half and f"--set {table}.chunk={half} ({kept})"
     elif stage == "linear":

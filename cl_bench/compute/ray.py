@@ -247,5 +247,5 @@ def joined(device: str) -> list[str]:
     found = "cuda" if device == "cuda" or (device == "auto" and there.get("GPU", 0) >= 1) else "cpu"
     count = int(there.get("GPU" if found == "cuda" else "CPU", 0))
     if count < 1:
-        raise SpecError(f"--device {device}: the Ray cluster has none")
+        raise SpecError(f"--device {device}: the Ray cluster has no such device")
     return [found] * count

@@ -129,7 +129,7 @@ def _open(spec: FilesSpec, places: DataPaths, progress: Progress | None, verify:
     if spec.source and spec.source != digest:
         was, now = spec.source[:16], digest[:16]
         there = spec.root or places.root
-        raise DataError(f"{source.what}: {there} is not what it was (source {was}, now {now}): put it back")
+        raise DataError(f"{source.what}: {there} has changed (source {was}, now {now}): put the earlier data back")
     size = f"-short{spec.short_side}" if spec.short_side else ""
     first = f"-first{spec.limit}" if spec.limit else ""
     path = places.cache / f"{re.sub('[^A-Za-z0-9+_.-]', '-', name_of(spec))}{size}{first}-{digest[:16]}"

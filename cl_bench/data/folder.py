@@ -40,7 +40,7 @@ class Folder(Source[FolderSpec]):
 
     def fetch(self) -> None:
         """Left to the user."""
-        raise DataError(f"{self.what}: nothing downloads images of your own")
+        raise DataError(f"{self.what}: images of your own cannot be downloaded")
 
     def inspect(self) -> list[Path]:
         """List no annotations, because folders are all there is; refuse what is not well laid out."""
@@ -87,7 +87,7 @@ class Folder(Source[FolderSpec]):
         if split in DRAWN and not splits:
             return self.root, split
         known = splits or [*DRAWN, *there[:5]]
-        drawn = "" if splits else f"; {', '.join(DRAWN)} are drawn, any other is a folder there"
+        drawn = "" if splits else f"; {', '.join(DRAWN)} are drawn; any other split is a folder there"
         raise DataError(
             f"{self.what}: no folder {split!r} in {self.root}{nearest(split, known)}; "
             f"splits: {', '.join(known if splits else there[:5]) or 'none'}{drawn}"
@@ -108,13 +108,14 @@ class Folder(Source[FolderSpec]):
         folder, part = self._folder
         found = [image for image in self._all if part == "all" or part_of(image[0]) == part]
         if not found:
-            few = f" that the split {part} gets" if self._all else ""
+            few = f" of the drawn split {part}" if self._all else ""
             raise DataError(f"{self.what}: no images{few} in {folder}; expected {TAKEN} files")
         loose = [name for name, _ in found if "/" not in name]
         if loose and len(loose) < len(found):
             raise DataError(
                 f"{self.what}: {len(loose):,} of {len(found):,} images in {folder} lie beside the folders of the "
-                f"classes, as {loose[0]}: put each into one, or all side by side, without labels"
+                f"classes, such as {loose[0]}: put each into the folder of a class, or all images side by side, "
+                "without labels"
             )
         return found
 

@@ -226,7 +226,7 @@ class VOC(Source[VOCSpec]):
         ids = [p.stem for p in (self.root / XML).iterdir() if p.suffix == ".xml" and not p.name.startswith(".")]
         ids = [i for i in ids if split == "all" or part_of(i) == split]
         if not ids:
-            raise DataError(f"{self.what}: no XML files in {self.root / XML}, or none that {split} gets")
+            raise DataError(f"{self.what}: no XML files in {self.root / XML}, or none drawn for the split {split}")
         return sorted(ids, key=place_of)
 
     def _listed(self, path: Path) -> list[str]:

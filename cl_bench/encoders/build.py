@@ -70,7 +70,7 @@ def build(asked: Named, seed: int = 0, padding: Padding = "zeros") -> Network:
             architecture = f"suite/{name}"
         elif name in BUILT_IN:
             if asked.weights == PRETRAINED:
-                raise EncoderError(f"{asked.label}: there are no weights of {name} to be had: give a file")
+                raise EncoderError(f"{asked.label}: no weights of {name} are published: give a file")
             module = build_encoder(name, padding)
             architecture = f"{name}/{padding}"
         elif library == "timm":
@@ -79,7 +79,7 @@ def build(asked: Named, seed: int = 0, padding: Padding = "zeros") -> Network:
             module, behind = _of_torchvision(model, asked), TORCHVISION_HEADS
         else:
             if asked.weights == PRETRAINED:
-                raise EncoderError(f"{asked.label}: @{PRETRAINED} is for timm: and torchvision:; give a file")
+                raise EncoderError(f"{asked.label}: @{PRETRAINED} takes timm: or torchvision:; give a file")
             module, architecture = _of_file(name)
     origin = f"random weights, seed {seed}" if not asked.weights else asked.weights
     if architecture.startswith("file:") and not asked.weights:
@@ -123,7 +123,7 @@ def _own_architecture(file: Path, tensors: dict[str, Any], padding: Padding) -> 
         if wanted.keys() == tensors.keys():
             return name, padding
     raise EncoderError(
-        f"{file}: weights of an architecture that the file does not name; name it: --encoder timm:NAME, "
+        f"{file}: the file does not say of which architecture its weights are; name it: --encoder timm:NAME, "
         "torchvision:NAME or FILE.py:FUNCTION"
     )
 

@@ -58,11 +58,11 @@ def cut(network: nn.Module, read: Read, images: Tensor, enlarged: int) -> Encode
         at = smaller[-1]
         stride = images.shape[-1] / maps[at - 1].shape[-1]
         if stride != int(stride):
-            raise EncoderError(f"has a trunk whose stride is no whole number, {stride:g}")
+            raise EncoderError(f"has a trunk whose stride is not a whole number, {stride:g}")
         trunk, last = nn.Sequential(*parts[:at]), nn.Sequential(*parts[at:])
         encoder = Encoder(trunk, last, maps[at - 1].shape[1], wanted.shape[1], int(stride))
         return _scaled(encoder.eval(), enlarged)
-    raise EncoderError("is not made of layers in a row that are known here")
+    raise EncoderError("is not a sequence of layers of a known kind")
 
 
 def _scaled(encoder: Encoder, enlarged: int) -> Encoder:
@@ -70,7 +70,8 @@ def _scaled(encoder: Encoder, enlarged: int) -> Encoder:
         return encoder
     if encoder.trunk_stride % enlarged:
         raise EncoderError(
-            f"has a trunk of stride {encoder.trunk_stride}, which images {enlarged} times as large split"
+            f"has a trunk of stride {encoder.trunk_stride}, which is no multiple of {enlarged}, the factor by which "
+            "images are enlarged"
         )
     trunk, stride = nn.Sequential(Enlarge(enlarged), encoder.trunk), encoder.trunk_stride // enlarged
     return Encoder(trunk, encoder.last, encoder.trunk_channels, encoder.channels, stride).eval()

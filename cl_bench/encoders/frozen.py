@@ -146,7 +146,7 @@ def normalisation(network: Any) -> tuple[Channels | None, Channels | None]:
 def _check(found: Features, label: str) -> None:
     dense, pooled = found
     if not isinstance(dense, Tensor) or not isinstance(pooled, Tensor) or dense.ndim != 4 or pooled.ndim != 2:
-        raise EncoderError(f"{label} gives {told(tuple(found))}: wanted are a map (B, C, H, W) and a feature (B, C)")
+        raise EncoderError(f"{label} gives {told(tuple(found))}: it must give a map (B, C, H, W) and a feature (B, C)")
     if dense.shape[2] != dense.shape[3]:
         raise EncoderError(f"{label} gives {told(dense)} for square images: channels come first, (B, C, H, W)")
     if len(dense) != 2 or len(pooled) != 2 or 0 in dense.shape:

@@ -57,8 +57,9 @@ def read_weights(file: Path) -> dict[str, Tensor]:
                 content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         found = re.search(r"(?:GLOBAL|class|function|type) ([\w.]+)", str(error))
-        held = f" (it holds {found[1]})" if found else ""
-        raise EncoderError(f"{file}: not weights alone{held}: save network.state_dict(), not the network") from None
+        held = f" ({found[1]})" if found else ""
+        told = f"holds more than weights{held}: save network.state_dict(), not the network"
+        raise EncoderError(f"{file}: {told}") from None
     except Exception as error:  # torch, zipfile and safetensors each have their own
         raise EncoderError(f"{file}: not a file of weights: {first_line(error)}") from None
     while isinstance(content, Mapping) and not any(isinstance(value, Tensor) for value in content.values()):

@@ -23,8 +23,8 @@ from cl_bench.spec.records import Level
 HEADER = """\
 # Methods
 
-What `--method` takes out of the box; `--method all` stands for all of them. A method of one's own: see
-[docs/adding-a-method.md](docs/adding-a-method.md).
+The built-in methods, by the names that `--method` takes; `--method all` stands for all of them. To write a method of
+your own, see [docs/adding-a-method.md](docs/adding-a-method.md).
 
 <!-- Written by `python -m cl_bench.methods.catalogue > METHODS.md` from the docstrings in methods/; edit those. -->
 """

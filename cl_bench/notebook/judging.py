@@ -68,9 +68,9 @@ def judge(
         raise SpecError(f"claim {claim.kind!r} compares with another row: give its records as reference=")
     disjoint = any(record.views == "disjoint" for record in row.records)
     if disjoint and twin is None:
-        raise SpecError(f"{row.row}: of disjoint views: give the same row with overlapping views as twin=")
+        raise SpecError(f"{row.row}: its views are disjoint: give the same row with overlapping views as twin=")
     if claim.about_untrained and len(untrained) == 1:
-        raise SpecError(f"claim {claim.kind!r} is held against the spread of untrained encoders, and there is only one")
+        raise SpecError(f"claim {claim.kind!r} needs the spread of untrained encoders, and there is only one of them")
     profile = records.profile if isinstance(records, Records) else None
     settings = ClaimsSpec() if profile is None else profile.claims
     better = {p.name: p.better for s in (records.specs if isinstance(records, Records) else ()) for p in s.predictors}

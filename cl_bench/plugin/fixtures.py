@@ -128,7 +128,7 @@ class ClaimTest:
         if judgement.verdict is Verdict.INCONCLUSIVE and not strict:
             pytest.xfail(judgement.sentence)
         if held and not strict:
-            pytest.xfail(f"not surely worse than it was: {judgement.sentence}")
+            pytest.xfail(f"not significantly worse than in the baseline: {judgement.sentence}")
         alone = "" if strict else self._refuted_alone(judgement)
         if alone:
             pytest.xfail(f"{alone}: {judgement.sentence}")
@@ -190,7 +190,7 @@ class ClaimTest:
             p, count = holm([found for test in others if (found := test.found())], against=True)[0], len(others)
         if p < judgement.alpha:
             return ""
-        return f"refuted, but not among the {count} claims of this run (adjusted p = {p:.2g})"
+        return f"refuted, but not after correction for the {count} claims of this run (adjusted p = {p:.2g})"
 
     def found(self) -> Judgement | None:
         """Return the judgement of the sweep at the last look that it has reached; None if records are missing."""

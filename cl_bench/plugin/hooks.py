@@ -66,7 +66,7 @@ class Hooks:
                 raise pytest.UsageError("--plan runs nothing: leave out -n")
             if option.rerun != "missing":
                 raise pytest.UsageError(
-                    "--rerun puts results away in one process: leave out -n; --jobs sets the workers"
+                    "--rerun sets old results aside, which one process has to do: leave out -n; --jobs sets the workers"
                 )
         computing = {"--rerun": option.rerun != "missing", "--until-conclusive": option.until_conclusive}
         for other, given in computing.items():
@@ -189,7 +189,7 @@ class Hooks:
             about = next((f"{row.name}: {c.kind}" for row, c in self.session.selected if c.about_untrained), "")
             if about:
                 raise pytest.UsageError(
-                    f"profile {profile.name}: random_inits = {profile.random_inits}, and {about} is held against the "
+                    f"profile {profile.name}: random_inits = {profile.random_inits}, and {about} is compared with the "
                     "spread of untrained encoders; give 2 or more (--set random_inits=3)"
                 )
 

@@ -263,8 +263,9 @@ class Session:
         baseline = or_usage_error(lambda: Baseline.load(path, renew), f"--baseline {path}")
         if baseline.one_seed and self.profile.seeds == 1:
             raise pytest.UsageError(
-                f"--baseline {path}: it has one seed a configuration, as this run has, and two seeds show no "
-                "spread to hold a difference against; give --seeds 2 or more, or keep a baseline of several seeds"
+                f"--baseline {path}: it has one seed per configuration, as this run has, and with one seed on each "
+                "side there is no spread between seeds to compare a difference with; give --seeds 2 or more, or keep a "
+                "baseline of several seeds"
             )
         return baseline
 

@@ -72,8 +72,8 @@ class Stages:
             )
         if option.baseline is not None:
             raise pytest.UsageError(
-                f"--baseline {option.baseline} takes the seeds that --seeds gives, and --until-conclusive adds more to "
-                "some rows: leave one out"
+                f"--baseline {option.baseline} needs the same seeds in every row, and --until-conclusive adds seeds to "
+                "some rows only: leave out one of the two"
             )
         budget = option.budget
         if budget is not None:
@@ -90,7 +90,8 @@ class Stages:
         if session.items and not (session.testsfailed or self.config.option.collectonly):
             if all(test.claim.exploratory for test in self._claims(session.items).values()):
                 raise pytest.UsageError(
-                    "--until-conclusive: no claim is selected that it waits for; an exploratory one it only judges"
+                    "--until-conclusive: none of the selected claims is one that it waits for; exploratory claims are "
+                    "judged, but not waited for"
                 )
             if not option.plan and math.isfinite(self._end):
                 encoders, seconds = self.hooks.planner.cost(self.hooks.wanted(session.items))

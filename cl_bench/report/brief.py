@@ -22,7 +22,7 @@ from cl_bench.spec.records import EVALUATIONS, LEVELS, Level
 _SHORT: Mapping[Level, str] = {"instance": "linear", "dense": "detection"}
 _HEADS = ("tau", "95 % interval", "verdict", "paper")
 _EXPLORATORY = "*: exploratory, the paper does not claim it"
-_RESTS = "A verdict rests on tau within families, and on encoders that learnt."
+_RESTS = "A verdict rests on tau within families, and on whether the encoders learnt."
 
 
 class Line(NamedTuple):

@@ -142,10 +142,11 @@ def comparison_notes(rows: Sequence[RowResult]) -> Iterator[str]:
     lines = comparison_lines(rows)
     for alpha, margin in dict.fromkeys((line.row.alpha, line.row.margin) for line in lines):
         yield (
-            "reference - method: points of performance, paired by configuration of the objective: the same seeds, "
-            "averaged first, on the same data and views. mean: of the paired differences, with a "
-            f"{100 * (1 - 2 * alpha):g} % paired t interval over configurations. best: of the paired configurations "
-            "each method's own best, with a percentile bootstrap over pairs (rough, being of a maximum). To the left, "
-            "models, best and mean are of all that is usable of the method. verdict: on average the reference is no "
-            f"worse; supported where the interval of the mean lies above -{margin:g}."
+            "reference - method: the difference in points of performance, paired by configuration of the objective, on "
+            "the same data and views; the same seeds are averaged first. mean: mean of the paired differences, with a "
+            f"{100 * (1 - 2 * alpha):g} % paired t interval over configurations. best: difference between the best of "
+            "the paired configurations of each method, with a percentile bootstrap interval over pairs, which is rough "
+            "for a maximum. The columns models, best and mean on the left are over all usable configurations of the "
+            "method. verdict: on the claim that on average the reference is no worse, which is supported where the "
+            f"interval of the mean lies above -{margin:g}."
         )

@@ -33,7 +33,8 @@ def paper_latex(rows: Sequence[RowResult]) -> str:
     """
     lines = paper_lines(rows)
     first = f"% Beside {paper.SOURCE}; needs booktabs."
-    body = _tables(lines, [*paper_notes(rows)]) if lines else ["% No row of this run answers to a printed one."]
+    nothing = "% No row of this run corresponds to a row of the paper's tables."
+    body = _tables(lines, [*paper_notes(rows)]) if lines else [nothing]
     return "".join(f"{line}\n" for line in (first, *body))
 
 

@@ -112,10 +112,10 @@ def league_notes(rows: Sequence[RowResult]) -> Iterator[str]:
     """Yield an explanation of the columns, here and on the page; nothing if no predictor was measured."""
     if any(record.predictors for row in rows for record in row.records):
         yield (
-            "predictors: tau-b with performance over configurations, the mean over this run's rows; a predictor has "
-            "the sign with which a tau below 0 predicts well. (2/4): it is known in two of four rows, and its mean is "
-            "over those. difference: its tau within families minus that of minmax(L_a) + minmax(L_u) at the "
-            "performance's level (sum_minmax) in the same rows; below 0 it predicts better. p is that of no "
-            "difference, against performance drawn anew as curves over the knobs, after Holm's correction for all "
-            "predictors of that performance."
+            "predictors: tau is tau-b with performance over configurations, averaged over this run's rows; the sign of "
+            "each predictor is chosen so that it predicts well if tau is below 0. (2/4): it is known in two of four "
+            "rows, and its mean is over those. difference: its tau within families minus that of minmax(L_a) + "
+            "minmax(L_u) at the performance's level (sum_minmax) in the same rows; below 0, it predicts better than "
+            "this sum. p tests that there is no difference, by drawing performance anew as curves over the knobs, "
+            "after Holm's correction for all predictors of that performance."
         )

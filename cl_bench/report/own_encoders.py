@@ -30,10 +30,10 @@ PREDICTORS_SHOWN = 8
 NAMES: Mapping[DataKind, str] = {"single_object": "single", "multi_object": "multi"}
 SHORT: Mapping[Level, str] = {"instance": "linear", "dense": "AP"}
 ASSUMED = (
-    "p is one-sided and by exchangeability: it assumes that, were there no association, every order of the encoders "
-    "would be as likely. Nothing is known here of how they came about. Encoders of one origin (seeds or epochs of one "
-    "training, one family) are alike and tell less than their number: their p is too small and their interval too "
-    "narrow. A suite, which knows its grid, allows for that."
+    "p is one-sided and assumes exchangeability: without an association, every order of the encoders would be equally "
+    "likely. Nothing is known here about how they were trained. Encoders of one origin (seeds or epochs of one "
+    "training, one family) are alike and tell less than their number suggests: their p is too small and their interval "
+    "too narrow. A suite knows its grid and allows for that."
 )
 MARKS = (
     "L_a, L_u: alignment and uniformity of held-out images, lower is better; image, place, colour: shares of what "
@@ -153,7 +153,7 @@ def _predictors(found: Mapping[str, Mapping[tuple[DataKind, Level], float]]) -> 
         table.add_row(name, *(_number(found[name].get(column, math.nan), 2) for column in columns))
     yield table
     more = f"; {len(found) - PREDICTORS_SHOWN} more with --report DIR" if len(found) > PREDICTORS_SHOWN else ""
-    yield Text(f"the best of {len(found)}, picked after the fact: no p is told of them{more}", style="dim")
+    yield Text(f"the best of {len(found)}, picked after the fact, so no p is given{more}", style="dim")
 
 
 def _mean(values: Mapping[Any, float]) -> float:

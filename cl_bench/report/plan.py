@@ -136,7 +136,7 @@ def _times(
     if estimates:
         yield _estimated(absent, estimates)
     if not set(absent) <= set(seconds):
-        yield Text(f"{count}; no stored one to take the time from yet.")
+        yield Text(f"{count}; none is stored yet to estimate the time from.")
         return
     each = [seconds[row] for row, n in absent.items() for _ in range(n)]
     whole, workers = sum(each), min(jobs, gpus or jobs)

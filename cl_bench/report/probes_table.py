@@ -49,15 +49,16 @@ def shortcut_notes(rows: Sequence[RowResult]) -> Iterator[str]:
         return
     yield (
         "position, image: the share of the dense features' variance that lies between places, or between images. "
-        "colour: R^2 of a linear read-out of the crop's mean colour. place read: accuracy of a linear read-out of the "
-        "cell's place. Both predict images they were not fitted to. overlap: of the similarities of positives and of "
-        "cells of other images. All on held-out images, under the row's own views."
+        "colour: R^2 of a linear read-out of the crop's mean colour from the features. place read: accuracy of a "
+        "linear read-out of the cell's place. Both read-outs are tested on images they were not fitted to. overlap: "
+        "how far the similarities of positives overlap with those of cells of other images. All are measured on "
+        "held-out images, under the row's own views."
     )
     elsewhere = {
         (r.data, r.views) for row in probed for r in row.random_init if r.probes and _untrained(row)[-1] == "*"
     }
     for data, views in sorted(elsewhere):
-        yield f"untrained*: probed on {data} images under {views} views."
+        yield f"untrained*: their probes were measured on {data} images under {views} views."
 
 
 def _untrained(row: RowResult) -> str:

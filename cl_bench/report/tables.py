@@ -142,9 +142,10 @@ def _setting(row: RowResult, printed: PaperRow, level: Level) -> str:
 def _notes(rows: Sequence[RowResult]) -> Iterator[Text]:
     notes = [
         "tau-b: rank correlation of minmax(L_a) + minmax(L_u) with performance over configurations of the objective "
-        "(models; their seeds are averaged first). Below 0: better aligned and more uniform goes with better.",
-        "within families: tau over pairs of one family, which the verdict rests on. Neighbours on a knob are alike, so "
-        "that the models count as fewer independent ones, ~k; intervals and p allow for it (docs/statistics.md).",
+        "(models; their seeds are averaged first). Below 0, better aligned and more uniform encoders perform better.",
+        "within families: tau over pairs of the same family, on which the verdict rests. Models with neighbouring "
+        "values of a knob are alike, so they count as fewer independent ones, ~k; intervals and p allow for that "
+        "(docs/statistics.md).",
         f"best {BEST}: mean of the best ten; (k) is shown where there are only k. untrained: encoders as initialised.",
         *dict.fromkeys(f"linear evaluation: {row.linear_protocol}" for row in rows),
         *dict.fromkeys(f"detection: {row.detection_protocol}" for row in rows),
@@ -154,7 +155,7 @@ def _notes(rows: Sequence[RowResult]) -> Iterator[Text]:
         *league_notes(rows),
         *dict.fromkeys(
             f"AP: {AP_NAMES[row.detection_metric]}, averaged over IoU .50 to .95 in steps of .05; AP50: at .50 alone, "
-            "run by run."
+            "of single runs."
             for row in rows
         ),
         *_printed_notes(rows),
@@ -168,7 +169,7 @@ def _notes(rows: Sequence[RowResult]) -> Iterator[Text]:
 def _printed_notes(rows: Sequence[RowResult]) -> Iterator[str]:
     shown = [(row, p, level) for row in rows for p in map(row.printed, FAMILIES) if p for level in row.measured]
     if any(_setting(*line) for line in shown):
-        yield f"*: the paper's own numbers, of another setting ({paper.SOURCE}). {paper.NOTE}"
+        yield f"*: the paper's own numbers, of another setting than this run's ({paper.SOURCE}). {paper.NOTE}"
     elif shown:
         yield f"paper: its own numbers ({paper.SOURCE}). {paper.NOTE}"
 

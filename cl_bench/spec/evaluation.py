@@ -36,7 +36,7 @@ class Evaluation(Frozen):
     @model_validator(mode="after")
     def _one_data_set(self) -> Self:
         if self.train.name != self.test.name:
-            raise ValueError(f"train and test are of one data set, got {self.train.name} and {self.test.name}")
+            raise ValueError(f"train and test must be of the same data set, got {self.train.name} and {self.test.name}")
         if (self.mean is None) != (self.std is None):
             raise ValueError(f"mean and std go together, got {self.mean} and {self.std}")
         return self

@@ -87,7 +87,7 @@ class EncoderSpec(Frozen):
     @model_validator(mode="after")
     def _of_a_file(self) -> EncoderSpec:
         if (".py:" in self.name) != bool(self.source):
-            raise ValueError(f"an encoder of a file goes by --encoder FILE.py:FUNCTION, got name {self.name!r} alone")
+            raise ValueError(f"an encoder from a file takes --encoder FILE.py:FUNCTION, got only name {self.name!r}")
         return self
 
     @model_serializer(mode="wrap")

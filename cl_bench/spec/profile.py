@@ -185,7 +185,7 @@ class Profile(Frozen):
             short = f".limit is {data.limit}"
         else:
             short = f" has {data.known_count} images"
-        return f"{kind}.data{short}, less than a batch of {batch}" if short else ""
+        return f"{kind}.data{short}, fewer than a batch of {batch}" if short else ""
 
     def with_found(self, find: Callable[[DataSpec], DataSpec]) -> Profile:
         """Return the profile with each data set as ``find`` finds it.

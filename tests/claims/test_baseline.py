@@ -66,7 +66,7 @@ def test_nothing_is_kept_of_another_row_and_another_setting_is_not_compared(tmp_
     baseline = saved(tmp_path / "old.json", row=kept())
     assert baseline.of("another", CLAIM, "as it was") is None
     assert baseline.of("row", Claim("tau_negative", "instance"), "as it was") is None
-    with pytest.raises(SpecError, match=r"^row: old\.json holds this claim of another setting .*--save-baseline$"):
+    with pytest.raises(SpecError, match=r"^row: old\.json holds this claim for another setting .*--save-baseline$"):
         baseline.of("row", CLAIM, "another")
 
 
@@ -98,11 +98,11 @@ def test_the_order_of_judging_does_not_change_the_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"", "not a baseline, as --save-baseline writes it"),
+        (b"", "not a baseline that --save-baseline wrote"),
         (b"\xff\xfe", "not a baseline"),
         (b"[]", "not a baseline"),
-        (b'{"format": 3}', "a baseline of format 3; this cl-bench reads 2"),
-        (b'{"format": 2}', "claims: a list is wanted, got None"),
+        (b'{"format": 3}', "a baseline of format 3; this cl-bench reads format 2"),
+        (b'{"format": 2}', "claims: must be a list, got None"),
         (b'{"format": 2, "claims": [{"row": "a"}]}', "claims[0]: a table of row, claim, level, verdict, "),
     ],
 )
@@ -161,7 +161,7 @@ def test_a_claim_that_stands_there_twice_is_refused(tmp_path: Path) -> None:
     saved(path, row=kept())
     told = json.loads(path.read_text())
     path.write_text(json.dumps({**told, "claims": told["claims"] * 2}))
-    with pytest.raises(SpecError, match=r"claims\[1\]: row \(tau_negative, dense\) stands there twice$"):
+    with pytest.raises(SpecError, match=r"claims\[1\]: row \(tau_negative, dense\) is listed twice$"):
         Baseline.load(path)
 
 
@@ -240,7 +240,7 @@ def test_other_seeds_are_compared_and_another_grid_is_not(two_seeds: Job) -> Non
     job.run(f"--save-baseline={path}", "-k", "tau")
     changed = job.run(f"--baseline={path}", "-k", "tau", "--set=claims.margin=2")
     assert outcomes(changed) == {"failed": 2, "deselected": 8}
-    assert "old.json holds this claim of another setting" in flat(changed)
+    assert "old.json holds this claim for another setting" in flat(changed)
     later = Job(job.folder, job.pytester, seeds=2, first_seed=5)
     later.plant(TAU_FALLS)
     result = later.run(f"--baseline={path}", "-k", "tau")
@@ -254,7 +254,7 @@ def test_one_seed_on_both_sides_is_refused_before_anything_trains(job: Job) -> N
     result = job.run(f"--baseline={path}", "-k", "tau")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(
-        ["ERROR: --baseline *old.json: it has one seed a configuration, as this run has, and *"]
+        ["ERROR: --baseline *old.json: it has one seed per configuration, as this run has, and *"]
     )
 
 
@@ -262,10 +262,10 @@ def test_one_seed_on_both_sides_is_refused_before_anything_trains(job: Job) -> N
     ("option", "said"),
     [
         ("--baseline={folder}/none.json", "--baseline .*none.json: No such file or directory"),
-        ("--baseline={folder}/file", ".*file: not a baseline, as --save-baseline writes it"),
+        ("--baseline={folder}/file", ".*file: not a baseline that --save-baseline wrote"),
         ("--baseline={folder}/one", r".*renew it with: pytest .*--profile=.*--save-baseline \S*/one"),
         ("--baseline={folder}", "--baseline .*: Is a directory"),
-        ("--save-baseline={folder}/file", ".*file: not a baseline, .*"),
+        ("--save-baseline={folder}/file", ".*file: not a baseline .*"),
         ("--save-baseline={folder}/none/new.json", "--save-baseline .*new.json: there is no folder .*none"),
         ("--set=claims.max_tau_drop=2", ".*claims.max_tau_drop.*less than 2.*"),
         ("--set=claims.max_performance_drop=-1", ".*claims.max_performance_drop.*greater than or equal to 0.*"),
@@ -351,7 +351,7 @@ def test_a_run_that_another_process_holds_stays(job: Job, no_engine: list[str]) 
     ("options", "said"),
     [
         (["--rerun=fialed"], r"argument --rerun: invalid choice: 'fialed' \(choose from"),
-        (["--rerun=all", "-p", "xdist", "-n1"], r"--rerun puts results away in one process: leave out -n"),
+        (["--rerun=all", "-p", "xdist", "-n1"], r"--rerun sets old results aside, which one process .*: leave out -n"),
     ],
 )
 def test_a_rerun_that_makes_no_sense_is_a_usage_error(job: Job, options: list[str], said: str) -> None:

@@ -154,7 +154,7 @@ def test_only_configurations_of_both_sides_are_compared() -> None:
 
 
 def test_one_seed_on_both_sides_is_refused_and_on_one_it_takes_the_others_spread() -> None:
-    with pytest.raises(NotComparable, match=r"^row: one seed before and one now show no spread"):
+    with pytest.raises(NotComparable, match=r"^row: with one seed before and one now there is no spread"):
         tau_check("row", NEGATIVE, row(FALLS, 1), row(RISES, 1))
     for before, now in ((1, 3), (3, 1)):
         check = tau_check("row", NEGATIVE, row(FALLS, before), row(RISES, now, stream=1))
@@ -215,8 +215,8 @@ def test_what_is_not_to_be_compared_is_told_once_a_level() -> None:
     held = [Held("row", claim, before, now) for claim in (NEGATIVE, Claim("at_random_level", "dense"))]
     assert [[str(one) for one in told] for told in findings(held)] == [
         [
-            "row: 3 of the 20 configurations of the baseline are complete in this run too; it takes half of them and 4 "
-            "at least"
+            "row: 3 of the 20 configurations of the baseline are complete in this run too; a comparison takes at least "
+            "half of them, and at least 4"
         ],
         [],
     ]

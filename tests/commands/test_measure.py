@@ -61,7 +61,7 @@ def test_a_timm_network_and_one_of_a_file(command, tmp_path):
     assert 0 < float(net["performance_instance"]) <= 100 and float(net["performance_dense"]) >= 0
     assert net["enlarged"] == "4" and net["grid"] == "3x3" and vit["dense"] == "24"
     assert vit["performance_dense"] == "" and float(vit["predictors.rankme@dense"]) >= 1
-    assert "./vit.py: no detection: is not made of layers in a row that are known here" in out
+    assert "./vit.py: no detection: is not a sequence of layers of a known kind" in out
     assert line(out, "timm:test_resnet")[2] == "x4"
     told = json.loads((tmp_path / "report/encoders.json").read_text())
     assert told["profile"] == "tiny" and told["correlations"] == [] and len(told["encoders"]) == 2
@@ -89,7 +89,7 @@ def test_a_folder_of_checkpoints_has_a_tau_and_says_what_its_test_assumes(comman
     status, out, err = command(*words)
     assert status == 0 and "[3/3] epoch2.pt" in err
     assert "last.pt is the same encoder as epoch2.pt, and counts once" in out
-    assert "every order of the encoders would be as likely" in " ".join(out.split())
+    assert "every order of the encoders would be equally likely" in " ".join(out.split())
     told = json.loads((tmp_path / "report/encoders.json").read_text())
     assert [(c["images"], c["performance"], c["n"]) for c in told["correlations"]] == [
         (images, task, 3) for images in ("single_object", "multi_object") for task in ("linear evaluation", "detection")
@@ -132,11 +132,11 @@ def test_one_stage_alone(command):
         (["flat.py"], r"flat.py gives \(2, 5\), and has no layers known here to give one"),
         (["nan.py"], "nan.py: features are not finite"),
         (["lost.pt"], "no file lost.pt; did you mean 'last.pt'"),
-        (["last.pt"], "last.pt: weights of an architecture that the file does not name; name it: --encoder"),
+        (["last.pt"], "last.pt: the file does not say of which architecture its weights are; name it: --encoder"),
         (["last.pt", "--encoder", "torchvision:resnet18"], "last.pt: does not fit: lacks conv1.weight"),
         (["last.pt", "--encoder", "timn:resnet18"], "no encoder 'timn:resnet18'; did you mean 'timm'"),
-        (["pickle.pt", "--encoder", "timm:resnet18"], "pickle.pt: not weights alone"),
-        (["small_cnn@pretrained"], "there are no weights of small_cnn to be had"),
+        (["pickle.pt", "--encoder", "timm:resnet18"], "pickle.pt: holds more than weights"),
+        (["small_cnn@pretrained"], "no weights of small_cnn are published"),
         (["small_cnn", "--enlarge", "0"], "--enlarge takes auto or a whole number from 1 to 32, got '0'"),
         (["small_cnn", "--set", "linear.epoch=3"], "linear.epoch"),
         (["small_cnn", "--data-root", "nowhere"], "--data-root nowhere: no such folder"),

@@ -239,7 +239,7 @@ def test_out_of_memory_is_one_line_that_says_what_to_try_and_the_others_go_on(be
     assert said == (
         f"{full.case}: pre-training: out of memory with 32 images of a batch of 32; "
         "try --set single_object.optimiser.chunk=16 "
-        "(loss and gradients stay the whole batch's, batch norm's statistics become the chunk's)"
+        "(the loss and its gradients stay those of the whole batch; batch norm's statistics become those of a chunk)"
     )
     run = bench.store.run(full.pretrain.key)
     assert (bench.methods / "tried").exists() and not (run.path / "status.json").exists()

@@ -244,7 +244,7 @@ def test_the_job_on_a_cluster(job: Job) -> None:
     [
         (["--engine=rey"], "argument --engine: invalid choice: 'rey'"),
         (["--engine=ray", "--device=cuda:1"], "--device cuda:1: with --engine ray it is auto, cpu or cuda"),
-        (["--engine=ray", "--device=cuda"], "--device cuda: the Ray cluster has none"),
+        (["--engine=ray", "--device=cuda"], "--device cuda: the Ray cluster has no such device"),
     ],
 )
 def test_what_makes_no_sense_is_a_usage_error(job: Job, options: list[str], said: str) -> None:

@@ -166,7 +166,7 @@ def test_data_that_changed_since_are_refused(root, tmp_path, split):
     path = cl_bench.data.SOURCES[bound.name](bound, copy).inspect()[-1]
     path.write_bytes(path.read_bytes() + b"\n")
     for attempt in (load, prepare):
-        with pytest.raises(DataError, match=rf"{split}: {copy} is not what it was \(source {bound.source[:16]}, now"):
+        with pytest.raises(DataError, match=rf"{split}: {copy} has changed \(source {bound.source[:16]}, now"):
             attempt(bound, DataPaths(copy, cache))
 
 

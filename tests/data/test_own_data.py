@@ -119,9 +119,9 @@ def test_counts_are_those_of_the_images_that_are_there(layouts):
         _ = profile.single_object.data.count
     assert found(profile).single_object.data.count == 70
     few = with_pets(layouts, "optimiser.batch=71", single_object__data=TRAIN)
-    with pytest.raises(SpecError, match=r"^profile mine: single_object.data has 70 images, less than a batch of 71$"):
+    with pytest.raises(SpecError, match=r"^profile mine: single_object.data has 70 images, fewer than a batch of 71$"):
         found(few)
-    with pytest.raises(SpecError, match=r"single_object.data.limit is 20, less than a batch of 32"):
+    with pytest.raises(SpecError, match=r"single_object.data.limit is 20, fewer than a batch of 32"):
         found(with_pets(layouts, single_object__data=f"{TRAIN}, limit = 20"))
 
 
@@ -167,7 +167,10 @@ def test_detection_without_objects_is_said(layouts):
 @pytest.mark.parametrize(
     ("table", "said"),
     [
-        ('detection.train = { name = "folder", root = "pets", kind = "multi_object", split = "train" }', "of one data"),
+        (
+            'detection.train = { name = "folder", root = "pets", kind = "multi_object", split = "train" }',
+            "of the same data",
+        ),
         ('linear.train = { name = "folder", split = "train" }', "linear.train.root is missing"),
         ('linear.train = { name = "folder", root = "pets", split = "train", labels = 3 }', "unknown key"),
         ('linear.train = { name = "foldr", root = "pets", split = "train" }', "did you mean 'folder'"),

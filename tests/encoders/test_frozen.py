@@ -79,7 +79,7 @@ def test_tokens_of_a_transformer_become_a_grid_row_by_row_and_the_class_token_st
             assert torch.equal(found.dense[:, :, row, column], tokens[:, prefix + 3 * row + column])
     expected = tokens[:, 0] if prefix else tokens.mean(1)
     torch.testing.assert_close(found.pooled, network.fc_norm(expected))
-    assert encoder.parts is None and encoder.shape.uncut == "is not made of layers in a row that are known here"
+    assert encoder.parts is None and encoder.shape.uncut == "is not a sequence of layers of a known kind"
 
 
 def test_a_transformer_of_one_size_sees_images_resized_to_it():

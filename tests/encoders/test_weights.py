@@ -87,9 +87,9 @@ class Loud:
 @pytest.mark.parametrize(
     ("write", "said"),
     [
-        (lambda f: torch.save(small(), f), "not weights alone .*: save network.state_dict"),
-        (lambda f: torch.save({"model": Loud()}, f), "not weights alone"),
-        (lambda f: f.write_bytes(pickle.dumps(Loud())), "not weights alone"),
+        (lambda f: torch.save(small(), f), "holds more than weights .*: save network.state_dict"),
+        (lambda f: torch.save({"model": Loud()}, f), "holds more than weights"),
+        (lambda f: f.write_bytes(pickle.dumps(Loud())), "holds more than weights"),
         (lambda f: f.write_text("hello"), "not "),
         (lambda f: f.write_bytes(b""), "not a file of weights: EOFError"),
         (lambda f: torch.save({"epoch": 3, "lr": 0.1}, f), r"holds no weights \(keys epoch, lr\)"),

@@ -97,7 +97,7 @@ def test_what_is_refuted_alone_does_not_fail_a_run_of_several_claims(job: Job) -
         assert outcomes(job.run("-k", one)) == {"failed": 1, "deselected": 5}
     both = job.run("-k", "tau", "-rA")
     assert outcomes(both) == {"xfailed": 2, "deselected": 4} and both.ret == 0
-    assert flat(both).count("refuted, but not among the 2 claims of this run (adjusted p = 0.5") >= 2
+    assert flat(both).count("refuted, but not after correction for the 2 claims of this run (adjusted p = 0.5") >= 2
     assert "2 refuted by their own test, 0 after Holm's correction." in job.summary
     claims = json.loads((job.report / "claims.json").read_text())
     assert [(c["verdict"], c["p_against_holm"]) for c in claims] == [("REFUTED", pytest.approx(0.5, abs=0.05))] * 2
@@ -108,7 +108,7 @@ def test_one_untrained_encoder_is_refused_before_anything_trains(tmp_path: Path,
     job = Job(tmp_path, pytester, random_inits=1)
     result = job.run("-k", "random_level", suites="test_confusing_positives.py")
     assert result.ret == pytest.ExitCode.USAGE_ERROR and not list(job.store.root.glob("runs/*"))
-    said = "random_inits = 1, and multi_object-disjoint-dense_index: at_random_level is held against the spread of"
+    said = "random_inits = 1, and multi_object-disjoint-dense_index: at_random_level is compared with the spread of"
     assert said in flat_errors(result) and "--set random_inits=3" in flat_errors(result)
 
 

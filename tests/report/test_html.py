@@ -126,7 +126,12 @@ def test_every_part_is_there(text: str, rows: list[RowResult]) -> None:
     for part in (
         *("The answer", "Every tau, beside the paper's", "Alignment against uniformity", "What tau ranks", "Training"),
         *("Similarities of positives and negatives", "What the features know", "Controls", "Predictors of performance"),
-        *("Beside the paper's tables", "Data, views and matched cells", "Environment", "know only where a cell is"),
+        *(
+            "Beside the paper's tables",
+            "Data, views and matched cells",
+            "Environment",
+            "encode only the position of a cell",
+        ),
         *("pytest suites/ --method dense_index", "abc123", "/a/store", "2.14.1", "rankme@dense", "dense_index on one"),
         *(row.title for row in rows),
     ):

@@ -132,7 +132,7 @@ def test_a_row_of_which_nothing_is_stored_is_told_by_stage(
     console.print(plan_table(state, 0.05, 2, {"some-row": stages}))
     text = re.sub(r"\s+", " ", console.file.getvalue())  # type: ignore[attr-defined]
     assert "some-row 2.0 h 90.0 s 1.5 s 4.6 days 4.7 days 56.6 days" in text
-    assert "14 encoders to compute, 2 at a time; no stored one" in text  # random_init was not timed
+    assert "14 encoders to compute, 2 at a time; none is stored yet" in text  # random_init was not timed
     console = Console(file=io.StringIO(), width=110)
     console.print(plan_table({"some-row": state["some-row"]}, 0.05, 2, {"some-row": stages}))
     text = re.sub(r"\s+", " ", console.file.getvalue())  # type: ignore[attr-defined]

@@ -115,7 +115,7 @@ def test_an_exploratory_claim_is_marked(row: RowResult, width: int) -> None:
         assert lines[at + 1].strip() == "exploratory"
     flat = " ".join(text.split())
     assert "SUPPORTED (exploratory): better aligned" in flat
-    assert "2 judged, 2 of them exploratory and not counted on; of 0 tested 0 supported" in flat
+    assert "2 judged, 2 of them exploratory and left out of these counts; of 0 tested 0 supported" in flat
 
 
 def test_every_claim_and_protocol_is_said(row: RowResult) -> None:
@@ -192,7 +192,10 @@ def test_shares_of_one_fit(probed: RowResult) -> None:
 
 def test_untrained_encoders_that_were_probed_elsewhere_are_marked(probed: RowResult) -> None:
     text = render(replace(probed, data="multi_object"), width=100)
-    assert line_of(text, "untrained*") and "untrained*: probed on single_object images under overlapping views." in text
+    assert (
+        line_of(text, "untrained*")
+        and "untrained*: their probes were measured on single_object images under overlapping views." in text
+    )
 
 
 def test_without_probes_nothing_is_said_of_them(row: RowResult) -> None:

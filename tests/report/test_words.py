@@ -59,7 +59,7 @@ def test_the_answer_says_the_contrary_or_nothing_and_why() -> None:
     assert one.said.endswith(
         "this run leaves open whether better aligned and more uniform features go with better detection"
     )
-    assert one.why == "Too few encoders learnt to tell: 0 of 20 did clearly better than untrained ones."
+    assert one.why == "Too few encoders learnt for a verdict: 0 of 20 did clearly better than untrained ones."
     few = replace(row, records=tuple(sweep(range(6), [60, 40, 55, 45, 50, 42])))
     assert "There are too few configurations" in answer(few, judged(few), [few]).why
     error = IncompleteSweep(row.name, ["a", "b"])

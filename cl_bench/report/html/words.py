@@ -81,7 +81,7 @@ def multiplicity(rows: Sequence[RowResult]) -> str:
     """Count the claims that their own test decides, and those of them that Holm's correction leaves decided."""
     judgements = [j for row in rows for j in row.judgements]
     exploratory = sum(j.claim.exploratory for j in judgements)
-    aside = f", {exploratory} of them exploratory and not counted on" if exploratory else ""
+    aside = f", {exploratory} of them exploratory and left out of these counts" if exploratory else ""
     tested = 0
     told = []
     for verdict, against in ((Verdict.SUPPORTED, False), (Verdict.REFUTED, True)):
@@ -120,7 +120,7 @@ def _said(judgement: Judgement) -> str:
         return f"this run leaves open whether {text}"
     if judgement.claim.kind == "tau_negative":
         return text.replace("go with better", "go with worse")
-    return f"the contrary holds of this: {text}"
+    return f"the opposite of this claim holds: {text}"
 
 
 def _evidence(row: RowResult, judgement: Judgement) -> str:
@@ -149,22 +149,20 @@ def _why(judgement: Judgement) -> str:
     if gate and 2 * gate.learnt < gate.of:
         whose = "" if gate.whose == "this row" else f" of {gate.whose}"
         beat = f"{gate.learnt} of {gate.of} did clearly better than untrained ones"
-        return f"Too few encoders{whose} learnt to tell: {beat}."
+        return f"Too few encoders{whose} learnt for a verdict: {beat}."
     if reason or failed:
         return sentence(reason or failed)
     needed = judgement.correlation and judgement.correlation.needed
     if judgement.claim.kind == "tau_negative" and needed and judgement.correlation and judgement.correlation.within < 0:
         worth = judgement.correlation.effective_n
         has = (
-            ""
-            if math.isnan(worth)
-            else f", and the {judgement.correlation.n} here tell as much as {worth:.0f} of those"
+            "" if math.isnan(worth) else f", and the {judgement.correlation.n} here are worth only {worth:.0f} of those"
         )
         return (
-            "There are too few configurations: if the true tau is this one, it takes about "
+            "There are too few configurations: if the true tau is the one measured here, it takes about "
             f"{needed} independent ones to show it{has}."
         )
-    return "Figures like these would come about too often by chance alone."
+    return "Figures like these would occur too often by chance alone."
 
 
 def sentence(text: str) -> str:
