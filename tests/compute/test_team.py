@@ -107,8 +107,8 @@ def same_figures(found: object, expected: Record | None) -> None:
     """Compare records after two steps: every further one magnifies rounding about ten times, as between threads."""
     assert isinstance(found, Record) and isinstance(expected, Record)
     assert found.status == expected.status == "complete" and found.key == expected.key
-    assert found.alignment == pytest.approx(expected.alignment, abs=1e-4)
-    assert found.uniformity == pytest.approx(expected.uniformity, abs=1e-4)
+    assert found.alignment == pytest.approx(expected.alignment, abs=5e-4)
+    assert found.uniformity == pytest.approx(expected.uniformity, abs=5e-4)
     assert [step for step, _ in found.losses] == [step for step, _ in expected.losses] == [0, 1]
     assert [loss for _, loss in found.losses] == pytest.approx([loss for _, loss in expected.losses], rel=1e-6)
     assert found.performance == pytest.approx(expected.performance, abs=1.6)  # an image of 64

@@ -223,7 +223,7 @@ def test_data_without_labels_is_refused(which):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"train": STL10Spec(name="stl10", split="test")}, "one data set, got stl10 and scenes"),
+        ({"train": STL10Spec(name="stl10", split="test")}, "the same data set, got stl10 and scenes"),
         (dict.fromkeys(("train", "test"), STL10Spec(name="stl10", split="train+unlabeled")), "stl10 train.unlabeled"),
         (dict.fromkeys(("train", "test"), COCOSpec(name="coco", split="val2017")), "labelled .* coco val2017"),
         ({"test": DATA.model_copy(update={"kind": "multi_object"})}, "labelled .* multi_object scenes train"),
