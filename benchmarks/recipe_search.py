@@ -83,7 +83,6 @@ TWICE = both("data.images=2048")
 AT_18 = "detection 64 px, grey .5, lr .06, 18 epochs"
 SMALLER_BATCHES = ("optimiser.batch=32", "optimiser.lr=0.03")
 
-
 CHANGES: dict[str, tuple[str, ...]] = {
     "first": (),
     "lr .24": ("optimiser.lr=0.24",),

@@ -235,7 +235,8 @@ def _fails(of: FolderSpec) -> bool:
 
 def test_images_beside_the_classes_are_said(root):
     save(root / "train" / "loose.png", 1)
-    with pytest.raises(DataError, match=r"1 of 13 images in .* lie beside the folders of .*, such as loose.png"):
+    said = r"1 of 13 images in .* lie beside the folders of the classes, such as loose.png"
+    with pytest.raises(DataError, match=said):
         bind(spec(root), None)
 
 
