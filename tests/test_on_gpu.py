@@ -15,6 +15,7 @@ from pretended_gpu import CPU, GPU, Counts, pretended_gpu
 from torch.nn.functional import normalize
 
 from cl_bench import DenseViews, LossTerms, Match, Method, matching
+from cl_bench.compute.estimate import estimate
 from cl_bench.data.dataset import Dataset
 from cl_bench.encoders import build_encoder
 from cl_bench.errors import Diverged, MethodError
@@ -171,6 +172,21 @@ def test_every_detection_evaluation(name):
     with pretended_gpu():
         found = evaluate_detection(encoder.to(GPU), train, test, spec, MEAN, STD, GPU)
     assert 0 <= found["coco_ap"] <= 100
+
+
+@pytest.mark.parametrize("kind", ["single_object", "multi_object"])
+@pytest.mark.parametrize("name", ["smoke", "paper"])
+def test_an_estimate_times_noise_of_every_data_set(name, kind):
+    """Time scenes, STL-10, COCO and VOC: noise that is one image in memory many times must not be taken for many."""
+    profile = load_profile(name)
+    run = profile.sweep(Row(MethodSpec(name="dense_index"), kind, "disjoint"))[0]
+    linear = run.linear.model_copy(update={"batch": BATCH, "epochs": 1})
+    spec = run.model_copy(
+        update={"pretrain": pretraining(profile, kind), "linear": linear, "detection": small_detection(profile)}
+    )
+    with pretended_gpu():
+        found = estimate(spec, method(), GPU)
+    assert all(seconds > 0 for seconds in found.values())
 
 
 def test_measures_and_predictors_are_the_cpus():

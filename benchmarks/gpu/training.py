@@ -32,7 +32,8 @@ from gpu.running import Setting
 BATCHES = {"STL-10": 768, "COCO": 256}
 SIDES = {"STL-10": (96, 96), "COCO": (480, 640)}
 STEPS = 12
-DISTINCT = 2  # batches of distinct images, of which the epochs are made
+BATCHES_AN_EPOCH = 2
+DRAWN = 64  # pictures, which are repeated: more take minutes to draw
 PROFILE, TINY = "gpu-scenes", "ci"
 ALL_VIEWS = 2**62  # bytes
 DIES_AT = 5
@@ -52,7 +53,9 @@ def steps(setting: Setting, data: str) -> dict[str, Any]:
     if setting.tiny:
         augment, batch, count = augment.model_copy(update={"size": 32}), 4, 4
         height, width = height // 4, width // 4
-    drawn = pictures(DISTINCT * batch, height, width)
+    count_of_images = BATCHES_AN_EPOCH * batch
+    drawn = pictures(min(DRAWN, count_of_images), height, width)
+    drawn = [drawn[i % len(drawn)] for i in range(count_of_images)]
     if data == "COCO":
         images: Any = as_ragged(drawn, setting.folder / "rgb")
     else:
@@ -62,7 +65,7 @@ def steps(setting: Setting, data: str) -> dict[str, Any]:
     method = Registry().resolve("dense_index")
     for precision in ("float32", "bfloat16"):
         plan = {"precision": precision, "log_every": count}
-        spec = spec_of_views(len(drawn), augment, batch, count // DISTINCT, **plan)
+        spec = spec_of_views(len(drawn), augment, batch, count // BATCHES_AN_EPOCH, **plan)
         with settled(device), mock.patch.object(view_batches, "KEPT_VIEWS", ALL_VIEWS):
             for way in ("fed", "unfed"):  # the second finds the views that the first has kept
                 clock = StepClock(device)

@@ -7,9 +7,8 @@ from collections.abc import Callable
 from functools import lru_cache
 
 import torch
-from torch import Tensor
 
-from cl_bench.data.dataset import Dataset, Ragged
+from cl_bench.data.dataset import Dataset, Images, Ragged
 from cl_bench.encoders.trainable import trainable
 from cl_bench.evaluate.alignment_uniformity import measure
 from cl_bench.evaluate.detection import evaluate_detection
@@ -128,17 +127,6 @@ def _now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-class _Same(Ragged):
-    """Data set that repeats a single image."""
-
-    def __init__(self, image: Tensor, count: int) -> None:
-        super().__init__(image.permute(1, 2, 0).flatten(), torch.tensor([image.shape[1:]] * count))
-        self._image = image
-
-    def __getitem__(self, index: int) -> Tensor:  # type: ignore[override]  # no slices
-        return self._image
-
-
 def _noise(spec: DataSpec, count: int) -> Dataset:
     """Make ``count`` images of noise of the data set's size, with labels or boxes."""
     draws = torch.Generator().manual_seed(0)
@@ -148,7 +136,11 @@ def _noise(spec: DataSpec, count: int) -> Dataset:
     if isinstance(spec, FilesSpec) and spec.short_side and spec.short_side < min(height, width):
         height, width = (round(side * spec.short_side / min(height, width)) for side in (height, width))
     image = torch.randint(256, (3, height, width), generator=draws, dtype=torch.uint8)
-    images = image.expand(count, -1, -1, -1) if isinstance(spec, ScenesSpec) else _Same(image, count)
+    if isinstance(spec, ScenesSpec) or spec.name == "stl10":  # of one size, so that a GPU holds them all
+        images: Images = image.expand(count, -1, -1, -1)
+    else:  # one image in memory, many times
+        each = torch.tensor([[height, width]] * count)
+        images = Ragged(image.permute(1, 2, 0).flatten(), each, starts=torch.zeros(count, dtype=torch.int64))
     known = spec.found.classes if isinstance(spec, FilesSpec) and spec.found else None
     classes = known or tuple(map(str, range({"coco": 80, "voc": 20}.get(spec.name, 10))))
     if spec.kind == "single_object":
