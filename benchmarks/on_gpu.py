@@ -47,8 +47,10 @@ PARTS = {
     "jobs": Part(jobs, 240),
     "sweep": Part(sweep, 300, takes_the_rest=True),
 }
-"""Parts in the order in which they run: what the others rest on first. The seconds are about what they took on an H200; those of
-``resume``, ``teams`` and ``sweep`` are reckoned."""
+"""Parts in the order in which they run: what the others rest on first.
+
+The seconds are about what they took on an H200; those of ``resume``, ``teams`` and ``sweep`` are reckoned.
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
