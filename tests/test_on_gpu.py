@@ -17,6 +17,7 @@ from torch.nn.functional import normalize
 from cl_bench import DenseViews, LossTerms, Match, Method, matching
 from cl_bench.compute.estimate import estimate
 from cl_bench.data.dataset import Dataset
+from cl_bench.data.views import two_views
 from cl_bench.encoders import build_encoder
 from cl_bench.errors import Diverged, MethodError
 from cl_bench.evaluate.alignment_uniformity import measure
@@ -228,6 +229,18 @@ def loss_counts(objective: str) -> Counts:
 @pytest.mark.parametrize("objective", ["info_nce", "align_uniform"])
 def test_a_loss_launches_few_operations(objective):
     assert 50 < loss_counts(objective).operations.total() <= 250
+
+
+@pytest.mark.parametrize(("kind", "images"), [("single_object", 768), ("multi_object", 64)])
+def test_making_views_launches_few_operations(kind, images):
+    """Make both views of a batch at once: STL-10's from a tensor on the GPU, COCO's from images of different sizes."""
+    augment = getattr(load_profile("paper"), kind).augment.model_copy(update={"size": 16})
+    drawn = torch.randint(256, (images, 3, 24, 30), dtype=torch.uint8)
+    with pretended_gpu() as counts:
+        batch = drawn.to(GPU) if kind == "single_object" else list(drawn)
+        counts.clear()
+        two_views(batch, augment, "overlapping", torch.Generator().manual_seed(0), GPU)
+    assert 200 < counts.operations.total() <= 450
 
 
 def counts_by_step(spec: PretrainSpec, data: Dataset, text: str = "dense_index") -> list[int]:

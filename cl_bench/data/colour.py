@@ -39,6 +39,12 @@ class Colours:
     def __getitem__(self, rows: Tensor) -> Colours:
         return Colours(self.factors[:, rows], self.order[rows], self.gray[rows], self.sigmas[rows])
 
+    def followed_by(self, other: Colours) -> Colours:
+        """Return the parameters of these B images and then those of the others."""
+        factors = torch.cat([self.factors, other.factors], 1)
+        parts = ((self.order, other.order), (self.gray, other.gray), (self.sigmas, other.sigmas))
+        return Colours(factors, *(torch.cat(pair) for pair in parts))
+
 
 def draw_colours(n: int, augment: AugmentSpec, generator: torch.Generator) -> Colours:
     """Draw the parameters of n images; the generator's advance depends on n alone, and on whether ``augment`` blurs.
