@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -41,11 +42,22 @@ def taken(seeded: Seeded, seeds: Sequence[int]) -> Seeded:
     return replace(seeded, seeds=tuple(seeds), values=seeded.values[:, at])
 
 
-def splits(seeds: Sequence[int], before: int, now: int) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Yield all pairs of disjoint sets of ``before`` and ``now`` seeds."""
-    for first in itertools.combinations(seeds, before):
-        for second in itertools.combinations([s for s in seeds if s not in first], now):
-            yield first, second
+def splits(seeds: Sequence[int], before: int, now: int, most: int) -> Iterator[tuple[Sequence[int], Sequence[int]]]:
+    """Yield pairs of disjoint sets of ``before`` and ``now`` seeds: all of them, or ``most`` if there are more.
+
+    These are drawn by cutting the seeds, in random orders, into as many pairs as they give, which share no seed.
+    """
+    each = before + now
+    if math.comb(len(seeds), each) * math.comb(each, now) <= most:
+        for first in itertools.combinations(seeds, before):
+            for second in itertools.combinations([s for s in seeds if s not in first], now):
+                yield first, second
+        return
+    rng = np.random.default_rng(0)
+    for n in range(most):
+        if (at := n % (len(seeds) // each) * each) == 0:
+            order = rng.permutation(seeds).tolist()
+        yield order[at : at + before], order[at + before : at + each]
 
 
 def found_of(rows: Rows, first: Sequence[int], second: Sequence[int], tau: float, points: float) -> list[Finding]:
@@ -60,10 +72,7 @@ def found_of(rows: Rows, first: Sequence[int], second: Sequence[int], tau: float
 def false_alarms(rows: Rows, before: int, now: int, most: int, tau: float = 0.1, points: float = 1.0) -> str:
     """Make a line of the table: runs of unchanged code, and the number that fails."""
     common = sorted(set.intersection(*(set(seeded.seeds) for seeded in rows.values())))
-    pairs = list(splits(common, before, now))
-    if len(pairs) > most:
-        chosen = np.random.default_rng(0).choice(len(pairs), most, replace=False)
-        pairs = [pairs[i] for i in chosen]
+    pairs = list(splits(common, before, now, most))
     failed = alone = 0
     for first, second in pairs:
         checks = found_of(rows, first, second, tau, points)

@@ -131,7 +131,7 @@ def validity(
 
 def _reason(found: Validity, untrained: int, *, ordered: bool, alpha: float) -> str:
     if untrained < 2:
-        return f"{untrained} untrained encoder shows no spread to beat: it takes two (random_inits)"
+        return f"too few untrained encoders to compare with: {untrained}; set random_inits to 2 or more"
     if 2 * found.learnt < found.of:
         return f"encoders of {found.whose} did not learn: {found}"
     if ordered and found.p >= alpha:

@@ -60,7 +60,7 @@ def test_what_diverged_is_no_configuration_and_untrained_encoders_that_failed_ar
 @pytest.mark.parametrize("count", [0, 1])
 def test_it_takes_two_untrained_encoders(count: int) -> None:
     found = validity(sweep(range(5), range(5)), untrained(*[1.0] * count), "dense")
-    assert found.reason == f"{count} untrained encoder shows no spread to beat: it takes two (random_inits)"
+    assert found.reason == f"too few untrained encoders to compare with: {count}; set random_inits to 2 or more"
     assert math.isnan(found.threshold) and found.learnt == 0
 
 
