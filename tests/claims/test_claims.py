@@ -211,7 +211,7 @@ def test_no_untrained_encoder_is_an_incomplete_sweep_for_any_claim() -> None:
     with pytest.raises(IncompleteSweep, match="random_init"):
         judge(DOWN, asked(sweep(range(5), range(5))), [])
     found = judge(DOWN, asked(sweep(range(5), range(5))), untrained(-9.0))
-    assert found.verdict is Verdict.INCONCLUSIVE and "it takes two" in found.sentence
+    assert found.verdict is Verdict.INCONCLUSIVE and "too few untrained encoders to compare with: 1" in found.sentence
 
 
 # ---- transfer between schemes, and between data
