@@ -35,8 +35,8 @@ import numpy as np
 import pytest
 from markupsafe import Markup
 
-from cl_bench.compute.local import Desk, LocalEngine
-from cl_bench.compute.progress import Display
+from cl_bench.compute.local import Desk
+from cl_bench.compute.tasks import Task, Tasks
 from cl_bench.methods.registry import Registry
 from cl_bench.plugin.hooks import Hooks
 from cl_bench.report.html.sheets import style
@@ -128,35 +128,33 @@ def hours_of(spec: RunSpec) -> float:
 
 
 class Queue:
-    """The queue of an engine that computes nothing, and the hours that each encoder still needs."""
+    """The tasks of a sweep as an engine hands them out, and the hours that each encoder still needs."""
 
     def __init__(self, specs: Sequence[RunSpec], hours: Sequence[float]) -> None:
         self._hours = {spec.key: need for spec, need in zip(specs, hours, strict=True)}
-        self.needs = dict(self._hours)
         self._folder = tempfile.TemporaryDirectory()
-        self._engine = LocalEngine(Store(Path(self._folder.name)), Registry().plugins, ["cuda"], 1, Display())
-        self._engine.submit(specs)
-        self._tasks = deque(self._engine._queue)
+        plugins = Registry().plugins
+        self._all = [Task(spec, plugins.get(spec.pretrain.method.name, "")) for spec in specs]
+        self.full()
 
     def full(self) -> Queue:
-        """Queue every encoder again, from its start."""
-        self._engine._queue = deque(self._tasks)
-        self._engine._busy.clear()
+        """Queue every encoder, from its start."""
+        self._tasks = Tasks(Store(Path(self._folder.name)), share_views=1, jobs=1)
+        for task in self._all:
+            self._tasks.add(task)
         self.needs = dict(self._hours)
         return self
 
-    def next(self, desk: Desk) -> tuple[RunSpec, str] | None:
+    def next(self, desk: Desk) -> Task | None:
         """Return the next task, as the engine hands it out; None if there is none."""
-        engine = self._engine
-        if not engine._queue:  # what the engine does half a second later
-            engine._queue.extend(engine._busy)
-            engine._busy.clear()
-        return engine._next(desk) if engine._queue else None
+        if not self._tasks:
+            self._tasks.retry()  # what the engine does half a second later
+        return self._tasks.take(desk.plugin)
 
-    def back(self, task: tuple[RunSpec, str], needs: float) -> None:
+    def back(self, task: Task, needs: float) -> None:
         """Take back a task whose GPU failed, as the engine does, with the hours that it still needs."""
-        self.needs[task[0].key] = needs
-        self._engine._busy.append(task)
+        self.needs[task.spec.key] = needs
+        self._tasks.release(task, busy=True)
 
 
 def simulate(queue: Queue, gpus: int, cluster: Cluster, draws: np.random.Generator) -> Outcome:
@@ -172,18 +170,18 @@ def simulate(queue: Queue, gpus: int, cluster: Cluster, draws: np.random.Generat
     pace[draws.random(gpus) < cluster.stragglers] *= cluster.slowdown
     useful = sum(queue.needs.values())
     desks = [Desk(number) for number in range(gpus)]
-    events: list[tuple[float, int, int, tuple[RunSpec, str] | None, float]] = []  # the second breaks ties in order
+    events: list[tuple[float, int, int, Task | None, float]] = []  # the second breaks ties in order
     free, begun, makespan, lost, failures = deque(range(gpus)), 0, 0.0, 0.0, 0
     now = 0.0
     while True:
         while free and (task := queue.next(desks[free[0]])) is not None:
             gpu = free.popleft()
-            desks[gpu].plugin = task[1]
-            takes = queue.needs[task[0].key] * pace[gpu]
+            desks[gpu].plugin = task.plugin
+            takes = queue.needs[task.spec.key] * pace[gpu]
             fails = draws.exponential(cluster.between_failures) if np.isfinite(cluster.between_failures) else takes
             kept = fails - fails % cluster.checkpoint if np.isfinite(cluster.checkpoint) else 0.0
             failed = fails < takes
-            left = queue.needs[task[0].key] - kept / pace[gpu] if failed else 0.0
+            left = queue.needs[task.spec.key] - kept / pace[gpu] if failed else 0.0
             if failed:
                 failures, lost = failures + 1, lost + fails - kept + cluster.away + cluster.start
             heapq.heappush(events, (now + min(takes, fails), begun, gpu, task, left))

@@ -35,7 +35,7 @@ from cl_bench.spec.profile import Profile, Row
 from cl_bench.spec.profile_files import load_profile
 from cl_bench.spec.records import LEVELS, Level, Record
 from cl_bench.store import Store
-from cl_bench.train.pretrain import untrained
+from cl_bench.train.training import untrained
 
 
 def both(path: str) -> tuple[str, str]:

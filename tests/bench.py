@@ -90,9 +90,10 @@ class Bench:
         digest = hashlib.sha256(Path(self.plugins[name]).read_bytes()).hexdigest()
         return tiny(self.folder, **changes).sweep(dense_row(name=name, source=digest))
 
-    def engine(self, jobs: int, per_model: int = 1, timeout: float = math.inf) -> LocalEngine:
+    def engine(self, jobs: int, per_model: int = 1, timeout: float = math.inf, share_views: int = 1) -> LocalEngine:
         self.notes = Notes()
-        return LocalEngine(self.store, self.plugins, ["cpu"], jobs, self.notes, per_model=per_model, timeout=timeout)
+        how = None, per_model, timeout, share_views
+        return LocalEngine(self.store, self.plugins, ["cpu"], jobs, self.notes, *how)
 
 
 def within(seconds: float, call: Callable[[], object]) -> object:

@@ -16,7 +16,8 @@ from cl_bench.methods.registry import Registry, spec_of
 from cl_bench.spec import PretrainSpec
 from cl_bench.spec.profile import Row
 from cl_bench.spec.profile_files import load_profile
-from cl_bench.train.pretrain import pretrain, untrained
+from cl_bench.train.pretrain import pretrain
+from cl_bench.train.training import untrained
 from gpu.running import Setting
 
 PROFILE, TINY = "gpu-scenes", "ci"

@@ -26,13 +26,15 @@ from cl_bench.spec.profile import Row
 from cl_bench.spec.profile_files import load_profile
 from cl_bench.store import Store
 from cl_bench.train import checkpoint, view_batches
-from cl_bench.train.pretrain import pretrain
+from cl_bench.train.pretrain import in_lock_step, pretrain
+from cl_bench.train.training import Training
 from gpu.running import Setting
 
 BATCHES = {"STL-10": 768, "COCO": 256}
 SIDES = {"STL-10": (96, 96), "COCO": (480, 640)}
 STEPS = 12
 BATCHES_AN_EPOCH = 2
+LOCK_STEP = (2, 4, 8)
 DRAWN = 64  # pictures, which are repeated: more take minutes to draw
 PROFILE, TINY = "gpu-scenes", "ci"
 ALL_VIEWS = 2**62  # bytes
@@ -42,10 +44,11 @@ DIES_AT = 5
 def steps(setting: Setting, data: str) -> dict[str, Any]:
     """Time pre-training steps of ResNet-18 on images of a data set's size, fed and unfed, and a step's parts.
 
-    ``fed`` makes its views as it goes. ``unfed`` is the same training with the views on the device already.
+    ``fed`` makes its views as it goes. ``unfed`` is the same training with the views on the device already. In
+    ``lock-step`` several models share the views that are made (``--share-views``); the seconds are those of one.
 
     Returns:
-        By precision: seconds a step and images a second of both; and the milliseconds of each part of a step, which
+        By precision: seconds a step and images a second of each; and the milliseconds of each part of a step, which
         wait for each other.
     """
     device, (height, width) = setting.device, SIDES[data]
@@ -72,6 +75,13 @@ def steps(setting: Setting, data: str) -> dict[str, Any]:
                 pretrain(spec, method, dataset, device, clock)
                 found[f"{way}, {precision}"] = {"seconds": clock.step, "images_per_s": batch / clock.step}
         view_batches._kept.clear()
+        for models in LOCK_STEP[:1] if setting.tiny else LOCK_STEP:
+            with settled(device):
+                clock = StepClock(device)
+                in_lock_step([Training(spec, method, dataset, device) for _ in range(models)], dataset, device, clock)
+                each = clock.step / models
+                found[f"lock-step of {models}, {precision}"] = {"seconds": each, "images_per_s": batch / each}
+            view_batches._kept.clear()
     with settled(device):
         found["parts_ms"] = {part: 1e3 * s for part, s in shares(spec, dataset, device).items()}
     return found

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from cl_bench.compute.memory import room_for_stage
 from cl_bench.compute.output import output_to
-from cl_bench.compute.runner import method_of
+from cl_bench.compute.pretraining import method_of
 from cl_bench.errors import Diverged
 from cl_bench.spec import RunSpec
 from cl_bench.store import Store

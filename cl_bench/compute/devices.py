@@ -98,6 +98,20 @@ def check_per_model(size: int, devices: Sequence[str]) -> None:
         raise SpecError(f"--gpus-per-model {size}: --device names {seen}; give {len(devices)} at most")
 
 
+def check_share_views(size: int, per_model: int) -> None:
+    """Refuse a number of encoders in lock-step that is none, or of which each is trained by several processes.
+
+    Raises:
+        SpecError: The line names the number.
+    """
+    if size < 1:
+        raise SpecError(f"--share-views must be at least 1, got {size}")
+    if size > 1 and per_model > 1:
+        raise SpecError(
+            f"--share-views {size}: with --gpus-per-model {per_model} encoders are trained one by one; leave out one"
+        )
+
+
 def check_division(size: int, specs: Iterable[RunSpec]) -> None:
     """Refuse a number of GPUs per model that cannot have equal parts of a batch, or of the chunks it is passed in.
 

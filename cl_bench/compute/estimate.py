@@ -15,7 +15,8 @@ from cl_bench.evaluate.detection import evaluate_detection
 from cl_bench.evaluate.linear import evaluate_linear
 from cl_bench.methods.method import Method
 from cl_bench.spec import DataSpec, DetectionSpec, EncoderSpec, FilesSpec, LinearSpec, PretrainSpec, RunSpec, ScenesSpec
-from cl_bench.train.pretrain import pretrain, untrained
+from cl_bench.train.pretrain import pretrain
+from cl_bench.train.training import untrained
 
 STEPS = 3
 """Timed steps of a training, between a warm-up step and a last step that is logged, as few real steps are."""

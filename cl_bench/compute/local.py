@@ -8,7 +8,6 @@ import secrets
 import sys
 import tempfile
 import threading
-import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ from typing import IO, Protocol
 from cl_bench.compute.devices import sharing, worker_threads
 from cl_bench.compute.process import Process, WorkerProcess, event_of, last_words
 from cl_bench.compute.record import lacking, load_record
+from cl_bench.compute.tasks import Task, Tasks
 from cl_bench.compute.team import Team
 from cl_bench.errors import PlainError, first_line, plain
 from cl_bench.spec import RunSpec
@@ -31,6 +31,10 @@ LONG = 60.0
 
 class ComputationError(PlainError, RuntimeError):
     """Failure to compute a record; the message is one line."""
+
+
+class LockStepWarning(UserWarning):
+    """Warning that encoders could not be pre-trained in lock-step; each is tried alone."""
 
 
 class PredictorWarning(UserWarning):
@@ -80,6 +84,7 @@ class LocalEngine:
         data_root: Folder of the data sets.
         per_model: Number of devices, and of processes, that train one encoder together.
         timeout: Seconds that a worker may take for a spec, its own start included, before it is ended.
+        share_views: Largest number of encoders that a worker pre-trains in lock-step on the same views.
     """
 
     def __init__(
@@ -92,6 +97,7 @@ class LocalEngine:
         data_root: Path | None = None,
         per_model: int = 1,
         timeout: float = math.inf,
+        share_views: int = 1,
     ) -> None:
         self.store = store
         self.timeout = timeout
@@ -105,9 +111,7 @@ class LocalEngine:
         self._devices = devices
         self._per_model = per_model
         self.jobs = jobs
-        self._queue: deque[tuple[RunSpec, str]] = deque()  # each with the plugin to import for it
-        self._busy: list[tuple[RunSpec, str]] = []  # specs that another process is computing
-        self._waiting: dict[str, float] = {}  # since when, by the spec's key; endless once that has been said
+        self._tasks = Tasks(store, share_views, jobs)
         self._given_up: dict[str, set[str]] = {}  # plugins whose predictors failed, by the spec's key
         self._known: set[str] = set()
         self._results: dict[str, Record | ComputationError] = {}
@@ -129,7 +133,7 @@ class LocalEngine:
                 if found is not None and todo is None:
                     self._results[spec.key] = found
                 else:
-                    self._queue.append((spec, self._plugin_of(spec) if found is None or todo is None else todo))
+                    self._tasks.add(Task(spec, self._plugin_of(spec) if found is None or todo is None else todo))
                     missing += 1
         return missing
 
@@ -174,7 +178,7 @@ class LocalEngine:
         self._processes.clear()
 
     def _start(self) -> None:
-        while len(self._threads) < min(self.jobs, len(self._queue) + len(self._threads)) and not self._closed:
+        while len(self._threads) < min(self.jobs, len(self._tasks) + len(self._threads)) and not self._closed:
             thread = threading.Thread(target=self._work, args=(Desk(len(self._threads)),), daemon=True)
             self._threads.append(thread)
             thread.start()
@@ -185,25 +189,32 @@ class LocalEngine:
             task = self._next(desk)
             if task is None:
                 continue
-            spec, plugin = task
+            spec, plugin = task.spec, task.plugin
             outcome: Record | ComputationError | None
             further = None
             try:
-                outcome = self._one(desk, spec, plugin)
+                outcome = self._one(desk, task)
                 if outcome is not None:
                     outcome, further = self._after(spec, plugin, outcome)
             except Exception as error:  # if the thread ended silently, others would wait for ever
                 outcome = ComputationError(f"{spec.case}: {first_line(error)}")
                 if desk.process is not None:
                     desk.process.stop()  # it may still be computing this spec
-            if outcome is None:
+            if task.beside and isinstance(outcome, ComputationError):  # any of them may be the reason
+                many = 1 + len(task.beside)
+                text = f"{many} encoders are trained one by one, since in lock-step they failed: {outcome}"
+                self._warnings.append((text, LockStepWarning))
                 with self._changed:
-                    self._busy.append(task)
+                    self._tasks.part(task)
+                continue
+            with self._changed:
+                self._tasks.release(task, busy=outcome is None)
+            if outcome is None:
                 self._say_if_long(spec)
                 continue
             if further is not None:
                 with self._changed:
-                    self._queue.append((spec, further))
+                    self._tasks.add(Task(spec, further))
                 continue
             if not self._closed:
                 self.watcher.finished(desk.number, spec, outcome if isinstance(outcome, Record) else str(outcome))
@@ -213,30 +224,19 @@ class LocalEngine:
         if desk.errors is not None:
             desk.errors.close()
 
-    def _next(self, desk: Desk) -> tuple[RunSpec, str] | None:
-        """Return the next task for a desk: the first of the plugin that its process has imported, else the first.
-
-        With an empty queue it waits a little and returns None; specs that another process holds are then queued again.
-        """
+    def _next(self, desk: Desk) -> Task | None:
+        """Return the next task for a desk; with none it waits a little and returns None."""
         with self._changed:
-            if not self._queue:
-                self._changed.wait(POLL)
-                for spec, _ in self._busy:
-                    self._waiting.setdefault(spec.key, time.monotonic())
-                self._queue.extend(self._busy)
-                self._busy.clear()
-                return None
-            chosen = next((i for i, (_, wanted) in enumerate(self._queue) if wanted == desk.plugin), 0)
-            task = self._queue[chosen]
-            del self._queue[chosen]
-            return task
+            if task := self._tasks.take(desk.plugin):
+                return task
+            self._changed.wait(POLL)
+            self._tasks.retry()
+            return None
 
     def _say_if_long(self, spec: RunSpec) -> None:
         """Say once who is computing a spec that has been waited for longer than ``LONG``."""
         with self._changed:
-            long = time.monotonic() - self._waiting.get(spec.key, math.inf) >= LONG
-            if long:
-                self._waiting[spec.key] = math.inf
+            long = self._tasks.waits_long(spec, LONG)
         if long:
             self.watcher.waiting_for(spec, self.store.run(spec.pretrain.key).holder)
 
@@ -271,32 +271,33 @@ class LocalEngine:
             return ""
         return self._plugins.get(spec.pretrain.method.name, "")  # the worker reports an unknown method
 
-    def _one(self, desk: Desk, spec: RunSpec, plugin: str) -> Record | ComputationError | None:
-        """Compute one spec in a worker that imports ``plugin``; None when another process holds the spec."""
+    def _one(self, desk: Desk, task: Task) -> Record | ComputationError | None:
+        """Compute a task's spec in a worker that imports its plugin; None when another process holds the spec."""
+        spec = task.spec
         found = load_record(spec, self.store)
         if found is not None and self._todo(spec) is None:
             return found
         with self.store.run(spec.pretrain.key).locked() as free:
             if not free:  # known without starting a process
                 return None
-        process = self._seated(desk, plugin)
-        with self._limited(process) as late:
-            answer = self._answer(desk, process, spec, plugin)
+        process = self._seated(desk, task.plugin)
+        with self._limited(process, self.timeout * (1 + len(task.beside))) as late:
+            answer = self._answer(desk, process, task)
         if late.is_set() and isinstance(answer, ComputationError):
             limit = f"{self.timeout:,.0f} s (--timeout-per-encoder)"
             return ComputationError(f"{spec.case}: not done within {limit}; its worker process was ended")
         return answer
 
     @contextlib.contextmanager
-    def _limited(self, process: Process) -> Iterator[threading.Event]:
-        """End a process that is still at work after the timeout; yields an event that says so."""
+    def _limited(self, process: Process, seconds: float) -> Iterator[threading.Event]:
+        """End a process that is still at work after some seconds; yields an event that says so."""
         late = threading.Event()
 
         def end() -> None:
             late.set()
             process.stop()
 
-        timer = threading.Timer(min(self.timeout, threading.TIMEOUT_MAX), end)
+        timer = threading.Timer(min(seconds, threading.TIMEOUT_MAX), end)
         timer.daemon = True
         timer.start()
         try:
@@ -305,11 +306,13 @@ class LocalEngine:
             timer.cancel()
             timer.join()  # or it would end the process within its next spec
 
-    def _answer(self, desk: Desk, process: Process, spec: RunSpec, plugin: str) -> Record | ComputationError | None:
-        """Return the answer of a process to a spec, as ``_one``."""
+    def _answer(self, desk: Desk, process: Process, task: Task) -> Record | ComputationError | None:
+        """Return the answer of a process to a task, as ``_one``."""
+        spec = task.spec
         self.watcher.started(desk.number, spec)
         tag = f"{spec.key}-{secrets.token_hex(8)}"
-        process.send({"spec": spec.model_dump(mode="json"), "plugin": plugin, "tag": tag})
+        beside = [other.model_dump(mode="json") for other in task.beside]
+        process.send({"spec": spec.model_dump(mode="json"), "plugin": task.plugin, "tag": tag, "beside": beside})
         for line in process.lines():
             event = event_of(line, tag)
             if event["event"] == "ready":  # errors from its start matter only if the start failed

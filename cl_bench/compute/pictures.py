@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from cl_bench.compute.pretraining import kept_encoder
 from cl_bench.compute.record import read_status
-from cl_bench.compute.runner import kept_encoder
 from cl_bench.spec import RunSpec
 from cl_bench.store import Store
 
@@ -111,7 +111,7 @@ def _matched(spec: RunSpec, places: DataPaths | None, store: Store, registry: Re
 
 def _encoder(spec: RunSpec, store: Store) -> tuple[Encoder, bool]:
     """Return the stored encoder, or an untrained one, and whether it is the stored one."""
-    from cl_bench.train.pretrain import untrained
+    from cl_bench.train.training import untrained
 
     run = store.run(spec.pretrain.key)
     status = read_status(run) or {}

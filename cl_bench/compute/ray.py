@@ -23,8 +23,8 @@ from typing import IO, Any
 from cl_bench.compute.devices import sharing, worker_threads
 from cl_bench.compute.local import ComputationError, Desk, LocalEngine
 from cl_bench.compute.process import WorkerProcess, last_line
+from cl_bench.compute.tasks import Task
 from cl_bench.errors import SpecError
-from cl_bench.spec import RunSpec
 from cl_bench.spec.records import Record
 from cl_bench.store import Store
 
@@ -171,26 +171,27 @@ class RayEngine(LocalEngine):
         self._token = store.root / f".ray-{uuid.uuid4().hex[:16]}"  # a file that a node must see
         self._losses: Counter[str] = Counter()
 
-    def _next(self, desk: Desk) -> tuple[RunSpec, str] | None:
+    def _next(self, desk: Desk) -> Task | None:
         """Return the next task for a desk whose process has a place; a desk without one leaves the queue to others."""
         with contextlib.suppress(_ray().exceptions.RayError, ConnectionError):  # computing the next task shows why
-            if self._queue and (desk.process is None or desk.process.poll() is not None):
+            if len(self._tasks) and (desk.process is None or desk.process.poll() is not None):
                 self._spawn(desk)
                 desk.plugin = ""
             if isinstance(desk.process, RemoteProcess) and not desk.process.placed(WAIT):
                 return None
         return super()._next(desk)
 
-    def _one(self, desk: Desk, spec: RunSpec, plugin: str) -> Record | ComputationError | None:
-        """Compute one spec; None when another process holds it, its process finds no place, or its node is lost."""
-        process = self._seated(desk, plugin)
+    def _one(self, desk: Desk, task: Task) -> Record | ComputationError | None:
+        """Compute a task's spec; None when another process holds it, there is no place for it, or its node is lost."""
+        process = self._seated(desk, task.plugin)
         assert isinstance(process, RemoteProcess)
         if not process.placed(PATIENCE):
             return None
-        outcome = super()._one(desk, spec, plugin)
+        outcome = super()._one(desk, task)
         if isinstance(outcome, ComputationError) and process.lost:
-            self._losses[spec.key] += 1
-            return None if self._losses[spec.key] < LOSSES else outcome
+            key = task.spec.key
+            self._losses[key] += 1
+            return None if self._losses[key] < LOSSES else outcome
         return outcome
 
     def _process(self, device: str, errors: IO[str]) -> RemoteProcess:

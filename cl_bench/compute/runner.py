@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from cl_bench.compute.memory import room_for_stage
 from cl_bench.compute.output import output_to
+from cl_bench.compute.pretraining import OnStep, pretrained
 from cl_bench.compute.record import STAGES, evaluation_name, read_evaluation, read_losses, read_predictions, read_status
 from cl_bench.compute.stored import PREDICTORS
-from cl_bench.errors import Diverged, MethodError
-from cl_bench.spec import PretrainSpec, RunSpec
-from cl_bench.spec.records import RANDOM_INIT
+from cl_bench.errors import Diverged
+from cl_bench.spec import RunSpec
 from cl_bench.store import Run, Store
 
 if TYPE_CHECKING:
@@ -25,12 +22,8 @@ if TYPE_CHECKING:
     from cl_bench.data import DataPaths
     from cl_bench.encoders import Encoder
     from cl_bench.losses.distributed import Alone
-    from cl_bench.methods.method import Method
     from cl_bench.methods.registry import Registry
     from cl_bench.predictors.registry import Predictors
-
-OnStep = Callable[[str, int, int], None]
-"""Function that is called with (stage, steps done, steps in all)."""
 
 
 def compute(
@@ -42,11 +35,14 @@ def compute(
     places: DataPaths | None = None,
     predictors: Predictors | None = None,
     join: Callable[[], Alone] | None = None,
+    beside: Sequence[RunSpec] = (),
 ) -> bool:
     """Compute what the store lacks of a run; ``places`` gives the paths of data sets other than the embedded one.
 
     Of the spec's predictors it computes those that ``predictors`` holds with the same source: built-in ones if None.
-    ``join`` meets the processes that pre-train the encoder with this one, if any; it is called when that begins.
+    ``join`` meets the processes that pre-train the encoder with this one, if any; it is called when that begins. The
+    encoders ``beside`` it, of the same method and the same views, are pre-trained in lock-step with it, and kept; but
+    not those that the store has, or that another process is computing.
 
     Returns:
         False, without doing anything, when another process is computing this run.
@@ -64,7 +60,7 @@ def compute(
             return False
         with output_to(run):
             with room_for_stage("pre-training", spec), settled(device):
-                encoder, sha256 = _pretrained(spec, run, registry, device, on_step, places, join)
+                encoder, sha256 = pretrained(spec, store, registry, device, on_step, places, join, beside)
             if encoder is not None:
                 for stage in STAGES:
                     if read_evaluation(spec, run, stage, sha256) is None:
@@ -81,114 +77,6 @@ def note(spec: RunSpec, run: Run) -> None:
     name = f"specs/{spec.key[:16]}"
     if not (run.path / f"{name}.json").exists():
         run.write(name, spec.model_dump(mode="json"))
-
-
-def method_of(spec: RunSpec, registry: Registry) -> Method | None:
-    """Return the method of a spec; None for an untrained encoder.
-
-    Raises:
-        MethodError: If there is none, or its source is another than the spec's.
-    """
-    from cl_bench.methods.registry import spec_of
-
-    if spec.pretrain.objective.family == RANDOM_INIT:
-        return None
-    options = ",".join(f"{k}={v}" for k, v in spec.pretrain.method.options)
-    method = registry.resolve(f"{spec.pretrain.method.name}:{options}")
-    if spec_of(method) != spec.pretrain.method:
-        raise MethodError(f"method {method.name!r} ({method.origin}) was edited since this run began; run it again")
-    return method
-
-
-def _pretrained(
-    spec: RunSpec,
-    run: Run,
-    registry: Registry,
-    device: torch.device,
-    on_step: OnStep | None,
-    places: DataPaths | None,
-    join: Callable[[], Alone] | None,
-) -> tuple[Encoder | None, str]:
-    """Return the pre-trained encoder, from the store or trained now, and its file's sha256; None if it diverged."""
-    import safetensors.torch
-    import torch
-
-    from cl_bench.compute.numerics import provenance
-    from cl_bench.data import load
-    from cl_bench.losses.distributed import ALONE
-    from cl_bench.losses.fused import in_halves
-    from cl_bench.train.checkpoint import Checkpoint
-    from cl_bench.train.pretrain import pretrain
-
-    status = read_status(run)
-    if status is not None:
-        if status["status"] == "diverged":
-            return None, ""
-        encoder = kept_encoder(spec.pretrain, run, status["encoder_sha256"])
-        if encoder is not None:
-            encoder.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-            return encoder, status["encoder_sha256"]
-        # Without its encoder the run must be trained again; evaluations of the same weights stay valid.
-    method = method_of(spec, registry)
-    # With the places of files, which a reader of the store builds network and data from.
-    run.write("spec", spec.pretrain.model_dump(mode="json"))
-    over = ALONE if method is None or join is None else join()
-    begun = datetime.now(UTC).isoformat(timespec="seconds")
-
-    def how() -> dict[str, Any]:
-        """Return the provenance, with the switches as a plugin left them."""
-        with in_halves(spec.pretrain.optimiser.precision):
-            return {"begun": begun, "processes": over.size, **provenance(device)}
-
-    report = partial(on_step, "pre-training") if on_step else None
-    checkpoint = Checkpoint(run, device)
-    try:
-        done = pretrain(spec.pretrain, method, load(spec.pretrain.data, places), device, report, checkpoint, over)
-    except Diverged as error:
-        outcome = {"status": "diverged", "detail": f"pre-training: {error}", "decomposition_error": 0.0}
-        run.write("status", {**outcome, "seconds": checkpoint.seconds, "provenance": how()})
-        checkpoint.clear()
-        return None, ""
-    weights = {k: v.detach().cpu().contiguous() for k, v in done.encoder.state_dict().items()}
-    digest = run.write_bytes("encoder.safetensors", safetensors.torch.save(weights))
-    history = "".join(json.dumps(entry) + "\n" for entry in done.history).encode()
-    history_digest = run.write_bytes("history.jsonl", history)
-    run.write(
-        "status",
-        {
-            "status": "complete",
-            "detail": "",
-            "decomposition_error": done.decomposition_error,
-            "matching_precision": _defined(done.matching_precision),
-            "position_only_loss": _defined(done.position_only_loss),
-            "encoder_sha256": digest,
-            "history_sha256": history_digest,
-            "seconds": checkpoint.seconds,
-            "provenance": how(),
-        },
-    )
-    checkpoint.clear()
-    return done.encoder, digest
-
-
-def kept_encoder(spec: PretrainSpec, run: Run, sha256: str) -> Encoder | None:
-    """Return the encoder that a run keeps, on the CPU and in evaluation mode; None where it is not kept.
-
-    Args:
-        spec: How it was pre-trained.
-        run: Where it lies.
-        sha256: Of its file; one of another hash is set aside.
-    """
-    import safetensors.torch
-
-    from cl_bench.train.pretrain import untrained
-
-    content = run.read_bytes("encoder.safetensors", sha256)
-    if content is None:
-        return None
-    encoder = untrained(spec)
-    encoder.load_state_dict(safetensors.torch.load(content))
-    return encoder.eval()
 
 
 def _evaluate(
@@ -272,8 +160,3 @@ def _predict(
     kept, seconds = (before["found"], before["seconds"]) if before else ({}, 0.0)
     told = {"encoder_sha256": sha256, "seconds": seconds + clock.seconds, "provenance": provenance(device)}
     run.write(evaluation_name(spec, PREDICTORS), {"found": {**kept, **found}, **told})
-
-
-def _defined(value: float) -> float | None:
-    """Return the value, or None for nan, which JSON cannot hold."""
-    return None if math.isnan(value) else value

@@ -117,20 +117,21 @@ def _serve(requests: IO[str], events: IO[str]) -> None:
             assert not plugin, f"{plugin} is imported here: {task['plugin']} needs a process of its own"
             plugin = task["plugin"]
             registry, predictors = Registry.only(plugin), Predictors.only(plugin)
+        beside = [RunSpec.model_validate(other) for other in task.get("beside", ())]
         send(event="ready")
         try:
             if place["rank"]:
                 assist(spec, store, registry, device, places, meet())
                 mine = True
             else:
-                mine = compute(spec, store, registry, device, on_step, places, predictors, meet)
+                mine = compute(spec, store, registry, device, on_step, places, predictors, meet, beside)
             send(event="done" if mine else "busy")
         except Exception as error:  # whatever a plugin or the machine does, other records must still be computed
             full = isinstance(error, OutOfMemory)
             send(event="failed", full=full, error=_one_line(error, store.run(spec.pretrain.key).path / "output.txt"))
             del error  # and with it every tensor in its frames
+            gc.collect()
             if full and device.type == "cuda":
-                gc.collect()
                 torch.cuda.empty_cache()
 
 

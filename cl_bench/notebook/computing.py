@@ -22,7 +22,7 @@ from cl_bench.compute.asked import (
     seed_settings,
     wait_for,
 )
-from cl_bench.compute.devices import check_division, check_per_model, default_jobs, usable_devices
+from cl_bench.compute.devices import check_division, check_per_model, check_share_views, default_jobs, usable_devices
 from cl_bench.compute.local import ComputationError, LocalEngine
 from cl_bench.compute.progress import Display
 from cl_bench.errors import SpecError, nearest
@@ -47,6 +47,7 @@ def run(
     device: str = ...,
     jobs: int | None = ...,
     gpus_per_model: int = ...,
+    share_views: int = ...,
     timeout_per_encoder: str | None = ...,
     progress: bool = ...,
 ) -> Record: ...
@@ -68,6 +69,7 @@ def run(
     device: str = ...,
     jobs: int | None = ...,
     gpus_per_model: int = ...,
+    share_views: int = ...,
     timeout_per_encoder: str | None = ...,
     progress: bool = ...,
 ) -> Records: ...
@@ -89,6 +91,7 @@ def run(
     device: str = "auto",
     jobs: int | None = None,
     gpus_per_model: int = 1,
+    share_views: int = 1,
     timeout_per_encoder: str | None = None,
     progress: bool = True,
 ) -> Record | Records:
@@ -114,6 +117,7 @@ def run(
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:i``.
         jobs: Worker processes; one a core on a CPU, one on a GPU if None.
         gpus_per_model: GPUs that pre-train one encoder together; on a CPU, processes.
+        share_views: Encoders that a worker pre-trains in lock-step, on views that are made once for all of them.
         timeout_per_encoder: Time that a worker may take for an encoder, as ``"1h30m"``; one that takes longer is ended,
             and the encoder counts as failed. No limit if None.
         progress: Whether to print a line for each encoder that is finished.
@@ -146,7 +150,8 @@ def run(
         expect(name, value, str, "a name")
     expect("jobs", jobs, (int, type(None)), "a number of processes")
     expect("gpus_per_model", gpus_per_model, int, "a number of processes")
-    work = _Work(store, method, data_root, device, jobs, gpus_per_model, timeout_per_encoder, progress)
+    expect("share_views", share_views, int, "a number of encoders")
+    work = _Work(store, method, data_root, device, jobs, gpus_per_model, share_views, timeout_per_encoder, progress)
     if spec is not None:
         (record,), failures = work.pull([spec])
         if record is None:
@@ -181,6 +186,7 @@ class _Work:
         device: str,
         jobs: int | None,
         gpus_per_model: int,
+        share_views: int,
         timeout: str | None,
         progress: bool,
     ) -> None:
@@ -192,7 +198,8 @@ class _Work:
         self.timeout = math.inf if timeout is None else duration_seconds("timeout_per_encoder", str(timeout))
         self.devices = usable_devices(device)
         check_per_model(gpus_per_model, self.devices)
-        self.per_model = gpus_per_model
+        check_share_views(share_views, gpus_per_model)
+        self.per_model, self.share_views = gpus_per_model, share_views
         self.jobs = jobs or default_jobs(self.devices, gpus_per_model)
         self.registry = every_method()
         (self.method,) = method_specs([method], self.registry, Path.cwd())
@@ -210,10 +217,8 @@ class _Work:
         check_division(self.per_model, specs)
         display = Display()
         prepare_data(specs, self.store, lambda: self.data, display, lambda: self.console)
-        root = self.data.places.root
-        engine = LocalEngine(
-            self.store, self.registry.plugins, self.devices, self.jobs, display, root, self.per_model, self.timeout
-        )
+        how = self.data.places.root, self.per_model, self.timeout, self.share_views
+        engine = LocalEngine(self.store, self.registry.plugins, self.devices, self.jobs, display, *how)
         try:
             wait_for(specs, engine, display, lambda: self.console)
             return outcomes(specs, engine)

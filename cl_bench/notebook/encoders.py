@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from cl_bench.compute.devices import torch_device
 from cl_bench.compute.loading import existing_store, stored_pretrainings
+from cl_bench.compute.pretraining import kept_encoder
 from cl_bench.compute.record import read_status
-from cl_bench.compute.runner import kept_encoder
 from cl_bench.errors import SpecError, nearest
 from cl_bench.notebook.checks import expect
 from cl_bench.spec.records import Record

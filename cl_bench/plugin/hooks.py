@@ -86,7 +86,8 @@ class Hooks:
             or_usage_error(lambda: check_detector(detector))
         if option.method:
             _ = self.session.methods
-        if option.jobs is not None or option.device != "auto" or option.engine != "local" or option.gpus_per_model != 1:
+        workers = option.jobs, option.device, option.engine, option.gpus_per_model, option.share_views
+        if workers != (None, "auto", "local", 1, 1):
             _ = self.session.workers
         _ = self.session.timeout
         if option.store != ".cl_bench":

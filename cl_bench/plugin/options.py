@@ -89,6 +89,13 @@ OPTIONS = (
         "(default: 1)",
     ),
     _Option(
+        "share-views",
+        type=int,
+        default=1,
+        metavar="N",
+        help="encoders that a worker pre-trains in lock-step, on views that are made once for all of them (default: 1)",
+    ),
+    _Option(
         "timeout-per-encoder",
         metavar="1h30m",
         help="longest time for one encoder, such as 90s or 1h30m; one that takes longer is ended, and has failed",
@@ -166,6 +173,7 @@ class Options:
     device: str
     jobs: int | None
     gpus_per_model: int
+    share_views: int
     timeout_per_encoder: str | None
     engine: str
     store: str

@@ -37,6 +37,8 @@ class Planner:
         console.print(plan_table(state, looks[-1].alpha, self.session.engine.jobs, estimates, self._gpus))
         if (together := self.session.options.gpus_per_model) > 1:
             console.print(f"Times are those of one device a model: {together} pre-train it in less.", highlight=False)
+        if (share := self.session.options.share_views) > 1:
+            console.print(f"Times are those of encoders one by one: {share} in lock-step take less.", highlight=False)
         if len(looks) > 1:
             costs = [self.cost(by_look(look)) for look in looks]
             console.print(looks_table([(look, *cost) for look, cost in zip(looks, costs, strict=True)]))

@@ -31,7 +31,7 @@ from cl_bench.compute.asked import (
     seed_settings,
     wait_for,
 )
-from cl_bench.compute.devices import check_per_model, default_jobs, overcommitted, usable_devices
+from cl_bench.compute.devices import check_per_model, check_share_views, default_jobs, overcommitted, usable_devices
 from cl_bench.compute.loading import existing_store
 from cl_bench.compute.local import LocalEngine
 from cl_bench.compute.progress import Display
@@ -329,8 +329,9 @@ class Session:
         """Engine that computes missing records."""
         kind, devices, jobs = self.workers
         _ = self.methods  # by now the registry knows the files that --method names
-        root, per_model = self.data.places.root, self.options.gpus_per_model
-        return kind(self.store, self.registry.plugins, devices, jobs, self.display, root, per_model, self.timeout)
+        root, per_model, share = self.data.places.root, self.options.gpus_per_model, self.options.share_views
+        plugins = self.registry.plugins
+        return kind(self.store, plugins, devices, jobs, self.display, root, per_model, self.timeout, share)
 
     @cached_property
     def workers(self) -> tuple[type[LocalEngine], list[str], int]:
@@ -339,6 +340,7 @@ class Session:
         if option.jobs is not None and option.jobs < 1:
             raise pytest.UsageError(f"--jobs must be at least 1, got {option.jobs}")
         per_model = option.gpus_per_model
+        or_usage_error(lambda: check_share_views(option.share_views, per_model))
         if option.engine == "ray":
             if per_model != 1:
                 raise pytest.UsageError(

@@ -209,6 +209,12 @@ class PretrainSpec(Frozen):
         return {"recipe": BFLOAT16_RECIPE, **told} if precision == "bfloat16" else told
 
     @property
+    def stream(self) -> tuple[object, ...]:
+        """What the views of every batch depend on, and nothing else: encoders of one stream can share them."""
+        plan = self.optimiser
+        return self.data, self.augment, self.views, plan.batch, plan.epochs, self.seed
+
+    @property
     def case(self) -> str:
         """Id on the command line, such as ``dense_index-info_nce-t0.1-s0``."""
         seed = f"s{self.seed}"

@@ -26,18 +26,22 @@ class Checkpoint:
         device: Device of the training.
         name: Name of the file.
         encoder: sha256 of the encoder that a detector is trained on; empty where the encoder itself is trained.
+        share: Share of this process's time that the training takes, where others are trained in lock-step.
     """
 
-    def __init__(self, run: Run, device: torch.device, name: str = "checkpoint", encoder: str = "") -> None:
+    def __init__(
+        self, run: Run, device: torch.device, name: str = "checkpoint", encoder: str = "", share: float = 1.0
+    ) -> None:
         self._run, self._device, self._name = run, device, f"{name}.pt"
         self._of = {"record": run.identity(name), "encoder": encoder}
         self._begun = self._saved = time.monotonic()
         self._before = 0.0
+        self._share = share
 
     @property
     def seconds(self) -> float:
         """Seconds spent on this training, including those of earlier processes."""
-        return self._before + time.monotonic() - self._begun
+        return self._before + self._share * (time.monotonic() - self._begun)
 
     def load(self, fresh: State) -> State | None:
         """Return the state to continue from, or None where there is none.

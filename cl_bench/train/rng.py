@@ -1,4 +1,4 @@
-"""State of torch's global random generators, and their temporary use with a given seed."""
+"""State of torch's global random generators, and their temporary use with a given seed or by one of several users."""
 
 from __future__ import annotations
 
@@ -27,3 +27,27 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
+
+
+class Numbers:
+    """The random numbers of one user of the global generators, which others use in between.
+
+    Args:
+        seed: Seed of the generators.
+        device: Device whose generator is used beside the CPU's.
+    """
+
+    def __init__(self, seed: int, device: torch.device) -> None:
+        self._device = device
+        with seeded(seed, device):
+            self._state = random_state(device)
+
+    @contextmanager
+    def drawn(self) -> Iterator[None]:
+        """Continue these numbers within the context, and restore the generators after it."""
+        with torch.random.fork_rng([self._device] if self._device.type == "cuda" else []):
+            set_random_state(self._state, self._device)
+            try:
+                yield
+            finally:
+                self._state = random_state(self._device)

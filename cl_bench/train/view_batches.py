@@ -40,7 +40,7 @@ def pairs_of_views(
     of its part of the batch; they are those of one process.
     """
     plan = spec.optimiser
-    same = (spec.augment, spec.views, plan.batch, plan.epochs, spec.seed, device, over.rank, over.size)
+    same = (spec.stream, device, over.rank, over.size)
     if _kept and _kept[0][0] is data and _kept[0][1] == same:
         yield from _kept[0][2][place["step"] if place else 0 :]
         return

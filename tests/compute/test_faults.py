@@ -109,10 +109,10 @@ def sleeper(monkeypatch: pytest.MonkeyPatch) -> WorkerProcess:
 def test_a_process_is_ended_after_the_time_and_not_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float
 ) -> None:
-    engine = Bench(tmp_path).engine(jobs=1, timeout=seconds)
+    engine = Bench(tmp_path).engine(jobs=1)
     process = sleeper(monkeypatch)
     try:
-        with engine._limited(process) as late:
+        with engine._limited(process, seconds) as late:
             lines = process.lines()
             assert within(60, lambda: next(lines)) == "asleep"
             if seconds < 1:

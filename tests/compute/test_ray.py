@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
@@ -92,12 +93,13 @@ def specs(folder: Path, **changes: object) -> tuple[RunSpec, ...]:
     return tiny(folder, **changes).sweep(dense_row(**spec_of(Registry().resolve("dense_index")).model_dump()))
 
 
-def engine(store: Store, jobs: int = 1, watcher: Any = None) -> Any:
+def engine(store: Store, jobs: int = 1, watcher: Any = None, share_views: int = 1) -> Any:
     from cl_bench.compute.ray import RayEngine, joined
 
     devices = joined("cpu")
     assert devices == ["cpu", "cpu"]
-    return RayEngine(store, Registry().plugins, devices, jobs, watcher or Display())
+    how = None, 1, math.inf, share_views
+    return RayEngine(store, Registry().plugins, devices, jobs, watcher or Display(), *how)
 
 
 def computed(runs: Any, wanted: Sequence[RunSpec], meanwhile: Any = lambda: None) -> list[tuple[object, ...]]:
@@ -189,6 +191,17 @@ def test_a_record_is_the_same_as_one_computed_here(tmp_path: Path) -> None:
     weights = [next((tmp_path / name).glob("runs/*/encoder.safetensors")).read_bytes() for name in ("ray", "local")]
     assert weights[0] == weights[1]
     assert not list((tmp_path / "ray").glob(".ray*"))
+
+
+@pytest.mark.usefixtures("cluster")
+def test_encoders_in_lock_step_are_those_computed_here(tmp_path: Path) -> None:
+    wanted = specs(tmp_path)
+    together = Store(tmp_path / "ray")
+    found = computed(engine(together, share_views=len(wanted)), wanted)
+    local = LocalEngine(Store(tmp_path / "local"), Registry().plugins, ["cpu"], 2, Display())
+    assert found == computed(local, wanted)
+    kept = [load_record(spec, together) for spec in wanted]
+    assert {record.provenance["in_lock_step"] for record in kept if record} == {len(wanted)}
 
 
 @pytest.mark.usefixtures("cluster")

@@ -23,7 +23,7 @@ from cl_bench.spec import RunSpec
 from cl_bench.spec.records import Record
 from cl_bench.store import Run, Store, StoreWarning, sealed
 from cl_bench.train import pretrain
-from cl_bench.train.pretrain import Pretrained
+from cl_bench.train.training import Pretrained
 
 SHA = "0" * 64
 ANY = {"seconds": 1.5, "provenance": {}}

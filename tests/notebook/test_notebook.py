@@ -152,6 +152,8 @@ def test_a_stored_row_is_loaded_and_nothing_is_computed(
         ({"set": ["optimiser.epoch=2"]}, "optimiser.epoch.*did you mean 'optimiser.epochs'|epochs"),
         ({"set": "optimiser.epochs=2"}, "set='optimiser.epochs=2': takes a list"),
         ({"jobs": 0}, "jobs must be at least 1, got 0"),
+        ({"share_views": 0}, "--share-views must be at least 1, got 0"),
+        ({"share_views": 2.5}, "share_views"),
         ({"gpus_per_model": 0}, "--gpus-per-model must be at least 1, got 0"),
         ({"gpus_per_model": 3}, "--gpus-per-model 3 does not divide the batch of"),
         (

@@ -194,6 +194,11 @@ def test_what_cannot_be_computed_fails_the_claim_and_is_listed(job: Job, monkeyp
         (["--gpus-per-model=0"], r"--gpus-per-model must be at least 1, got 0"),
         (["--gpus-per-model=3"], r"--gpus-per-model 3 does not divide the batch of 32 images; 2 does"),
         (["--cl-gpus-per-model=two"], r"invalid int value: 'two'"),
+        (["--share-views=0"], r"--share-views must be at least 1, got 0"),
+        (
+            ["--share-views=2", "--gpus-per-model=2"],
+            r"--share-views 2: with --gpus-per-model 2 encoders are",
+        ),
         (["--engine=ray", "--gpus-per-model=2"], r"--gpus-per-model 2: with --engine ray a model has one GPU"),
         (["--data-root={file}"], r"--data-root .*file: not a folder"),
         (["--data-root={file}-not"], r"--data-root .*file-not: no such folder"),
@@ -239,6 +244,8 @@ def test_a_plan_trains_nothing(job: Job) -> None:
     result = job.run("--plan", "--jobs=1", "--gpus-per-model=2")
     assert result.ret == 0
     assert "Times are those of one device a model: 2 pre-train it in less." in flat(result)
+    shared = job.run("--plan", "--jobs=1", "--share-views=4")
+    assert "Times are those of encoders one by one: 4 in lock-step take less." in flat(shared)
     assert f"would compute single_object-overlapping-dense_index: {gone.case}" in flat(result)
     assert "1 encoders to compute, 1 at a time" in flat(result)
     assert trained(job.root) == before

@@ -23,7 +23,7 @@ from cl_bench.errors import Diverged
 from cl_bench.methods.registry import Registry, spec_of
 from cl_bench.spec import PretrainSpec, RunSpec
 from cl_bench.store import Run, Store, StoreWarning
-from cl_bench.train import checkpoint, pretrain, view_batches
+from cl_bench.train import checkpoint, pretrain, training, view_batches
 from cl_bench.train.checkpoint import Checkpoint
 
 CPU = torch.device("cpu")
@@ -270,7 +270,7 @@ def test_a_full_disk_costs_the_checkpoint_alone(tmp_path, monkeypatch):
 
 def test_one_that_diverged_leaves_none(tmp_path, monkeypatch):
     spec, store = spec_in(tmp_path), Store(tmp_path / "store")
-    real = pretrain.forward
+    real = training.forward
 
     def explode(*args, **more):
         views = real(*args, **more)
@@ -278,7 +278,7 @@ def test_one_that_diverged_leaves_none(tmp_path, monkeypatch):
             raise Diverged("features not finite")
         return views
 
-    monkeypatch.setattr(pretrain, "forward", explode)
+    monkeypatch.setattr(training, "forward", explode)
     compute(spec, store, Registry(), CPU)
     path = store.run(spec.pretrain.key).path
     assert json.loads((path / "status.json").read_text())["payload"]["status"] == "diverged"

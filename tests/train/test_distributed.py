@@ -27,7 +27,8 @@ from cl_bench.train import checkpoint
 from cl_bench.train.checkpoint import Checkpoint
 from cl_bench.train.distributed import add_gradients, loss_of, synchronised
 from cl_bench.train.forward import InChunks, forward
-from cl_bench.train.pretrain import Pretrained, pretrain, untrained
+from cl_bench.train.pretrain import pretrain
+from cl_bench.train.training import Pretrained, untrained
 from cl_bench.train.view_batches import pairs_of_views, part_of_batch
 
 CPU = torch.device("cpu")

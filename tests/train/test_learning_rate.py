@@ -9,7 +9,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, MultiStepLR, S
 from trainings import AU, CPU, noise, resolve, spec_for, train
 
 from cl_bench.spec import InfoNCE
-from cl_bench.train import pretrain
+from cl_bench.train import pretrain, training
 
 pytestmark = pytest.mark.usefixtures("forget_methods")
 
@@ -56,7 +56,7 @@ def test_the_steps_are_torch_s():
 def test_the_rate_is_the_one_that_is_used():
     def moved(**plan):
         spec = spec_for(momentum=0, weight_decay=0, **plan)
-        before = dict(pretrain.untrained(spec).named_parameters())
+        before = dict(training.untrained(spec).named_parameters())
         done = pretrain.pretrain(spec, resolve("dense_index"), noise(16), CPU)
         return torch.cat([(p - before[k]).detach().flatten() for k, p in done.encoder.named_parameters()])
 
@@ -69,7 +69,7 @@ def test_the_rate_is_the_one_that_is_used():
 def test_adam_s_first_step_is_the_rate_in_every_direction_and_decays_apart_from_the_gradient():
     def moved(**plan):
         spec = spec_for(name="adam", lr=1e-3, **plan)
-        before = dict(pretrain.untrained(spec).named_parameters())
+        before = dict(training.untrained(spec).named_parameters())
         done = pretrain.pretrain(spec, resolve("dense_index"), noise(16), CPU)
         return {k: ((p - before[k]).detach(), before[k].detach()) for k, p in done.encoder.named_parameters()}
 

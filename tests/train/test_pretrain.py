@@ -19,7 +19,7 @@ from cl_bench.losses.terms import alignment, info_nce, uniformity
 from cl_bench.methods import method
 from cl_bench.methods.method import REGISTERED, matching
 from cl_bench.spec import AlignUniform, InfoNCE, RandomInit
-from cl_bench.train import pretrain, view_batches
+from cl_bench.train import pretrain, training, view_batches
 
 pytestmark = pytest.mark.usefixtures("forget_methods")
 
@@ -66,7 +66,7 @@ def test_what_the_spec_says_reaches_the_weights(change):
 
 
 def test_the_seed_decides_the_initialisation():
-    first, again, other = (weights(SimpleNamespace(encoder=pretrain.untrained(spec_for(seed=s)))) for s in (0, 0, 1))
+    first, again, other = (weights(SimpleNamespace(encoder=training.untrained(spec_for(seed=s)))) for s in (0, 0, 1))
     assert torch.equal(first, again) and not torch.equal(first, other)
 
 
@@ -256,7 +256,7 @@ def test_each_projection_belongs_to_its_own_feature_cell_and_view(monkeypatch):
     seen = []
     spec = spec_for(Bare, lr=1e-30, weight_decay=0, momentum=0)
     done = pretrain.pretrain(spec, Bare(), noise(16), CPU)
-    before = pretrain.untrained(spec).train()
+    before = training.untrained(spec).train()
     with torch.no_grad():
         maps = before(torch.cat([view for view, _ in calls[0]])).chunk(2)
     assert len(calls) == 1 and done.encoder
@@ -315,7 +315,7 @@ def test_each_term_alone_is_learned(objective):
 def test_the_encoder_comes_back_in_eval_mode_and_moved():
     done = train()
     assert not any(module.training for module in done.encoder.modules())
-    before = pretrain.untrained(spec_for())
+    before = training.untrained(spec_for())
     for (name, a), b in zip(done.encoder.named_parameters(), before.parameters(), strict=True):
         assert not torch.equal(a, b), name
     assert done.encoder.state_dict()["trunk.0.1.num_batches_tracked"] == 4
@@ -328,7 +328,7 @@ def test_the_encoder_comes_back_in_eval_mode_and_moved():
 def test_random_init_is_the_untouched_initialisation(plugin):
     spec = spec_for(objective=RandomInit(), seed=3)
     done = pretrain.pretrain(spec, plugin and resolve(plugin), noise(2), CPU)
-    assert torch.equal(weights(done), weights(SimpleNamespace(encoder=pretrain.untrained(spec))))
+    assert torch.equal(weights(done), weights(SimpleNamespace(encoder=training.untrained(spec))))
     assert done.history == () and done.decomposition_error == 0
     assert not done.encoder.training
 
