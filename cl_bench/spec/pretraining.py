@@ -210,7 +210,7 @@ class PretrainSpec(Frozen):
 
     @property
     def stream(self) -> tuple[object, ...]:
-        """What the views of every batch depend on, and nothing else: encoders of one stream can share them."""
+        """Values that the views of every batch depend on: encoders of one stream can share them."""
         plan = self.optimiser
         return self.data, self.augment, self.views, plan.batch, plan.epochs, self.seed
 
