@@ -133,8 +133,8 @@ class Sweep:
         folder.mkdir(exist_ok=True)
         return Job(folder, optimiser__epochs=20, detection__iterations=20)
 
-    def ask(self, job: Job) -> Fork:
-        return job.fork(f"--method={self.file}", "--jobs=1")
+    def ask(self, job: Job, share_views: int = 1) -> Fork:
+        return job.fork(f"--method={self.file}", "--jobs=1", f"--share-views={share_views}")
 
     def found(self, job: Job) -> dict[RunSpec, tuple[str, bytes]]:
         """Return the records that a store holds, without what differs from run to run, and the encoders' bytes."""
@@ -227,10 +227,10 @@ class Killing:
         self.moved = time.monotonic()
 
     def go(self) -> None:
-        self.askers = [self.sweep.ask(self.job) for _ in range(2)]
+        self.askers = [self._ask() for _ in range(2)]
         try:
             while len(self.sweep.found(self.job)) < len(self.sweep.specs):
-                self.askers = [one if self._runs(one) else self.sweep.ask(self.job) for one in self.askers]
+                self.askers = [one if self._runs(one) else self._ask() for one in self.askers]
                 self._note()
                 self._look()
                 if kills(self.tally) < self.most:
@@ -238,12 +238,16 @@ class Killing:
                     self._kill()
                 else:
                     time.sleep(0.2)
-            for asker in self.askers:
+            for asker in filter(self._runs, self.askers):  # of one that has ended the status may have been read already
                 asker.wait()
             self._note()
         finally:
             for pid in [asker.pid for asker in self.askers] + [*self.pids]:
                 end(pid)
+
+    def _ask(self) -> Fork:
+        """Start an asker that trains encoders one by one or in lock-step, whatever those before it did."""
+        return self.sweep.ask(self.job, self.chance.choice((1, 2, 4)))
 
     def _runs(self, asker: Fork) -> bool:
         with contextlib.suppress(ChildProcessError):
