@@ -18,6 +18,7 @@ from training_step import shares
 
 from cl_bench.compute.numerics import settled
 from cl_bench.data import Dataset, load
+from cl_bench.encoders import to_channels_last
 from cl_bench.encoders.trainable import trainable
 from cl_bench.evaluate.detection import evaluate_detection
 from cl_bench.methods.registry import Registry, spec_of
@@ -102,7 +103,7 @@ def detection(setting: Setting) -> dict[str, Any]:
     found: dict[str, Any] = {"protocol": spec.sentence}
     for precision in ("float32", "bfloat16"):
         torch.manual_seed(0)
-        encoder = trainable(profile.encoder, augment.size).to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]  # not in torch's stubs
+        encoder = to_channels_last(trainable(profile.encoder, augment.size), device).eval()
         clock, plan = StepClock(device), spec.model_copy(update={"precision": precision})
         with settled(device):
             aps = evaluate_detection(encoder, train, test, plan, augment.mean, augment.std, device, clock)

@@ -14,6 +14,7 @@ from cl_bench.compute.numerics import provenance, settled, unchanged
 from cl_bench.compute.record import AVERAGE_PRECISIONS, Halves, of_halves, of_measure, of_predictors
 from cl_bench.compute.stored import PREDICTORS, evaluation_complaint
 from cl_bench.data import DataPaths, load
+from cl_bench.encoders import to_channels_last
 from cl_bench.encoders.build import build
 from cl_bench.encoders.frozen import FrozenEncoder, frozen
 from cl_bench.encoders.weights import content_hash
@@ -171,8 +172,7 @@ def compute(
             raise EncoderError(f"{subject.named.label}: {why}")
         about = {"label": subject.named.label, "origin": subject.origin, "uncut": subject.uncut}
         run.write("encoder", {**subject.spec.model_dump(mode="json"), "shape": dict(subject.shape), **about})
-        encoder.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        encoder.eval()
+        to_channels_last(encoder, device).eval()
         if encoder.parts is not None:
             encoder.parts.to(device)
         for stage in missing:

@@ -59,8 +59,7 @@ def pretrained(
     beside: Sequence[RunSpec],
 ) -> tuple[Encoder | None, str]:
     """Return the pre-trained encoder and its file's sha256; None if it diverged. Arguments are those of ``compute``."""
-    import torch
-
+    from cl_bench.encoders import to_channels_last
     from cl_bench.losses.distributed import ALONE
 
     run = store.run(spec.pretrain.key)
@@ -70,8 +69,7 @@ def pretrained(
             return None, ""
         encoder = kept_encoder(spec.pretrain, run, status["encoder_sha256"])
         if encoder is not None:
-            encoder.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-            return encoder, status["encoder_sha256"]
+            return to_channels_last(encoder, device), status["encoder_sha256"]
         # Without its encoder the run must be trained again; evaluations of the same weights stay valid.
     method = method_of(spec, registry)
     over = ALONE if method is None or join is None else join()

@@ -65,9 +65,9 @@ class Tasks:
 
     def part(self, task: Task) -> None:
         """Queue all specs of a task that failed, each to be computed alone."""
-        specs = task.spec, *task.beside
-        self._alone |= {spec.key for spec in specs}
-        self._queue.extendleft(Task(spec, task.plugin) for spec in reversed(specs))
+        self._alone |= {spec.key for spec in (task.spec, *task.beside)}
+        self.release(task, busy=False)
+        self._queue.appendleft(replace(task, beside=()))
 
     def retry(self) -> None:
         """Queue again what another process was computing."""

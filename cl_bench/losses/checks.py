@@ -72,22 +72,17 @@ def are_gathered() -> bool:
 
 
 @contextmanager
-def gathering(
-    device: torch.device,
-    told_as: Callable[[Exception], Exception] = lambda error: error,
-    gathered: Gathered | None = None,
-) -> Iterator[Gathered]:
+def gathering(device: torch.device, gathered: Gathered | None = None) -> Iterator[Gathered]:
     """Gather the checks that are made within the context on a GPU, for the caller to read; on a CPU they are made.
 
     Args:
         device: Device of the tensors.
-        told_as: Function that makes the error to raise from that of a check which does not hold.
         gathered: Checks to add to, in place of new ones.
 
     Raises:
         Exception: That of a check which does not hold, instead of an error that followed before it was read.
     """
-    gathered = gathered or Gathered(told_as)
+    gathered = gathered or Gathered()
     token = _gathered.set(None if device.type == "cpu" else gathered)
     try:
         yield gathered

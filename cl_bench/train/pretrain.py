@@ -8,6 +8,7 @@ from contextlib import closing
 import torch
 
 from cl_bench.data import Dataset
+from cl_bench.encoders import to_channels_last
 from cl_bench.errors import Diverged, MethodError
 from cl_bench.losses.distributed import ALONE, Alone
 from cl_bench.methods.method import Method
@@ -48,8 +49,7 @@ def pretrain(
         ValueError: If there are fewer images than a batch.
     """
     if isinstance(spec.objective, RandomInit) or method is None:
-        encoder = untrained(spec).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return Pretrained(encoder.eval(), (), 0.0)
+        return Pretrained(to_channels_last(untrained(spec), device).eval(), (), 0.0)
     training = Training(spec, method, data, device, checkpoint, over)
     (outcome,) = in_lock_step([training], data, device, on_step, over)
     if isinstance(outcome, Exception):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import Tensor
@@ -21,10 +21,15 @@ def set_random_state(state: list[Tensor], device: torch.device) -> None:
         torch.cuda.set_rng_state(state[1].cpu(), device)
 
 
+def restored(device: torch.device) -> AbstractContextManager[None]:
+    """Restore the global generators, the device's too, after a context."""
+    return torch.random.fork_rng([device] if device.type == "cuda" else [])
+
+
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Seed the global generators, which modules draw from, within the context, and restore them after it."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+    with restored(device):
         torch.manual_seed(seed)
         yield
 
@@ -45,7 +50,7 @@ class Numbers:
     @contextmanager
     def drawn(self) -> Iterator[None]:
         """Continue these numbers within the context, and restore the generators after it."""
-        with torch.random.fork_rng([self._device] if self._device.type == "cuda" else []):
+        with restored(self._device):
             set_random_state(self._state, self._device)
             try:
                 yield

@@ -11,7 +11,7 @@ from functools import partial
 import torch
 
 from cl_bench.data import Dataset
-from cl_bench.encoders import Encoder
+from cl_bench.encoders import Encoder, to_channels_last
 from cl_bench.encoders.trainable import trainable
 from cl_bench.errors import Diverged, MethodError
 from cl_bench.losses.checks import Gathered, all_finite, gathering, require
@@ -94,7 +94,7 @@ class Training:
         self._log = _Log(method, objective)
         self.steps = plan.epochs * (len(data) // plan.batch)
         self.place: Place = first_place(data)
-        self._encoder = untrained(spec).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._encoder = to_channels_last(untrained(spec), device)
         with self._turn():
             self._head = method.build_head(self._encoder, spec.encoder).to(device)
             self._parameters = [*self._encoder.parameters(), *self._head.parameters()]
@@ -161,7 +161,7 @@ class Training:
     def _turn(self) -> Iterator[None]:
         """Do something of this training alone: with its random numbers, its checks and its precision."""
         halves = in_halves(self._plan.precision)
-        with self._numbers.drawn(), gathering(self._device, gathered=self._checks), halves:
+        with self._numbers.drawn(), gathering(self._device, self._checks), halves:
             yield
 
     def _state(self) -> State:

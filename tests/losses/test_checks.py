@@ -5,7 +5,7 @@ import torch
 from pretended_gpu import CPU, GPU, pretended_gpu
 
 from cl_bench.errors import Diverged
-from cl_bench.losses.checks import are_gathered, gathering, require
+from cl_bench.losses.checks import Gathered, are_gathered, gathering, require
 
 GOOD, BAD = torch.tensor(True), torch.tensor(False)
 
@@ -48,7 +48,7 @@ def test_an_error_that_follows_is_told_as_the_check_that_failed_before_it():
     with (
         pretended_gpu(),
         pytest.raises(KeyError, match="features; an error followed") as caught,
-        gathering(GPU, lambda error: KeyError(str(error))),
+        gathering(GPU, Gathered(lambda error: KeyError(str(error)))),
     ):
         require(BAD.to(GPU), Diverged, "features")
         raise ZeroDivisionError
