@@ -38,19 +38,28 @@ def once():
     (HERE / "once").touch()
     return first
 
+def fork(how=os.fork):
+    # The parent goes on once its child has left its note: what ends the parent may end the child.
+    child = how()
+    if child == 0:
+        note("child")
+    else:
+        end = time.monotonic() + 60
+        while not (HERE / f"child-{child}").exists() and time.monotonic() < end:
+            time.sleep(0.01)
+    return child
+
 @matching("fork_sleeps")
 def sleeps(views):
     # A child that outlives the work, as a pool of processes that nobody closes.
-    if once() and os.fork() == 0:
-        note("child")
+    if once() and fork() == 0:
         time.sleep(600)
         os._exit(0)
     return Match.identity(views)
 
 @matching("fork_slow")
 def slow(views):
-    if once() and os.fork() == 0:
-        note("child")
+    if once() and fork() == 0:
         time.sleep(600)
         os._exit(0)
     time.sleep(0.1)
@@ -59,8 +68,7 @@ def slow(views):
 @matching("fork_holds_the_pipe")
 def holds(views):
     # A library's own fork, of which Python is not told: the child keeps every descriptor.
-    if ctypes.CDLL(None).fork() == 0:
-        note("child")
+    if fork(ctypes.CDLL(None).fork) == 0:
         time.sleep(600)
     note("parent")
     os._exit(3)
@@ -68,21 +76,19 @@ def holds(views):
 @matching("fork_returns")
 def returns(views):
     # Both go on: the child comes back into the program that forked it.
-    if once() and os.fork() == 0:
-        note("child")
+    if once():
+        fork()
     return Match.identity(views)
 
 @matching("fork_raises")
 def raises(views):
-    if once() and os.fork() == 0:
-        note("child")
+    if once() and fork() == 0:
         raise RuntimeError("in the child alone")
     return Match.identity(views)
 
 @matching("fork_exits")
 def exits(views):
-    if once() and os.fork() == 0:
-        note("child")
+    if once() and fork() == 0:
         sys.exit(0)
     time.sleep(0.3)
     return Match.identity(views)
