@@ -1,11 +1,12 @@
-"""Overhead of Ray against the local engine on a store of tiny encoders: a cluster of this machine, in the same run.
+"""Overhead of Ray against the local engine: a cluster of this machine, in the same run.
 
-Both engines compute the same encoders of the profile ``ci`` with as many workers, in turn, each time into a new store.
+Both engines compute the same encoders of a profile with as many workers, in turn, each time into a new store.
 A run has a start, until the first encoder begins, and the rest, until the last one is done. The cluster's own start,
 which comes before, is told apart. The time of the processors is that of this process and the workers, and with Ray of
 all its processes: other programs on the machine hardly change it.
 
-Usage: ``python benchmarks/ray_overhead.py [--encoders 24] [--rounds 5] [--jobs 2]``, minutes; needs the extra ``ray``.
+Usage: ``python benchmarks/ray_overhead.py [--profile ci] [--encoders 24] [--rounds 5] [--jobs 2]``, minutes; needs the
+extra ``ray``.
 """
 
 from __future__ import annotations
@@ -108,14 +109,13 @@ def compute(make: Callable[[Store, Clock], LocalEngine], specs: Sequence[RunSpec
     return Seconds(clock.began - begun, ended - clock.began, used)
 
 
-def compare(encoders: int, rounds: int, jobs: int) -> dict[str, list[Seconds]]:
+def compare(profile: str, encoders: int, rounds: int, jobs: int) -> dict[str, list[Seconds]]:
     """Compute with both engines in turn, as many rounds; returns the seconds of each, and those of Ray's own start."""
     from ray.cluster_utils import Cluster
 
     registry = Registry()
-    profile = load_profile("ci", ["seeds=16"])
     row = Row(spec_of(registry.resolve("dense_index")), "single_object", "overlapping")
-    specs = profile.sweep(row)[:encoders]
+    specs = load_profile(profile, ["seeds=16"]).sweep(row)[:encoders]
     assert len(specs) == encoders, f"the sweep has {len(specs)} encoders"
     begun = time.perf_counter()
     cluster = Cluster(
@@ -140,12 +140,14 @@ def compare(encoders: int, rounds: int, jobs: int) -> dict[str, list[Seconds]]:
 def main() -> None:
     """Print the medians and their ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--profile", default="ci", help="ci (an encoder takes seconds) or smoke (half a minute)")
     parser.add_argument("--encoders", type=int, default=24)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--jobs", type=int, default=2)
     given = parser.parse_args()
-    found = compare(given.encoders, given.rounds, given.jobs)
-    print(f"{machine('ray')}; {given.encoders} encoders, {given.jobs} workers, {given.rounds} rounds")
+    found = compare(given.profile, given.encoders, given.rounds, given.jobs)
+    print(machine("ray"))
+    print(f"{given.encoders} encoders of {given.profile}, {given.jobs} workers, {given.rounds} rounds")
     print("| | start, s | all after it, s | an encoder, s | processors, s |\n|---|---|---|---|---|")
     for name in ("local", "ray"):
         start, rest, cpu = (statistics.median(values) for values in zip(*found[name], strict=True))
