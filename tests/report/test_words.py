@@ -49,6 +49,8 @@ def test_the_answer_says_the_contrary_or_nothing_and_why() -> None:
     refuted = replace(row, records=worse)
     one = answer(refuted, judged(refuted), [refuted])
     assert one.verdict is Verdict.REFUTED and one.said.endswith("more uniform features go with worse detection")
+    still = answer(row, judged(row, "tau_not_negative"), [row])
+    assert still.verdict is Verdict.REFUTED and still.said.endswith("uniform features still go with better detection")
     lost = replace(
         row,
         random_init=tuple(

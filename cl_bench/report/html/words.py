@@ -120,6 +120,8 @@ def _said(judgement: Judgement) -> str:
         return f"this run leaves open whether {text}"
     if judgement.claim.kind == "tau_negative":
         return text.replace("go with better", "go with worse")
+    if judgement.claim.kind == "tau_not_negative":
+        return text.replace("no longer go", "still go")
     return f"the opposite of this claim holds: {text}"
 
 
