@@ -286,6 +286,6 @@ def test_the_paper_s_encoders_on_a_cluster(benchmark_module):
 @pytest.mark.slow
 def test_ray_against_the_local_engine(benchmark_module):
     pytest.importorskip("ray", reason="ray is not installed")
-    found = benchmark_module("ray_overhead").compare(2, 1, 1)
+    found = benchmark_module("ray_overhead").compare("ci", 2, 1, 1)
     for (seconds,) in (found["local"], found["ray"]):
         assert min(seconds) > 0 and seconds.cpu < 10 * seconds.rest
