@@ -19,7 +19,7 @@ from cl_bench.data import Dataset, load
 from cl_bench.data.dataset import take
 from cl_bench.data.on_device import on_device
 from cl_bench.data.views import two_views
-from cl_bench.encoders import build_encoder
+from cl_bench.encoders import build_encoder, to_channels_last
 from cl_bench.methods.registry import Registry, spec_of
 from cl_bench.spec import PretrainSpec
 from cl_bench.spec.profile import Row
@@ -65,9 +65,7 @@ def shares(spec: PretrainSpec, data: Dataset, device: torch.device = CPU) -> dic
 
     method = Registry().resolve(spec.method.name)
     plan, held = spec.optimiser, on_device(data.images, device)
-    encoder = build_encoder(spec.encoder.name, spec.encoder.padding).to(  # type: ignore[call-overload]  # not in torch's stubs
-        device, memory_format=torch.channels_last
-    )
+    encoder = to_channels_last(build_encoder(spec.encoder.name, spec.encoder.padding), device)
     head = method.head(encoder, spec.encoder).to(device)
     optimiser = torch.optim.SGD([*encoder.parameters(), *head.parameters()], plan.lr, plan.momentum)
     draws = torch.Generator().manual_seed(0)
